@@ -1,0 +1,48 @@
+# `make demo` shows the answers on sample_logs, `make test` checks everything. Both need Python 3.11 or newer and pip.
+
+# python3.11 first: constraints.txt holds the versions that were tested on it.
+PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13 python3.14 python; do \
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$python"; break; }; done)
+VENV := .venv
+BIN := $(VENV)/bin
+SEED ?= 1
+
+.PHONY: demo test scenario bench wheel clean
+.DEFAULT_GOAL := test
+
+demo: $(VENV)/.installed
+	$(BIN)/flowlens analyze sample_logs
+
+test: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict flowlens
+	$(BIN)/pytest -n 2 --dist loadgroup --no-skips
+
+scenario: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.scenario $(SEED)
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/python -m bench
+
+# Without the old build folder, which would carry modules that are gone into the wheel.
+wheel: $(VENV)/.installed-dev
+	rm -rf build dist
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+
+clean:
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+# Some systems ship venv without the pip inside it; the pip beside Python then installs one.
+$(BIN)/pip:
+	@test -n "$(PYTHON)" || { echo "flowlens needs Python 3.11 or newer on the PATH" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV) || { \
+		$(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; }
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	touch $(VENV)/.installed $@

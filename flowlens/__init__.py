@@ -1,0 +1,52 @@
+"""flowlens reads Azure virtual network flow logs and answers what nothing else answers.
+
+Is the traffic between my VMs encrypted? Which endpoints that Azure services need are denied, unanswered or never tried,
+and by whose rule? What do my workloads talk to that nobody expected? And how complete was the evidence?
+
+>>> import flowlens as fl
+>>> scan = fl.scan("sample_logs")
+>>> fl.report(scan).verdicts["encryption_status"].status
+'findings'
+"""
+
+from flowlens.analyses import coverage, denied_egress, encryption_status, rule_usage, unexpected_destinations
+from flowlens.catalog import load_profile, load_tags, profile_names
+from flowlens.config import read_config
+from flowlens.errors import CatalogError, ConfigError, FlowlensError, FormatError, SourceError
+from flowlens.evidence import Ledger, Reject, Scan, Window
+from flowlens.inventory import Networks, read_inventory
+from flowlens.reporting import Baseline, Finding, Report, Verdict, report
+from flowlens.scanning import scan
+from flowlens.scope import Scope
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Baseline",
+    "CatalogError",
+    "ConfigError",
+    "Finding",
+    "FlowlensError",
+    "FormatError",
+    "Ledger",
+    "Networks",
+    "Reject",
+    "Report",
+    "Scan",
+    "Scope",
+    "SourceError",
+    "Verdict",
+    "Window",
+    "coverage",
+    "denied_egress",
+    "encryption_status",
+    "load_profile",
+    "load_tags",
+    "profile_names",
+    "read_config",
+    "read_inventory",
+    "report",
+    "rule_usage",
+    "scan",
+    "unexpected_destinations",
+]

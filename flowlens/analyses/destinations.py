@@ -1,0 +1,179 @@
+"""What do my workloads talk to that nobody expected?"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from flowlens import schema
+from flowlens.analyses.tables import flows_of, null_sum, protocol_name, result
+from flowlens.catalog import ServiceTags, load_tags
+from flowlens.errors import ConfigError
+from flowlens.evidence import Scan
+from flowlens.prefixes import PrefixTable
+from flowlens.views import is_egress
+
+_FIELDS = {"prefix", "service_tag", "port", "ports", "protocol", "name", "workload"}
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """One destination that is expected: a prefix or a service tag, on some ports or any."""
+
+    prefix: str | None
+    service_tag: str | None
+    ports: tuple[int, ...]
+    protocol: int | None
+    name: str
+
+
+def read_expected(path: str | Path) -> tuple[Expected, ...]:
+    """The expected destinations of a TOML file with ``[[expected]]`` entries.
+
+    An entry has ``prefix`` or ``service_tag``, and may have ``port`` or ``ports``, ``protocol`` and ``name``.
+
+    Raises ConfigError naming the entry that is wrong.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            entries = tomllib.load(file).get("expected", [])
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(str(path), f"cannot be read as a list of expected destinations: {error}") from error
+    if not isinstance(entries, list):
+        raise ConfigError(str(path), "expected [[expected]] entries")
+    return tuple(_expected(f"{path}: entry {n}", entry) for n, entry in enumerate(entries, 1))
+
+
+def _expected(where: str, entry: object) -> Expected:
+    if not isinstance(entry, dict) or not set(entry) <= _FIELDS:
+        raise ConfigError(where, f"unknown fields, found {entry!r:.80}", hint=f"known: {', '.join(sorted(_FIELDS))}")
+    prefix, tag = entry.get("prefix"), entry.get("service_tag")
+    if bool(prefix) == bool(tag):
+        raise ConfigError(where, "expected either a prefix or a service_tag")
+    ports = entry.get("ports", [entry["port"]] if "port" in entry else [])
+    if not isinstance(ports, list) or not all(isinstance(p, int) and 0 <= p <= 65535 for p in ports):
+        raise ConfigError(where, f"expected ports from 0 to 65535, found {ports!r:.80}")
+    protocol = entry.get("protocol")
+    if protocol is not None and str(protocol).lower() not in schema.PROTOCOL_NUMBER:
+        raise ConfigError(where, f"unknown protocol {protocol!r:.40}", hint=f"known: {', '.join(schema.PROTOCOL_NUMBER)}")
+    number = schema.PROTOCOL_NUMBER[str(protocol).lower()] if protocol is not None else None
+    return Expected(prefix, tag, tuple(ports), number, str(entry.get("name", prefix or tag)))
+
+
+def unexpected_destinations(
+    scan: Scan,
+    *,
+    expected: str | Path | Sequence[Expected] | None = None,
+    baseline: Scan | Sequence[Mapping[str, object]] | None = None,
+    required: pl.DataFrame | None = None,
+    tags: ServiceTags | None = None,
+    cloud: str = "global",
+) -> pl.LazyFrame:
+    """Allowed egress to addresses that are not internal, not the platform's, not expected and not required.
+
+    ``expected`` is a TOML file or its entries; ``baseline`` an earlier scan, or the rows of an earlier table; ``required`` has
+    the columns dst_ip, dst_port, protocol of what active profiles explain. Without expected list and baseline the table is an
+    inventory of destinations and says so in ``reason``. Bytes are null where the source has no counters; times are UTC.
+
+    >>> import flowlens as fl
+    >>> table = fl.unexpected_destinations(fl.scan("sample_logs")).collect()
+    >>> "203.0.113.77" in table["dst_ip"].to_list()
+    True
+    """
+    entries = read_expected(expected) if isinstance(expected, (str, Path)) else expected
+    return result(
+        "unexpected_destinations",
+        lambda: _destinations(scan, entries, baseline, required, tags or load_tags(cloud)),
+    )
+
+
+def _destinations(
+    scan: Scan,
+    expected: Sequence[Expected] | None,
+    baseline: Scan | Sequence[Mapping[str, object]] | None,
+    required: pl.DataFrame | None,
+    tags: ServiceTags,
+) -> pl.LazyFrame:
+    found = destinations(scan.evidence.views)
+    if required is not None:
+        found = found.join(required.unique(), on=["dst_ip", "dst_port", "protocol"], how="anti", nulls_equal=True)
+    if expected is not None:
+        found = found.filter(~_is_expected(found, expected, tags))
+    found = _with_new(found, baseline)
+    names = tags.identify(found["dst_ip"].unique()).select(dst_ip="address", service_tag="service_tag", region="region")
+    reason = pl.lit("not in the expected list" if expected is not None else "no expected list: inventory only")
+    if baseline is not None:
+        reason = pl.when(pl.col("is_new")).then(pl.lit("new since the baseline")).otherwise(reason)
+    return (
+        found.lazy()
+        .join(names.lazy(), on="dst_ip", how="left")
+        .with_columns(protocol=protocol_name(), owner=pl.lit(None, pl.String), reason=reason)
+    )
+
+
+def destinations(views: pl.LazyFrame) -> pl.DataFrame:
+    """Allowed egress to external addresses, one row per workload and destination."""
+    allowed = pl.col("flow_status") == "Allowed"
+    return (
+        views.filter(is_egress(), allowed, pl.col("counted"), pl.col("dst_place") == "external")
+        .with_columns(
+            vnet=pl.coalesce("src_vnet", "vnet"),
+            workload=pl.coalesce("src_workload", "src_ip"),
+            subnet="src_subnet",
+        )
+        .group_by("vnet", "subnet", "workload", "dst_ip", "dst_port", "protocol")
+        .agg(
+            flows_of(pl.lit(True)).alias("flows"),
+            null_sum(pl.col("bytes_sent")).alias("bytes_sent"),
+            null_sum(pl.col("bytes_received")).alias("bytes_received"),
+            pl.col("first_seen").min(),
+            pl.col("last_seen").max(),
+        )
+        .collect(engine="streaming")
+    )
+
+
+def _is_expected(found: pl.DataFrame, expected: Sequence[Expected], tags: ServiceTags) -> pl.Series:
+    """Whether an entry holds each destination's address, port and protocol."""
+    pairs = [
+        (prefix, number)
+        for number, entry in enumerate(expected)
+        for prefix in ((entry.prefix,) if entry.prefix else tags.prefixes(str(entry.service_tag)))
+    ]
+    held = pl.repeat(False, found.height, dtype=pl.Boolean, eager=True)
+    if not pairs:
+        return held
+    table = PrefixTable.build(pairs)
+    sets = table.sets(found["dst_ip"])
+    for number, members in enumerate(table.members):
+        for label in members:
+            entry = expected[int(label)]
+            fits = (sets == number).fill_null(False)
+            if entry.ports:
+                fits &= found["dst_port"].is_in(list(entry.ports)).fill_null(False)
+            if entry.protocol is not None:
+                fits &= found["protocol"] == entry.protocol
+            held |= fits
+    return held
+
+
+def _with_new(found: pl.DataFrame, baseline: Scan | Sequence[Mapping[str, object]] | None) -> pl.DataFrame:
+    """``is_new``: the workload did not talk to the destination in the baseline; null without one."""
+    key = ["vnet", "workload", "dst_ip", "dst_port", "protocol"]
+    if baseline is None:
+        return found.with_columns(is_new=pl.lit(None, pl.Boolean))
+    if isinstance(baseline, Scan):
+        before = destinations(baseline.evidence.views).select(key)
+    else:
+        number = pl.col("protocol").str.to_lowercase().replace_strict(schema.PROTOCOL_NUMBER, default=None)
+        before = pl.DataFrame(
+            [{k: row.get(k) for k in key} for row in baseline],
+            schema={**{k: found.schema[k] for k in key}, "protocol": pl.String},
+        ).with_columns(protocol=number.cast(found.schema["protocol"]))
+    known = before.unique().with_columns(is_new=pl.lit(False))
+    return found.join(known, on=key, how="left", nulls_equal=True).with_columns(pl.col("is_new").fill_null(True))

@@ -1,0 +1,63 @@
+"""What every analysis shares: the shape of a result table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import polars as pl
+
+from flowlens import schema
+
+
+def result(name: str, compute: Callable[[], pl.LazyFrame]) -> pl.LazyFrame:
+    """The result table ``name`` as a LazyFrame that computes when collected, in the contract's columns, types and order.
+
+    >>> result("rule_usage", lambda: pl.LazyFrame(schema=schema.polars_schema(schema.RESULTS["rule_usage"]))).collect().height
+    0
+    """
+    columns = schema.polars_schema(schema.RESULTS[name])
+
+    def collect() -> pl.DataFrame:
+        rows = compute().select(pl.col(column).cast(kind) for column, kind in columns.items())
+        return rows.sort(list(columns), nulls_last=True).collect()
+
+    return pl.defer(collect, schema=columns)
+
+
+def null_sum(value: pl.Expr) -> pl.Expr:
+    """The sum, or null where nothing was measured."""
+    return pl.when(value.count() > 0).then(value.sum())
+
+
+def both_ways() -> pl.Expr:
+    """Bytes in both directions; null where the row has no counters."""
+    counted = pl.sum_horizontal("bytes_sent", "bytes_received")
+    return pl.when(pl.col("bytes_sent").is_not_null() | pl.col("bytes_received").is_not_null()).then(counted)
+
+
+def flows_of(rows: pl.Expr) -> pl.Expr:
+    """Flows in the rows where ``rows`` holds: begun or ended, whichever is more, and one where there is only traffic.
+
+    A long-lived flow may have neither its Begin nor its End in the window.
+    """
+    begun = pl.max_horizontal(
+        pl.col("flows_started").filter(rows).sum(), pl.col("flows_ended").filter(rows).sum()
+    ).fill_null(0)
+    traffic = (pl.col("first_traffic").filter(rows).count() > 0).cast(pl.Int64)
+    return pl.max_horizontal(begun, traffic)
+
+
+def protocol_name() -> pl.Expr:
+    """The protocol's name, or its number as text where it has none here."""
+    number = pl.col("protocol")
+    return number.replace_strict(schema.PROTOCOL_NAME, default=None, return_dtype=pl.String).fill_null(
+        number.cast(pl.String)
+    )
+
+
+def rule_name() -> pl.Expr:
+    """The rule without the prefix that flow logs put before it, as its owner knows it."""
+    name = pl.col("acl_rule")
+    for prefix in schema.RULE_PREFIX.values():
+        name = name.str.strip_prefix(prefix)
+    return name

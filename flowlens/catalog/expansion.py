@@ -1,0 +1,210 @@
+"""From a requirement to the prefixes that traffic to it shows in a log, and what keeps it from being tested."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+
+from ..errors import CatalogError, ConfigError
+from ..prefixes import normal
+from .profiles import PLACEHOLDER, Endpoint, Requirement
+from .tags import CLOUDS, ServiceTags
+
+CONFIDENCES = ("high", "medium", "low", "none")
+"""How sure a service tag stands for a name: documented or the prefixes coincide; a documented dependency or the evident
+owner; plausible only; no tag does."""
+
+_EVERYWHERE = ("0.0.0.0/0", "::/0")
+_NSG_ONLY = ("azureplatformdns", "azureplatformimds", "azureplatformlkm")
+_SAME_SETTING = {"location": "region", "region": "location"}
+
+
+@dataclass(frozen=True, slots=True)
+class Expansion:
+    """Where traffic to a requirement goes: ``prefixes`` holds (prefix, match, endpoint) for each endpoint in turn.
+
+    ``match`` is one of ``schema.MATCHES``: ``address`` for listed addresses and prefixes, ``service tag``,
+    ``approximate tag`` for a name that a tag stands for, ``port only`` where any address will do. ``endpoint`` is the
+    endpoint's value with its placeholders filled. ``confidence`` is high, medium or low for each endpoint matched by an
+    approximate tag. ``untestable`` gives one reason for each endpoint that no address can be tied to; if ``prefixes``
+    is empty, nothing can be said about the requirement.
+    """
+
+    prefixes: tuple[tuple[str, str, str], ...]
+    confidence: Mapping[str, str] = field(default_factory=dict)
+    untestable: tuple[str, ...] = ()
+
+
+def expand(
+    requirement: Requirement, tags: ServiceTags, settings: Mapping[str, str | list[str]] | None = None
+) -> Expansion:
+    """The prefixes behind a requirement, with the user's settings in its placeholders.
+
+    Settings are named as the placeholders are, whatever their case; ``region`` and ``location`` stand for each other; a
+    list fills a placeholder with several values. Raises CatalogError where ``tags`` are of another cloud, ConfigError
+    where a setting is no text or fills an address with what is none.
+
+    >>> from flowlens.catalog import load_profile, load_tags
+    >>> expand(load_profile("windows-kms").requirements[0], load_tags()).prefixes[0]
+    ('20.118.99.224/32', 'address', '20.118.99.224')
+    """
+    if tags.cloud != requirement.cloud:
+        raise CatalogError(requirement.name, f"is a requirement of {requirement.cloud}, the tags are of {tags.cloud}")
+    given = _given(settings or {})
+    # A name beside its listed addresses is tested by these.
+    has_addresses = any(
+        e.kind in ("ip", "cidr") and e.value not in _EVERYWHERE and not PLACEHOLDER.search(e.value)
+        for e in requirement.endpoints
+    )
+    prefixes: list[tuple[str, str, str]] = []
+    confidence: dict[str, str] = {}
+    untestable: list[str] = []
+    for endpoint in requirement.endpoints:
+        for value in _filled(endpoint.value, given):
+            if endpoint.kind in ("fqdn", "fqdn-wildcard"):
+                found, sure, reason = _by_name(value, tags, given)
+                if found:
+                    confidence[value] = sure
+                reason = "" if has_addresses else reason
+            else:
+                found, reason = _by_address(Endpoint(endpoint.kind, value), tags)
+            prefixes.extend((prefix, match, value) for prefix, match in found)
+            if reason:
+                untestable.append(f"{value}: {reason}")
+    return Expansion(tuple(prefixes), confidence, tuple(dict.fromkeys(untestable)))
+
+
+@dataclass(frozen=True, slots=True)
+class Approximation:
+    """Service tags that stand for the names of a pattern; no tags where ``confidence`` is none.
+
+    ``clouds`` are those whose tags hold the addresses: some names of a national cloud are served from the global one.
+    """
+
+    pattern: str
+    tags: tuple[str, ...]
+    confidence: str
+    basis: str
+    clouds: tuple[str, ...]
+
+    def match(self, name: str) -> re.Match[str] | None:
+        """How the pattern holds the name: ``*`` is any text, ``<location>`` one label."""
+        return _regex(self.pattern).fullmatch(name.lower())
+
+
+@functools.cache
+def approximations() -> tuple[Approximation, ...]:
+    """All patterns of names with the service tags that stand for them; the first that holds a name counts.
+
+    >>> approximation("login.microsoftonline.com").tags
+    ('AzureActiveDirectory',)
+    """
+    data = (resources.files("flowlens.catalog") / "data" / "approximate_tags.toml").read_text("utf-8")
+    return tuple(
+        Approximation(
+            pattern, tuple(entry["tags"]), entry["confidence"], entry["basis"], tuple(entry.get("clouds", CLOUDS))
+        )
+        for entry in tomllib.loads(data)["approximation"]
+        for pattern in entry["patterns"]
+    )
+
+
+def approximation(name: str) -> Approximation | None:
+    """The service tags that stand for a name, or for a pattern of names; None where nothing is known of it.
+
+    >>> approximation("westeurope.monitoring.azure.com").confidence
+    'high'
+    """
+    return next((known for known in approximations() if known.match(name)), None)
+
+
+@functools.cache
+def _regex(pattern: str) -> re.Pattern[str]:
+    return re.compile(
+        "".join(
+            ".*" if part == "*" else f"(?P<{part[1:-1]}>[^.]+)" if part.startswith("<") else re.escape(part)
+            for part in re.split(r"(\*|<\w+>)", pattern)
+        )
+    )
+
+
+def _by_address(endpoint: Endpoint, tags: ServiceTags) -> tuple[list[tuple[str, str]], str]:
+    """Prefixes of an address, a prefix or a tag, each with its match; or else the reason why there are none."""
+    value = endpoint.value
+    if endpoint.kind == "fqdn-tag":
+        return [], "an FQDN tag of Azure Firewall, whose members are not published"
+    if placeholders := PLACEHOLDER.findall(value):
+        return [], _unset(placeholders)
+    if endpoint.kind == "service-tag":
+        return _by_tag(value, tags)
+    prefix = normal(value, where="settings")
+    if prefix in _EVERYWHERE:
+        return [(everywhere, "port only") for everywhere in _EVERYWHERE], ""
+    return [(prefix, "address")], ""
+
+
+def _by_tag(tag: str, tags: ServiceTags) -> tuple[list[tuple[str, str]], str]:
+    name = tags.find(tag)
+    if name is not None and (prefixes := tags.prefixes(name)):
+        return [(prefix, "service tag") for prefix in prefixes], ""
+    if tag.lower() in _NSG_ONLY:
+        return [], "a service tag for NSG rules alone, without published prefixes"
+    return [], f"no such service tag in the {tags.cloud} file of {tags.date}"
+
+
+def _by_name(name: str, tags: ServiceTags, settings: Mapping[str, list[str]]) -> tuple[list[tuple[str, str]], str, str]:
+    """Prefixes of the tags that stand for a name, the confidence in them, or the reason why there are none."""
+    known = approximation(name)
+    if known is None:
+        return [], "none", "no service tag is known to stand for this name"
+    if not known.tags:
+        return [], "none", f"no service tag stands for this name: {known.basis}"
+    if tags.cloud not in known.clouds:
+        return [], "none", f"served from the {' or '.join(known.clouds)} cloud, outside the {tags.cloud} service tags"
+    held = known.match(name)
+    captured = {key: [text] for key, text in (held.groupdict() if held else {}).items() if not PLACEHOLDER.search(text)}
+    wanted = [filled for tag in known.tags for filled in _filled(tag, {**settings, **captured})]
+    found = [prefix for tag in wanted for prefix, _ in _by_tag(tag, tags)[0]]
+    if found:
+        return [(prefix, "approximate tag") for prefix in dict.fromkeys(found)], known.confidence, ""
+    if placeholders := [key for tag in wanted for key in PLACEHOLDER.findall(tag)]:
+        return [], "none", _unset(placeholders)
+    return [], "none", f"{' and '.join(wanted)}: no such service tag in the {tags.cloud} file of {tags.date}"
+
+
+def _unset(placeholders: list[str]) -> str:
+    return f"no value is set for {', '.join(f'<{name}>' for name in dict.fromkeys(placeholders))}"
+
+
+def _given(settings: Mapping[str, str | list[str]]) -> dict[str, list[str]]:
+    """Values by placeholder in lower case; where only one of region and location is given, it is both."""
+    given: dict[str, list[str]] = {}
+    for name, value in settings.items():
+        key = name.lower().removeprefix("<").removesuffix(">")
+        values = [value] if isinstance(value, str) else value
+        if not (isinstance(values, list) and values and all(_is_setting(text) for text in values)):
+            raise ConfigError("settings", f"{name}: expected text or a list of texts, found {str(value)[:80]!r}")
+        given[key] = [text.replace(" ", "").lower() if key in _SAME_SETTING else text.strip() for text in values]
+    for one, other in _SAME_SETTING.items():
+        if one in given:
+            given.setdefault(other, given[one])
+    return given
+
+
+def _is_setting(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip()) and value.isprintable() and not re.search(r"[<>*]", value)
+
+
+def _filled(value: str, settings: Mapping[str, list[str]]) -> Iterator[str]:
+    """The value with every combination of its placeholders' settings; a placeholder without a setting stays."""
+    names = list(dict.fromkeys(PLACEHOLDER.findall(value)))
+    for chosen in itertools.product(*(settings.get(name.lower(), [f"<{name}>"]) for name in names)):
+        filled = value
+        for name, setting in zip(names, chosen, strict=True):
+            filled = filled.replace(f"<{name}>", setting)
+        yield filled

@@ -1,0 +1,281 @@
+"""Azure service tags: which tag holds an address, and which prefixes a tag has, per cloud.
+
+The package holds one file per cloud, made from what Microsoft publishes each week (Download Center 56519, 57063 and
+57062); a newer file that the user downloaded is read as it is. A tag says "this service", never "this endpoint".
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import re
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import msgspec
+import polars as pl
+
+from ..errors import CatalogError, ConfigError, near_matches
+from ..prefixes import PrefixTable, normal
+
+CLOUDS = ("global", "usgov", "china")
+PUBLISHED_CLOUDS = {"Public": "global", "AzureGovernment": "usgov", "China": "china"}
+"""What a published file calls a cloud, and what flowlens does."""
+UNKNOWN_DATE = "unknown"
+
+_LARGEST_FILE = 64 * 2**20
+_FRESH = "download it anew from the Microsoft Download Center: 56519 global, 57063 usgov, 57062 china"
+_EVERYTHING = "AzureCloud"
+
+
+class _Properties(msgspec.Struct, rename="camel"):
+    address_prefixes: list[str]
+    region: str | None = None
+    region_id: int = 0
+
+
+class _Tag(msgspec.Struct):
+    name: str
+    properties: _Properties
+
+
+class _Published(msgspec.Struct):
+    cloud: str
+    values: list[_Tag]
+
+
+@dataclass(frozen=True, eq=False)
+class ServiceTags:
+    """The service tags of one cloud on one date.
+
+    ``cloud`` is global, usgov or china; ``date`` is the date of the published file (``YYYY-MM-DD``, or ``unknown``
+    where its name has none); ``table`` has a row per tag, sorted by name: ``name``, ``region`` (the location's name in
+    Azure Resource Manager, null for a global tag) and ``prefixes``.
+
+    >>> tags = load_tags("global")
+    >>> tags.identify(pl.Series(["20.118.99.224"]))["service_tag"].item()
+    'AzureCloud.southcentralus'
+    """
+
+    cloud: str
+    date: str
+    table: pl.DataFrame
+
+    @functools.cached_property
+    def names(self) -> tuple[str, ...]:
+        """All tags, sorted."""
+        return tuple(self.table["name"].to_list())
+
+    def find(self, tag: str) -> str | None:
+        """The tag's name as published, whatever the case and spelling of its region; None where the cloud has none.
+
+        ``AzureCloud`` spells some regions unlike other tags do (service-tags overview): the location's name works for
+        all.
+
+        >>> load_tags("global").find("azurecloud.FranceCentral")
+        'AzureCloud.centralfrance'
+        """
+        tag = tag.replace(" ", "").lower()
+        if tag in self._rows:
+            return self.names[self._rows[tag]]
+        service, _, region = tag.rpartition(".")
+        return self._regional.get((service, self._locations.get(region, "")))
+
+    def prefixes(self, tag: str) -> tuple[str, ...]:
+        """The tag's prefixes as published, IPv4 and IPv6.
+
+        Raises CatalogError, with the nearest names, where the cloud has no such tag.
+        """
+        name = self.find(tag)
+        if name is None:
+            near = near_matches(tag, self.names)
+            hint = near if near.startswith("did you mean") else "flowlens tags show lists them"
+            problem = f"no service tag {tag[:80]!r} in the {self.cloud} file of {self.date}"
+            raise CatalogError("service tags", problem, hint=hint)
+        return tuple(self.table["prefixes"][self._rows[name.lower()]].to_list())
+
+    def identify(self, addresses: pl.Series) -> pl.DataFrame:
+        """What each address is: columns ``address``, ``service_tag``, ``region``, ``service_tags``, row by row.
+
+        ``service_tags`` lists all tags that hold the address, the most telling first: services by their longest prefix,
+        a service's regional tag before its global one, then ``AzureCloud.region`` and last ``AzureCloud``, which say
+        only that the address is Azure's. ``service_tag`` is the first of them and ``region`` that tag's, null where it
+        is global; all are null (the list empty) where no tag holds the address. Give distinct addresses.
+        """
+        table, answers = self._ranges
+        found = table.sets(addresses)
+        return pl.DataFrame({"address": addresses.cast(pl.String)}).hstack(
+            answers.select(
+                pl.col("service_tag").gather(found),
+                pl.col("region").gather(found),
+                pl.col("service_tags").gather(found).fill_null(pl.lit([], dtype=pl.List(pl.String))),
+            )
+        )
+
+    @functools.cached_property
+    def _rows(self) -> dict[str, int]:
+        return {name.lower(): row for row, name in enumerate(self.names)}
+
+    @functools.cached_property
+    def _regions(self) -> dict[str, str]:
+        """Location of each regional tag."""
+        regional = self.table.drop_nulls("region")
+        return dict(zip(regional["name"].to_list(), regional["region"].to_list(), strict=True))
+
+    @functools.cached_property
+    def _locations(self) -> dict[str, str]:
+        """Location by each spelling that some tag's suffix uses, in lower case."""
+        return {_suffix(name): location for name, location in self._regions.items() if "." in name}
+
+    @functools.cached_property
+    def _regional(self) -> dict[tuple[str, str], str]:
+        """Tag by service and location, in lower case; ``….EastUS2`` stands for eastus2, not ``….EastUS2Stage``."""
+        plain_last = sorted(self._regions.items(), key=lambda tag: _suffix(tag[0]) != tag[1])
+        return {(name.rpartition(".")[0].lower(), location): name for name, location in plain_last}
+
+    @functools.cached_property
+    def _ranges(self) -> tuple[PrefixTable[str], pl.DataFrame]:
+        """Disjoint ranges of all tags, and the answer for each set of tags that shares one."""
+        # Tags of the very same prefix keep this order: regional, child (Service.Child), plain.
+        ranked = self.table.sort(
+            pl.col("region").is_null(),
+            ~pl.col("name").str.contains(".", literal=True),
+            pl.col("name").str.to_lowercase(),
+        )
+        pairs = ranked.select("prefixes", "name").explode("prefixes", empty_as_null=False)
+        table = PrefixTable.build(zip(pairs["prefixes"].to_list(), pairs["name"].to_list(), strict=True))
+        ordered = [self._most_telling_first(held) for held in table.members]
+        answers = pl.DataFrame(
+            {
+                "service_tag": [held[0] for held in ordered],
+                "region": [self._regions.get(held[0]) for held in ordered],
+                "service_tags": ordered,
+            },
+            schema={"service_tag": pl.String, "region": pl.String, "service_tags": pl.List(pl.String)},
+        )
+        return table, answers
+
+    def _most_telling_first(self, held: tuple[str, ...]) -> list[str]:
+        """Tags that hold one range, longest prefix first, in the order that ``identify`` promises."""
+        services = [name.rpartition(".")[0] if name in self._regions and "." in name else name for name in held]
+        rank = {service: services.index(service) for service in services}
+        return [
+            name
+            for _, _, _, _, name in sorted(
+                (service == _EVERYTHING, name == _EVERYTHING, rank[service], name not in self._regions, name)
+                for name, service in zip(held, services, strict=True)
+            )
+        ]
+
+
+def load_tags(cloud: str = "global", path: Path | None = None) -> ServiceTags:
+    """The service tags of ``cloud``: those of the package, or those of the published JSON file at ``path``.
+
+    The file may also be what the Service Tag Discovery API answers (``az network list-service-tags``). Raises
+    CatalogError for an unknown cloud, and for a file that cannot be read, is cut off, is of another cloud or has a
+    wrong prefix.
+
+    >>> load_tags("china").date
+    '2026-07-20'
+    """
+    if cloud not in CLOUDS:
+        raise CatalogError("service tags", f"unknown cloud {cloud[:80]!r}", hint=near_matches(cloud, CLOUDS))
+    if path is None:
+        return _packaged(cloud)
+    try:
+        with path.open("rb") as file:
+            data = file.read(_LARGEST_FILE + 1)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise CatalogError(str(path), f"can't read the service tags: {reason}") from error
+    if len(data) > _LARGEST_FILE:
+        raise CatalogError(str(path), f"expected a service-tag file, found more than {_LARGEST_FILE} bytes")
+    written = re.search(r"(20[0-9]{2})([01][0-9])([0-3][0-9])", path.name)
+    tags = read_published(data, date="-".join(written.groups()) if written else UNKNOWN_DATE, where=str(path))
+    if tags.cloud != cloud:
+        raise CatalogError(str(path), f"expected the service tags of {cloud}, found those of {tags.cloud}")
+    return tags
+
+
+def read_published(data: bytes, *, date: str, where: str) -> ServiceTags:
+    """The service tags in the bytes of a published JSON file; ``where`` names it in errors.
+
+    Regions take the location name of Azure Resource Manager: tags are joined on ``regionId``, since ``AzureCloud`` and
+    the ``region`` field spell some regions their own way. Raises CatalogError for any other shape.
+    """
+    try:
+        file = msgspec.json.decode(data.removeprefix(b"\xef\xbb\xbf"), type=_Published)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise CatalogError(where, f"expected a service-tag file: {error}", hint=_FRESH) from error
+    cloud = PUBLISHED_CLOUDS.get(file.cloud)
+    if cloud is None:
+        found = f"found cloud {file.cloud[:80]!r}"
+        raise CatalogError(where, f"expected cloud {', '.join(PUBLISHED_CLOUDS)}, {found}", hint=_FRESH)
+    names = [tag.name for tag in file.values]
+    if not names:
+        raise CatalogError(where, "expected service tags, found none", hint=_FRESH)
+    seen: set[str] = set()
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z0-9._-]{1,200}", name):
+            raise CatalogError(where, f"expected the name of a service tag, found {name[:80]!r}", hint=_FRESH)
+        if name.lower() in seen:
+            raise CatalogError(where, f"service tag {name} is there twice", hint=_FRESH)
+        seen.add(name.lower())
+    locations = _location_names(file.values)
+    table = pl.DataFrame(
+        {
+            "name": names,
+            "region": [locations.get(_region_key(tag)) for tag in file.values],
+            "prefixes": [tag.properties.address_prefixes for tag in file.values],
+        },
+        schema={"name": pl.String, "region": pl.String, "prefixes": pl.List(pl.String)},
+    )
+    tags = ServiceTags(cloud, date, table.sort("name"))
+    try:
+        # Makes the ranges, which the first look-up needs anyway.
+        tags.identify(pl.Series([], dtype=pl.String))
+    except ConfigError as error:
+        wrong = next(tag.name for tag in file.values for prefix in tag.properties.address_prefixes if _is_wrong(prefix))
+        raise CatalogError(where, f"service tag {wrong}: {error.problem}", hint=_FRESH) from error
+    return tags
+
+
+@functools.cache
+def _packaged(cloud: str) -> ServiceTags:
+    data = (resources.files("flowlens.catalog") / "data" / f"service_tags_{cloud}.parquet").read_bytes()
+    return ServiceTags(cloud, pl.read_parquet_metadata(io.BytesIO(data))["date"], pl.read_parquet(io.BytesIO(data)))
+
+
+def _is_wrong(prefix: str) -> bool:
+    try:
+        normal(prefix)
+    except ConfigError:
+        return True
+    return False
+
+
+def _region_key(tag: _Tag) -> int | str | None:
+    """What tags of one region share; None for a global tag. The Discovery API leaves ``regionId`` out."""
+    return tag.properties.region_id or (tag.properties.region or "").lower() or None
+
+
+def _location_names(tags: list[_Tag]) -> dict[int | str | None, str]:
+    """The location name of each region: the suffix of most of its tags, AzureCloud's own spelling aside."""
+    votes: dict[int | str | None, list[str]] = {}
+    spare: dict[int | str | None, str] = {}
+    for tag in tags:
+        key = _region_key(tag)
+        if key is None:
+            continue
+        service, _, suffix = tag.name.rpartition(".")
+        if service == _EVERYTHING or not service:
+            spare.setdefault(key, suffix.lower() if service else (tag.properties.region or "").lower())
+        else:
+            votes.setdefault(key, []).append(suffix.lower())
+    chosen = {key: max(sorted(set(suffixes)), key=suffixes.count) for key, suffixes in votes.items()}
+    return {**spare, **chosen}
+
+
+def _suffix(name: str) -> str:
+    return name.rpartition(".")[2].lower()

@@ -1,0 +1,264 @@
+"""What was read and what became of it: rejects, the ledger, decoded batches, the scan that analyses take.
+
+Records only, no I/O. The promise they keep: *tuples seen = rows + rejected + outside the window*, and the bytes of
+each blob = record spans + framing spans, each measured on its own.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property, reduce
+
+import polars as pl
+import pyarrow as pa
+
+REJECTS_KEPT = 100
+"""How many rejects a ledger lists; all are counted."""
+SAMPLE_LENGTH = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Half-open ``[start, end)`` in UTC; None is unbounded.
+
+    >>> utc = dt.timezone.utc
+    >>> Window(dt.datetime(2026, 1, 1, tzinfo=utc), None).contains(dt.datetime(2026, 1, 2, tzinfo=utc))
+    True
+    """
+
+    start: dt.datetime | None = None
+    end: dt.datetime | None = None
+
+    def __post_init__(self) -> None:
+        for edge in (self.start, self.end):
+            if edge is not None and edge.tzinfo is None:
+                raise ValueError(f"a window needs times with a zone, found {edge.isoformat()}")
+        if self.start is not None and self.end is not None and self.start >= self.end:
+            raise ValueError(f"a window starts before it ends, found {self.start.isoformat()} .. {self.end.isoformat()}")
+
+    def contains(self, time: dt.datetime) -> bool:
+        """Whether ``time`` lies in the window."""
+        return (self.start is None or time >= self.start) and (self.end is None or time < self.end)
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A flow tuple, record or row that could not be decoded, with its place and why.
+
+    ``offset`` counts bytes from the start of the decompressed blob to the record that holds it.
+    """
+
+    blob: str
+    offset: int
+    reason: str
+    sample: str
+
+
+def sample(raw: bytes | str) -> str:
+    """At most 200 characters of ``raw`` with everything unprintable escaped.
+
+    >>> sample(b"a\\x1b[31m")
+    'a\\\\x1b[31m'
+    """
+    text = raw if isinstance(raw, str) else raw[: SAMPLE_LENGTH * 4].decode("utf-8", "backslashreplace")
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text[:SAMPLE_LENGTH])
+    return shown[:SAMPLE_LENGTH]
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """What was there to read and what became of it; ledgers add up.
+
+    ``tuples`` counts flow tuples seen, whether they became rows, were rejected or lie outside the window. A record that
+    could not be decoded at all counts in ``rejected_records``, since how many tuples it held is not known.
+    ``strict_records`` were served by the strict decoder because the fast one met a deviation.
+    """
+
+    sources: int = 0
+    blobs: int = 0
+    records: int = 0
+    tuples: int = 0
+    rows: int = 0
+    rejected: int = 0
+    rejected_records: int = 0
+    outside_window: int = 0
+    bytes: int = 0
+    record_bytes: int = 0
+    framing_bytes: int = 0
+    strict_records: int = 0
+    unread: int = 0
+    restarted_bytes_in_doubt: int = 0
+    unknown_codes: Mapping[str, int] = field(default_factory=dict)
+    rejects: tuple[Reject, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything selected was read and nothing was rejected."""
+        return not (self.rejected or self.rejected_records or self.unread)
+
+    @property
+    def balanced(self) -> bool:
+        """Whether tuples and bytes both add up, as every run must."""
+        return (
+            self.tuples == self.rows + self.rejected + self.outside_window
+            and self.bytes == self.record_bytes + self.framing_bytes
+        )
+
+    def __add__(self, other: Ledger) -> Ledger:
+        """Both ledgers as one; counts add up, rejects are listed up to the cap.
+
+        >>> (Ledger(blobs=1, tuples=2) + Ledger(blobs=1, tuples=3)).tuples
+        5
+        """
+        counts = {
+            name: getattr(self, name) + getattr(other, name)
+            for name in self.__slots__
+            if isinstance(getattr(self, name), int)
+        }
+        return replace(
+            self,
+            **counts,
+            unknown_codes=dict(Counter(self.unknown_codes) + Counter(other.unknown_codes)),
+            rejects=(*self.rejects, *other.rejects)[:REJECTS_KEPT],
+            notes=tuple(dict.fromkeys((*self.notes, *other.notes))),
+        )
+
+
+def total(ledgers: Iterable[Ledger]) -> Ledger:
+    """The sum of ledgers."""
+    return reduce(Ledger.__add__, ledgers, Ledger())
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A batch of decoded rows with its own small ledger.
+
+    ``flows`` has the schema ``schema.ENCODED_FLOWS``. A decoder yields one per document (about 4 MB) and fills these
+    fields of ``ledger``: records, tuples, rows, rejected, rejected_records, record_bytes, framing_bytes, strict_records,
+    unknown_codes, rejects; ``bytes`` is what the decoder took from the chunks for this batch, counted as it took them.
+    """
+
+    flows: pa.Table
+    ledger: Ledger
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """What is known of addresses and NICs; small frames, ready to join.
+
+    ``table`` has the columns of INVENTORY. ``nics`` has one row per NIC: mac_address, vnet, workload, subnet, kind.
+    ``places`` has one row per internal or platform address seen: address, place.
+    ``peers`` has vnet, address, owner_vnet, ambiguous: addresses seen in a VNet that another VNet owns.
+    """
+
+    table: pl.DataFrame
+    nics: pl.DataFrame
+    places: pl.DataFrame
+    peers: pl.DataFrame
+    forwarders: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What one pass over a source gave; all answers of a scan are about these same bytes.
+
+    ``views`` are the conversations with what is known of both ends and which rows count (see flowlens.views).
+    ``coverage`` has the columns of the coverage table.
+    """
+
+    conversations: pl.LazyFrame
+    views: pl.LazyFrame
+    inventory: Inventory
+    coverage: pl.DataFrame
+    ledger: Ledger
+
+
+class Scan:
+    """Evidence of one or several sources, read in one pass when a result is first asked for.
+
+    ``flows`` alone streams the source anew at each collect: sink it to Parquet first where several questions follow.
+    """
+
+    def __init__(
+        self,
+        *,
+        read: Callable[[], Evidence],
+        flows: Callable[[], pl.LazyFrame],
+        window: Window,
+        changed_at: dt.datetime | None = None,
+        settings: Mapping[str, object] | None = None,
+        plan: object = None,
+    ) -> None:
+        self._read = read
+        self._flows = flows
+        self.window = window
+        self.changed_at = changed_at
+        self.settings = dict(settings or {})
+        self.plan = plan
+
+    @cached_property
+    def evidence(self) -> Evidence:
+        """What the one pass gave; the first access reads the source."""
+        return self._read()
+
+    @property
+    def flows(self) -> pl.LazyFrame:
+        """FLOWS, one row per flow tuple, decoded anew at each collect."""
+        return self._flows()
+
+    @property
+    def conversations(self) -> pl.LazyFrame:
+        """CONVERSATIONS, the rollup by hour that every analysis reads."""
+        return self.evidence.conversations
+
+    @property
+    def inventory(self) -> pl.DataFrame:
+        """INVENTORY: who an address is."""
+        return self.evidence.inventory.table
+
+    @property
+    def coverage(self) -> pl.DataFrame:
+        """One row per flow log, NIC and hour: read, empty, silent, missing …"""
+        return self.evidence.coverage
+
+    @property
+    def ledger(self) -> Ledger:
+        """What was there to read and what became of it."""
+        return self.evidence.ledger
+
+    def before_change(self) -> Scan:
+        """The part of this scan before ``changed_at``, from the same pass."""
+        return self._part(pl.col("hour") < self._change(), Window(self.window.start, self._change()))
+
+    def after_change(self) -> Scan:
+        """The part of this scan from ``changed_at`` on, from the same pass."""
+        return self._part(pl.col("hour") >= self._change(), Window(self._change(), self.window.end))
+
+    def _change(self) -> dt.datetime:
+        if self.changed_at is None:
+            raise ValueError("before and after need a scan with changed_at")
+        return self.changed_at
+
+    def _part(self, inside: pl.Expr, window: Window) -> Scan:
+        def read() -> Evidence:
+            whole = self.evidence
+            hours = whole.coverage.filter(
+                (pl.col("hour") + pl.duration(hours=1) > window.start if window.start else pl.lit(True))
+                & (pl.col("hour") < window.end if window.end else pl.lit(True))
+            )
+            return replace(
+                whole,
+                conversations=whole.conversations.filter(inside),
+                views=whole.views.filter(inside),
+                coverage=hours,
+            )
+
+        return Scan(read=read, flows=self._flows, window=window, settings=self.settings)
+
+    def __repr__(self) -> str:
+        start, end = (edge.isoformat() if edge else "…" for edge in (self.window.start, self.window.end))
+        return f"<flowlens.Scan of {self.settings.get('sources', '?')} [{start}, {end})>"

@@ -1,0 +1,334 @@
+"""Bytes of a flow log blob to its records, each with its place, whatever wraps them and whatever is broken.
+
+Every byte lands in exactly one span: framing (wrapper, commas, whitespace), a record, or a broken stretch that is one
+reject. Wrappers met in the wild are ``{"records": [...]}`` with other keys before or after, a top-level array, one bare
+record, and one record per line. Nothing here knows what a record means: two functions passed in parse one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+BLOCK_BYTES = 4 * 2**20
+"""Input is taken in blocks of this size, however the chunks arrive."""
+MAX_RECORD_BYTES = 32 * 2**20
+"""A longer record is skipped without being held, and rejected. Real ones stay near 32 KiB."""
+MAX_DEPTH = 16
+"""Deepest nesting inside a record; a flow record needs 7."""
+
+BOM = b"\xef\xbb\xbf"
+_GAP = re.compile(rb"[ \t\r\n,]*")
+# Everything up to the next bracket or backslash outside a string; stops at a string that does not end in the buffer.
+_PLAIN = re.compile(rb'(?:[^"{}\[\]\\]++|"[^"\\]*+(?:\\.[^"\\]*+)*+")*+', re.DOTALL)
+_RECORDS_KEY = re.compile(rb'[{, \t\r\n]"records"[ \t\r\n]*:[ \t\r\n]*\Z')
+_OPENER = re.compile(rb'\{[ \t\r\n]{0,64}"[^"\\]{0,64}"[ \t\r\n]{0,64}:')
+# How a record starts before the first whole one taught it: a key of formats.md 1 and 5 comes first.
+_FIRST_OPENER = re.compile(
+    rb'\{[ \t\r\n]{0,64}"(?:time|category|flowLogVersion|flowLogGUID|flowLogResourceID|flowRecords|macAddress|operationName'
+    rb'|properties|resourceId|systemId|targetResourceID)"[ \t\r\n]{0,64}:'
+)
+_OPENER_BYTES = 256
+"""No opener is longer, so this many bytes kept across a block border lose none."""
+_HEAD_BYTES = 1024
+"""How much of a broken stretch is kept, to show a sample of it."""
+_CUT_WINDOW = 256 * 2**10
+"""How far a record's end is looked for by the next opener; bounds the cost of a file that never repeats one."""
+_CLOSER = {ord("{"): ord("}"), ord("["): ord("]")}
+_QUOTE, _BACKSLASH = ord('"'), ord("\\")
+
+Value = TypeVar("Value")
+Fitted = TypeVar("Fitted")
+
+
+@dataclass(frozen=True, slots=True)
+class Framing:
+    """A stretch of wrapper, commas or whitespace."""
+
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Record(Generic[Value, Fitted]):
+    """One whole record: its place, its bytes, and what ``fit`` or else ``parse`` made of it."""
+
+    offset: int
+    raw: bytes
+    value: Value | None
+    fitted: Fitted | None
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """A stretch that holds no usable record; ``length`` is 0 where something that should follow is missing."""
+
+    offset: int
+    length: int
+    reason: str
+    head: bytes
+
+
+def blocks(chunks: Iterable[bytes], size: int = BLOCK_BYTES) -> Iterator[bytes]:
+    """The same bytes in blocks of ``size``, the last one shorter.
+
+    >>> list(blocks([b"ab", b"", b"cdefg"], 3))
+    [b'abc', b'def', b'g']
+    """
+    held = bytearray()
+    for chunk in chunks:
+        view = memoryview(chunk)
+        while len(held) + len(view) >= size:
+            room = size - len(held)
+            yield b"".join((held, view[:room]))
+            held.clear()
+            view = view[room:]
+        held += view
+    if held:
+        yield bytes(held)
+
+
+class _Buffer:
+    """The unread part of the input: ``data[at:]`` starts at byte ``offset`` of the blob."""
+
+    def __init__(self, source: Iterator[bytes]) -> None:
+        self._source = source
+        self._base = 0
+        self.data = b""
+        self.at = 0
+
+    @property
+    def offset(self) -> int:
+        return self._base + self.at
+
+    def more(self) -> bool:
+        """Whether there was more; takes as much again as is held, so that scanning a record anew stays linear."""
+        wanted = max(1, len(self.data) - self.at)
+        parts = [self.data[self.at :]]
+        while wanted > 0 and (block := next(self._source, b"")):
+            parts.append(block)
+            wanted -= len(block)
+        self._base += self.at
+        self.at = 0
+        self.data = b"".join(parts)
+        return len(parts) > 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Walk:
+    """Where a walk over one object ended, and how: closed, records (their list opens), unclosed or a reason."""
+
+    end: int
+    outcome: str
+
+
+def _walk(data: bytes, start: int, closers: list[int], *, wrapper: bool) -> _Walk:
+    """Follow brackets and strings from ``start`` until ``closers`` is used up; with ``wrapper`` stop at its records."""
+    at = start
+    while True:
+        plain = _PLAIN.match(data, at)
+        at = plain.end() if plain else at
+        if at == len(data) or data[at] == _QUOTE:
+            return _Walk(len(data), "unclosed")
+        byte = data[at]
+        if byte == _BACKSLASH:
+            return _Walk(at, "a backslash stands outside a string")
+        if byte in _CLOSER:
+            if wrapper and len(closers) == 1 and byte == ord("[") and _names_records(data, start, at):
+                return _Walk(at + 1, "records")
+            closers.append(_CLOSER[byte])
+            if len(closers) > MAX_DEPTH:
+                return _Walk(at, f"nested deeper than {MAX_DEPTH}")
+        elif closers.pop() != byte:
+            return _Walk(at, "brackets do not balance")
+        elif not closers:
+            return _Walk(at + 1, "closed")
+        at += 1
+
+
+def _names_records(data: bytes, start: int, at: int) -> bool:
+    return _RECORDS_KEY.search(data, max(start, at - _OPENER_BYTES), at) is not None
+
+
+def _is_object(text: bytes) -> bool:
+    try:
+        return isinstance(json.loads(text.decode("utf-8", "replace"), parse_int=float), dict)
+    except ValueError:
+        return False
+
+
+def frames(
+    source: Iterator[bytes],
+    parse: Callable[[bytes], Value],
+    fit: Callable[[bytes], Fitted | None] | None = None,
+) -> Iterator[Framing | Record[Value, Fitted] | Broken]:
+    """The spans of a blob in order; together they are all of its bytes.
+
+    Args:
+        source: the blob in blocks, as from ``blocks``.
+        parse: makes a value of a record's bytes; raises ValueError where they are not JSON.
+        fit: tried first; returns None where a record is not of the shape it knows. It must accept nothing that
+            ``parse`` refuses, and nothing that holds a ``records`` list or nests deeper than MAX_DEPTH.
+
+    >>> [type(span).__name__ for span in frames(iter([b'{"records":[{"time":1},{"ti']), json.loads)]
+    ['Framing', 'Record', 'Framing', 'Broken']
+    """
+    return _Framer(source, parse, fit).spans()
+
+
+class _Framer(Generic[Value, Fitted]):
+    """One pass over one blob. ``place`` is where the next byte stands: top, list or tail (after a wrapper's list)."""
+
+    def __init__(
+        self,
+        source: Iterator[bytes],
+        parse: Callable[[bytes], Value],
+        fit: Callable[[bytes], Fitted | None] | None,
+    ) -> None:
+        self.buffer = _Buffer(source)
+        self.parse = parse
+        self.fit = fit
+        self.place = "top"
+        self.wrapped = False
+        self.opener = b""
+
+    def spans(self) -> Iterator[Framing | Record[Value, Fitted] | Broken]:
+        buffer = self.buffer
+        while len(buffer.data) < len(BOM) and buffer.more():
+            pass
+        if buffer.data.startswith(BOM):
+            yield self._framing(len(BOM))
+        something = False
+        span: Framing | Record[Value, Fitted] | Broken | None = None
+        while buffer.at < len(buffer.data) or buffer.more():
+            span = self._next()
+            something = something or not isinstance(span, Framing) or self.place != "top"
+            yield span
+        cut_seen = isinstance(span, Broken)
+        if not something:
+            yield Broken(buffer.offset, 0, "empty file", b"")
+        elif self.place != "top" and not cut_seen:
+            yield Broken(buffer.offset, 0, f"cut off after {buffer.offset} bytes: the list of records has no end", b"")
+
+    def _framing(self, length: int) -> Framing:
+        self.buffer.at += length
+        return Framing(length)
+
+    def _next(self) -> Framing | Record[Value, Fitted] | Broken:
+        data, at = self.buffer.data, self.buffer.at
+        if self.place == "tail":
+            return self._wrapper_tail()
+        gap = _GAP.match(data, at)
+        if gap and gap.end() > at:
+            return self._framing(gap.end() - at)
+        byte = data[at]
+        if byte == ord("{"):
+            return self._quick_record() or self._item()
+        if byte == ord("[") and self.place == "top":
+            self.place, self.wrapped = "list", False
+            return self._framing(1)
+        if byte == ord("]") and self.place == "list":
+            self.place = "tail" if self.wrapped else "top"
+            return self._framing(1)
+        return self._broken("expected a record")
+
+    def _quick_record(self) -> Record[Value, Fitted] | None:
+        """The record up to the next opener, if ``fit`` takes it; a cut in the wrong place can't be taken."""
+        data, at, opener = self.buffer.data, self.buffer.at, self.opener
+        if self.fit is None or not opener or not data.startswith(opener, at):
+            return None
+        following = data.find(opener, at + len(opener), at + _CUT_WINDOW)
+        if following < 0:
+            return None
+        end = following
+        while end > at and data[end - 1] in b" \t\r\n," and following - end < _OPENER_BYTES:
+            end -= 1
+        raw = data[at:end]
+        fitted = self.fit(raw) if raw.endswith(b"}") else None
+        if fitted is None:
+            return None
+        offset = self.buffer.offset
+        self.buffer.at = end
+        return Record(offset, raw, None, fitted)
+
+    def _item(self) -> Framing | Record[Value, Fitted] | Broken:
+        """A record found by its brackets, or the head of a wrapper."""
+        walk = self._walked([], wrapper=self.place == "top")
+        data, at = self.buffer.data, self.buffer.at
+        if walk.outcome == "records":
+            if not _is_object(data[at : walk.end] + b"]}"):
+                return self._broken("brackets or quotes do not balance before the records")
+            self.place, self.wrapped = "list", True
+            return self._framing(walk.end - at)
+        if walk.outcome != "closed":
+            return self._broken(walk.outcome)
+        raw = data[at : walk.end]
+        fitted = None if self.fit is None else self.fit(raw)
+        value = None
+        if fitted is None:
+            try:
+                value = self.parse(raw)
+            except ValueError as error:
+                return self._not_json(raw, str(error))
+        learned = _OPENER.match(raw)
+        self.opener = learned.group() if learned else self.opener
+        offset = self.buffer.offset
+        self.buffer.at = walk.end
+        return Record(offset, raw, value, fitted)
+
+    def _wrapper_tail(self) -> Framing | Broken:
+        """What follows the list of records in its wrapper."""
+        walk = self._walked([ord("}")], wrapper=True)
+        data, at = self.buffer.data, self.buffer.at
+        if walk.outcome in ("closed", "records"):
+            end = b"" if walk.outcome == "closed" else b"]}"
+            if _is_object(b'{"records":[]' + data[at : walk.end] + end):
+                self.place = "top" if walk.outcome == "closed" else "list"
+                return self._framing(walk.end - at)
+        # The list seemed to end, but records may follow: look for them as if it went on.
+        self.place = "list"
+        return self._broken("unclosed" if walk.outcome == "unclosed" else "brackets or quotes do not balance")
+
+    def _walked(self, closers: list[int], *, wrapper: bool) -> _Walk:
+        """A walk from here, with more input taken until it ends; too long a one ends in a reason."""
+        buffer = self.buffer
+        while True:
+            walk = _walk(buffer.data, buffer.at, list(closers), wrapper=wrapper)
+            if walk.end - buffer.at > MAX_RECORD_BYTES:
+                return _Walk(walk.end, f"larger than {MAX_RECORD_BYTES} bytes")
+            if walk.outcome != "unclosed" or not buffer.more():
+                return walk
+
+    def _not_json(self, raw: bytes, reason: str) -> Broken:
+        """A whole pair of brackets that is not JSON; it ends early where another record starts inside."""
+        inside = self._opener_pattern().search(raw, 1)
+        length = inside.start() if inside else len(raw)
+        offset = self.buffer.offset
+        self.buffer.at += length
+        return Broken(offset, length, f"not valid JSON: {reason}", raw[:_HEAD_BYTES])
+
+    def _broken(self, reason: str) -> Broken:
+        """From here to the next opener or the end of the input, without holding what lies between."""
+        buffer, pattern = self.buffer, self._opener_pattern()
+        while len(buffer.data) - buffer.at < _HEAD_BYTES and buffer.more():
+            pass
+        offset, head = buffer.offset, buffer.data[buffer.at : buffer.at + _HEAD_BYTES]
+        search_from = buffer.at + 1
+        while not (found := pattern.search(buffer.data, search_from)):
+            buffer.at = max(buffer.at, len(buffer.data) - _OPENER_BYTES)
+            past = search_from - buffer.at
+            if not buffer.more():
+                buffer.at = len(buffer.data)
+                break
+            search_from = max(0, past)
+        else:
+            buffer.at = found.start()
+        length = buffer.offset - offset
+        if reason == "unclosed":
+            reason = "brackets or quotes do not balance" if found else f"cut off after {length} bytes"
+        return Broken(offset, length, reason, head)
+
+    def _opener_pattern(self) -> re.Pattern[bytes]:
+        return re.compile(re.escape(self.opener)) if self.opener else _FIRST_OPENER

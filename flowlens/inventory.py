@@ -1,0 +1,371 @@
+"""INVENTORY: who an address is, and where that was learned.
+
+Private ranges repeat across VNets and pod ranges across clusters, so an address alone is never an identity: everything
+here is keyed by (VNet, address). From the logs themselves: the source of a NIC's outbound and the destination of its
+inbound flows are its own addresses, unless the NIC is a forwarder, that is, logs one conversation in both directions.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from flowlens import schema
+from flowlens.errors import ConfigError
+from flowlens.evidence import Inventory
+from flowlens.prefixes import INTERNAL_PREFIXES, PLATFORM_PREFIXES, PrefixTable, subnet_of
+
+SCHEMA = schema.polars_schema(schema.INVENTORY)
+FIELDS = ("vnet", "address", "mac_address", "workload", "subnet", "kind")
+"""Columns of a user's inventory file; ``address`` or ``mac_address`` is required."""
+
+_VNET = r"(?i)^/?subscriptions/([^/]+)/resourcegroups/([^/]+)/providers/microsoft\.network/virtualnetworks/([^/]+)"
+_SUBNET = r"(?i)/virtualnetworks/[^/]+/subnets/([^/]+)"
+_NIC = r"(?i)/networkinterfaces/([^/]+)"
+_FORWARDED = ("mac_address", "src_ip", "dst_ip", "dst_port", "reply_from_port", "protocol")
+
+INTERNAL, PLATFORM, EXTERNAL = "internal", "platform", "external"
+
+
+@dataclass(frozen=True, slots=True)
+class Networks:
+    """The user's own view of address space: what is internal, what a prefix is called.
+
+    ``names`` maps a prefix to a name (VNet, subnet or site); ``internal`` adds to private, link-local, unique-local and
+    shared space, which is internal by default.
+    """
+
+    internal: tuple[str, ...] = ()
+    names: tuple[tuple[str, str], ...] = ()
+
+    def places(self, addresses: pl.Series) -> pl.Series:
+        """``internal``, ``platform`` or ``external`` for each address.
+
+        >>> Networks().places(pl.Series(["10.0.0.4", "168.63.129.16", "203.0.113.7"])).to_list()
+        ['internal', 'platform', 'external']
+        """
+        pairs = [(p, INTERNAL) for p in (*INTERNAL_PREFIXES, *self.internal)] + [
+            (p, PLATFORM) for p in PLATFORM_PREFIXES
+        ]
+        return PrefixTable.build(pairs).longest(addresses).fill_null(EXTERNAL).rename("place")
+
+    def subnets(self, addresses: pl.Series) -> pl.Series:
+        """The name of the smallest named prefix that holds each address, else its /24 or /64."""
+        named = PrefixTable.build(self.names).longest(addresses) if self.names else pl.Series([None] * len(addresses))
+        return named.cast(pl.String).fill_null(subnet_of(addresses)).rename("subnet")
+
+
+def vnet_key(target: pl.Expr) -> pl.Expr:
+    """``sub/rg/vnet`` in lower case of a target resource id; null where it names no VNet.
+
+    >>> target = "/subscriptions/S/resourceGroups/R/providers/Microsoft.Network/virtualNetworks/V/subnets/x"
+    >>> pl.select(vnet_key(pl.lit(target))).item()
+    's/r/v'
+    """
+    parts = [target.str.extract(_VNET, n) for n in (1, 2, 3)]
+    return pl.concat_str(parts, separator="/").str.to_lowercase()
+
+
+def learn(
+    conversations: pl.LazyFrame,
+    *,
+    known: pl.DataFrame | None = None,
+    networks: Networks | None = None,
+    forwarders: Iterable[str] = (),
+) -> Inventory:
+    """Inventory learned from CONVERSATIONS and completed by ``known`` rows (INVENTORY columns, any number of sources).
+
+    ``forwarders`` are MACs already known to forward, as Traffic Analytics says of UDR hops.
+    """
+    networks = networks or Networks()
+    known = known if known is not None else pl.DataFrame(schema=SCHEMA)
+    places = _places(conversations, networks)
+    internal = places.lazy().filter(pl.col("place") == INTERNAL).select("address")
+    rows = conversations.select("target_resource_id", "direction", "flow_status", *_FORWARDED)
+    vnet_of_nic = _vnet_of_nic(rows, known)
+    by_nic = known.select("mac_address").join(vnet_of_nic, on="mac_address", how="left", maintain_order="left")
+    known = known.with_columns(
+        vnet=pl.when(pl.col("vnet") != "").then("vnet").otherwise(by_nic["vnet"].fill_null(""))
+    )
+    forwarding, forwarded = _forwarding(rows, internal, forwarders)
+    claims = _claims(rows, internal, forwarding, forwarded).join(vnet_of_nic, on="mac_address", how="left")
+    claims = _without_forwarders_claims(claims.with_columns(pl.col("vnet").fill_null("")), forwarding)
+    nics = _nics(rows, vnet_of_nic, claims, known, forwarding, networks)
+    table = _table(claims, nics, known, networks)
+    peers = _peers(rows, vnet_of_nic, table, internal)
+    return Inventory(table, nics, places, peers, frozenset(forwarding))
+
+
+def _places(conversations: pl.LazyFrame, networks: Networks) -> pl.DataFrame:
+    """Internal and platform addresses among all that were seen; external ones are left out, since they are many."""
+    source = conversations.select(address="src_ip").unique()
+    both = pl.concat([source, conversations.select(address="dst_ip").unique()]).unique().collect(engine="streaming")
+    placed = both.with_columns(networks.places(both["address"]))
+    return placed.filter(pl.col("place") != EXTERNAL).sort("address")
+
+
+def _vnet_of_nic(rows: pl.LazyFrame, known: pl.DataFrame) -> pl.DataFrame:
+    seen = rows.select("mac_address", "target_resource_id").unique().collect(engine="streaming")
+    logged = seen.select("mac_address", vnet=vnet_key(pl.col("target_resource_id")))
+    told = known.select("mac_address", pl.col("vnet")).filter(pl.col("vnet").str.contains("/"))
+    vnets = (
+        pl.concat([logged, told])
+        .drop_nulls()
+        .group_by("mac_address")
+        .agg(pl.col("vnet").min())
+    )
+    # A NIC whose VNet nobody names is a scope of its own: no claim is made that two such NICs share a VNet.
+    return (
+        seen.select("mac_address")
+        .drop_nulls()
+        .unique()
+        .join(vnets, on="mac_address", how="full", coalesce=True)
+        .with_columns(pl.col("vnet").fill_null("nic:" + pl.col("mac_address")))
+        .sort("mac_address")
+    )
+
+
+def _forwarding(
+    rows: pl.LazyFrame, internal: pl.LazyFrame, told: Iterable[str]
+) -> tuple[set[str], pl.DataFrame]:
+    """MACs that forward, and the conversations that they log in both directions."""
+    forwarded = (
+        rows.join(internal, left_on="src_ip", right_on="address", how="semi")
+        .group_by(_FORWARDED)
+        .agg(pl.col("direction").n_unique().alias("directions"))
+        .filter(pl.col("directions") > 1, pl.col("mac_address").is_not_null())
+        .select(_FORWARDED)
+        .collect(engine="streaming")
+    )
+    return {*forwarded["mac_address"].unique().to_list(), *told}, forwarded
+
+
+def _claims(
+    rows: pl.LazyFrame, internal: pl.LazyFrame, forwarding: set[str], forwarded: pl.DataFrame
+) -> pl.DataFrame:
+    """(mac_address, address): the addresses that NICs show to be their own."""
+    own = rows.filter(pl.col("mac_address").is_not_null()).join(
+        forwarded.lazy(), on=_FORWARDED, how="anti", nulls_equal=True
+    )
+    forwards = pl.col("mac_address").is_in(list(forwarding))
+    # A hop logs strangers' replies and denied forward legs in one direction only, so of a forwarder just what it sends
+    # itself is believed.
+    sends = own.filter(pl.col("direction") == "Outbound").filter(
+        ~forwards | ((pl.col("flow_status") == "Allowed") & pl.col("reply_from_port").is_null())
+    )
+    receives = own.filter(pl.col("direction") == "Inbound").filter(~forwards)
+    return (
+        pl.concat([sends.select("mac_address", address="src_ip"), receives.select("mac_address", address="dst_ip")])
+        .unique()
+        .join(internal, on="address", how="semi")
+        .collect(engine="streaming")
+    )
+
+
+def _without_forwarders_claims(claims: pl.DataFrame, forwarding: set[str]) -> pl.DataFrame:
+    """Claims where an address that a plain NIC claims too is not the forwarder's."""
+    plain = claims.filter(~pl.col("mac_address").is_in(list(forwarding))).select("vnet", "address").unique()
+    contested = claims.filter(pl.col("mac_address").is_in(list(forwarding))).join(plain, on=["vnet", "address"])
+    return claims.join(contested, on=["vnet", "address", "mac_address"], how="anti")
+
+
+def _nics(
+    rows: pl.LazyFrame,
+    vnet_of_nic: pl.DataFrame,
+    claims: pl.DataFrame,
+    known: pl.DataFrame,
+    forwarding: set[str],
+    networks: Networks,
+) -> pl.DataFrame:
+    """One row per NIC with the best name that is known for it."""
+    targets = rows.select("mac_address", "target_resource_id").unique().collect(engine="streaming")
+    names = targets.group_by("mac_address").agg(
+        nic_name=pl.col("target_resource_id").str.extract(_NIC, 1).str.to_lowercase().drop_nulls().min(),
+        subnet_name=pl.col("target_resource_id").str.extract(_SUBNET, 1).str.to_lowercase().drop_nulls().min(),
+    )
+    # The lowest address stands for the NIC; sorted by length first, so that .4 comes before .10.
+    lowest = claims.sort(pl.col("address").str.len_bytes(), "address").group_by("mac_address", maintain_order=True)
+    told = (
+        known.filter(pl.col("mac_address").is_not_null())
+        .group_by("mac_address")
+        .agg(
+            pl.col("workload").drop_nulls().min(),
+            pl.col("subnet").drop_nulls().min(),
+            pl.col("kind").filter(pl.col("kind") != "nic").min(),
+        )
+    )
+    nics = (
+        vnet_of_nic.join(names, on="mac_address", how="left")
+        .join(lowest.agg(pl.col("address").first()), on="mac_address", how="left")
+        .join(told, on="mac_address", how="left")
+    )
+    by_address = known.filter(pl.col("workload").is_not_null()).group_by("vnet", "address").agg(
+        told_workload=pl.col("workload").min(), told_subnet=pl.col("subnet").min()
+    )
+    nics = nics.join(by_address, on=["vnet", "address"], how="left")
+    label = pl.format("{} ({})", pl.col("address").fill_null("nic"), pl.col("mac_address"))
+    forwards = pl.col("mac_address").is_in(list(forwarding))
+    return nics.with_columns(networks.subnets(nics["address"].fill_null("")).alias("by_address")).select(
+        "mac_address",
+        "vnet",
+        "address",
+        named=pl.coalesce("workload", "told_workload", "nic_name").is_not_null(),
+        workload=pl.coalesce("workload", "told_workload", "nic_name", label),
+        subnet=pl.coalesce("subnet", "told_subnet", "subnet_name", "by_address"),
+        kind=pl.coalesce("kind", pl.when(forwards).then(pl.lit("forwarder")), pl.lit("nic")),
+    )
+
+
+def _table(
+    claims: pl.DataFrame, nics: pl.DataFrame, known: pl.DataFrame, networks: Networks
+) -> pl.DataFrame:
+    """INVENTORY: learned claims first, then known rows that add addresses."""
+    learned = claims.join(nics.drop("vnet", "address"), on="mac_address", how="left").with_columns(
+        learned_from=pl.lit("logs")
+    )
+    learned = learned.select("vnet", "address", "mac_address", "workload", "subnet", "kind", "learned_from", "named")
+    told = known.filter((pl.col("address") != "") & (pl.col("vnet") != "")).with_columns(
+        named=pl.col("workload").is_not_null()
+    )
+    # What somebody says of an address corrects what the logs show of its kind and subnet, not who owns it.
+    better = told.group_by("vnet", "address").agg(
+        told_kind=pl.col("kind").filter(pl.col("kind") != "nic").min(),
+        told_subnet=pl.col("subnet").drop_nulls().min(),
+        told_workload=pl.col("workload").drop_nulls().min(),
+    )
+    learned = learned.join(better, on=["vnet", "address"], how="left").with_columns(
+        kind=pl.coalesce("told_kind", "kind"),
+        subnet=pl.coalesce("told_subnet", "subnet"),
+        workload=pl.coalesce("told_workload", "workload"),
+    )
+    rest = told.join(learned, on=["vnet", "address"], how="anti")
+    rest = rest.with_columns(
+        subnet=pl.col("subnet").fill_null(networks.subnets(rest["address"])),
+        kind=pl.col("kind").fill_null("nic"),
+    )
+    columns = list(SCHEMA)
+    return pl.concat([learned.select(columns), rest.select(columns)]).unique().sort(columns, nulls_last=True)
+
+
+def _peers(
+    rows: pl.LazyFrame, vnet_of_nic: pl.DataFrame, table: pl.DataFrame, internal: pl.LazyFrame
+) -> pl.DataFrame:
+    """(vnet, address) seen but not owned there -> the VNet that owns it, where the logs show the two VNets to be peered.
+
+    Two VNets are peered when a conversation between addresses foreign to each other was logged at both ends. An address that
+    several peered VNets own is ambiguous and stays unresolved.
+    """
+    owners = table.lazy().filter(pl.col("mac_address").is_not_null()).select("vnet", "address").unique()
+    pair = ["src_ip", "dst_ip", "dst_port", "protocol"]
+    flows = (
+        rows.filter(pl.col("reply_from_port").is_null())
+        .join(internal, left_on="src_ip", right_on="address", how="semi")
+        .join(internal, left_on="dst_ip", right_on="address", how="semi")
+        .join(vnet_of_nic.lazy(), on="mac_address")
+        .select("vnet", *pair)
+        .unique()
+    )
+    here = owners.with_columns(owned=pl.lit(True))
+    placed = (
+        flows.join(here, left_on=["vnet", "src_ip"], right_on=["vnet", "address"], how="left")
+        .rename({"owned": "owns_src"})
+        .join(here, left_on=["vnet", "dst_ip"], right_on=["vnet", "address"], how="left")
+        .rename({"owned": "owns_dst"})
+        .collect(engine="streaming")
+    )
+    source = placed.filter(pl.col("owns_src") & pl.col("owns_dst").is_null()).select("vnet", *pair)
+    target = placed.filter(pl.col("owns_dst") & pl.col("owns_src").is_null()).select(other="vnet", **{p: p for p in pair})
+    met = source.join(target, on=pair, nulls_equal=True).select("vnet", "other").unique()
+    peered = pl.concat([met, met.select(vnet="other", other="vnet")]).unique().lazy()
+    foreign = pl.concat(
+        [
+            placed.filter(pl.col("owns_src").is_null()).select("vnet", address="src_ip"),
+            placed.filter(pl.col("owns_dst").is_null()).select("vnet", address="dst_ip"),
+        ]
+    ).unique()
+    return (
+        foreign.lazy()
+        .join(owners.select(other="vnet", address="address"), on="address")
+        .join(peered, on=["vnet", "other"], how="semi")
+        .group_by("vnet", "address")
+        .agg(owner_vnet=pl.col("other").min(), ambiguous=pl.len() > 1)
+        .collect()
+        .sort("vnet", "address")
+    )
+
+
+def read_inventory(path: str | Path) -> pl.DataFrame:
+    """INVENTORY rows of a user's file: CSV with a header, or a JSON array as Azure Resource Graph exports it.
+
+    Columns: vnet, address, mac_address, workload, subnet, kind; any may be missing but one of address and mac_address.
+    ``vnet`` is an ARM id, ``sub/rg/vnet`` or, where only one VNet has it, the bare name.
+
+    Raises ConfigError where the file cannot be read or a row names neither an address nor a NIC.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(str(path), f"cannot be read as an inventory: {error}") from error
+    rows = _json_rows(path, text) if text.lstrip()[:1] in ("[", "{") else list(csv.DictReader(io.StringIO(text)))
+    return pl.DataFrame(
+        [_inventory_row(path, number, row) for number, row in enumerate(rows, 1)], schema=SCHEMA, orient="row"
+    )
+
+
+def _json_rows(path: Path, text: str) -> Sequence[Mapping[str, object]]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(str(path), f"is not JSON: {error}") from error
+    rows = found.get("data") if isinstance(found, dict) else found
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ConfigError(str(path), "expected a list of objects", hint=f"fields: {', '.join(FIELDS)}")
+    return rows
+
+
+def _inventory_row(path: Path, number: int, row: Mapping[str, object]) -> dict[str, str | None]:
+    given = {str(k).strip().lower(): str(v).strip() for k, v in row.items() if k and v not in (None, "")}
+    if not (given.get("address") or given.get("mac_address")):
+        raise ConfigError(
+            str(path), f"row {number}: expected an address or a mac_address", hint=f"columns: {', '.join(FIELDS)}"
+        )
+    kind = given.get("kind", "nic").lower()
+    if kind not in schema.ADDRESS_KINDS:
+        raise ConfigError(
+            str(path), f"row {number}: unknown kind {kind!r}", hint=f"known: {', '.join(schema.ADDRESS_KINDS)}"
+        )
+    vnet = given.get("vnet", "").lower()
+    key = pl.select(vnet_key(pl.lit(vnet))).item() if vnet.startswith("/") else vnet
+    mac = given.get("mac_address", "").replace("-", "").replace(":", "").upper()
+    return {
+        "vnet": key,
+        "address": given.get("address", ""),
+        "mac_address": mac or None,
+        "workload": given.get("workload"),
+        "subnet": given.get("subnet"),
+        "kind": kind,
+        "learned_from": "inventory",
+    }
+
+
+def qualify(known: pl.DataFrame, vnets: Sequence[str]) -> pl.DataFrame:
+    """The same rows with bare VNet names replaced by the one ``sub/rg/vnet`` among ``vnets`` that ends in them.
+
+    Raises ConfigError where a bare name fits several VNets.
+    """
+    given = known["vnet"].unique().to_list()
+    full: dict[str, str] = {}
+    for name in given:
+        if name and "/" not in name and ":" not in name:
+            fitting = sorted({v for v in vnets if v.split("/")[-1] == name})
+            if len(fitting) > 1:
+                raise ConfigError("inventory", f"VNet {name!r} fits several", hint=f"write one of {', '.join(fitting)}")
+            full[name] = fitting[0] if fitting else name
+    return known.with_columns(pl.col("vnet").replace(full)) if full else known

@@ -1,0 +1,146 @@
+"""JSON, CSV and Parquet: what other programs read."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import io
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+import polars as pl
+
+from flowlens.errors import ConfigError, SourceError
+from flowlens.evidence import Ledger
+from flowlens.outputs.text import is_formula, utc
+from flowlens.reporting import SCHEMA_VERSION, Report
+
+
+def document(report: Report) -> dict[str, object]:
+    """The report as the JSON document of the contract: plain lists, texts and numbers."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "window": {"start": report.window.start, "end": report.window.end},
+        "settings": dict(report.settings),
+        "catalogue": dict(report.catalogue),
+        "ledger": ledger_document(report.ledger),
+        "coverage": dict(report.coverage),
+        "verdicts": {name: {"status": v.status, "text": v.text} for name, v in report.verdicts.items()},
+        "findings": [{name: getattr(finding, name) for name in finding.__slots__} for finding in report.findings],
+        "tables": {name: table.to_dicts() for name, table in report.tables.items()},
+    }
+
+
+def ledger_document(ledger: Ledger) -> dict[str, object]:
+    """The ledger's part of the document."""
+    told = {name: getattr(ledger, name) for name in ledger.__slots__ if name != "rejects"}
+    rejects = [{name: getattr(r, name) for name in r.__slots__} for r in ledger.rejects]
+    return {**told, "complete": ledger.complete, "rejects": rejects}
+
+
+def json_bytes(content: object) -> bytes:
+    """JSON in ASCII with times as ISO 8601 and ``Z``; integers above 2^53 are written as they are.
+
+    ASCII, so that no text of a log can put a control or bidi character on a terminal.
+    """
+    return (json.dumps(content, default=_plain, ensure_ascii=True, indent=1) + "\n").encode("ascii")
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, dt.datetime):
+        return utc(value)
+    if isinstance(value, (dt.date, Path)):
+        return str(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, (tuple, set, frozenset)):
+        return list(value)
+    raise TypeError(f"no JSON for {type(value).__name__}")
+
+
+def json_document(report: Report) -> bytes:
+    """The report as one JSON document."""
+    return json_bytes(document(report))
+
+
+def csv_bytes(table: pl.DataFrame) -> bytes:
+    """One table as CSV in UTF-8; a text that a spreadsheet would run as a formula gets an apostrophe before it."""
+    texts = [name for name, kind in table.schema.items() if kind == pl.String]
+    times = [name for name, kind in table.schema.items() if isinstance(kind, pl.Datetime)]
+    guarded = table.with_columns(
+        *(
+            pl.col(name).map_elements(lambda t: f"'{t}" if is_formula(t) else t, return_dtype=pl.String)
+            for name in texts
+        ),
+        *(pl.col(name).dt.strftime("%Y-%m-%dT%H:%M:%S%.6fZ") for name in times),
+    )
+    buffer = io.BytesIO()
+    guarded.write_csv(buffer)
+    return buffer.getvalue()
+
+
+def parquet_bytes(table: pl.DataFrame) -> bytes:
+    """One table as Parquet, text as it is."""
+    buffer = io.BytesIO()
+    table.write_parquet(buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def csv_table(report: Report) -> bytes:
+    """The report's one table as CSV."""
+    return csv_bytes(_only_table(report, "CSV"))
+
+
+def parquet_table(report: Report) -> bytes:
+    """The report's one table as Parquet."""
+    return parquet_bytes(_only_table(report, "Parquet"))
+
+
+def _only_table(report: Report, face: str) -> pl.DataFrame:
+    if len(report.tables) != 1:
+        raise ConfigError(
+            f"--format {face.lower()}", f"{len(report.tables)} tables do not fit one {face} file", hint="use -o FOLDER/"
+        )
+    return next(iter(report.tables.values()))
+
+
+def write_tables(report: Report, folder: Path, face: str) -> list[Path]:
+    """The files written: one per table, each complete or not there."""
+    encode = {"csv": csv_bytes, "parquet": parquet_bytes}[face]
+    written = []
+    for name, table in report.tables.items():
+        path = folder / f"{name}.{face}"
+        with atomic(path) as file:
+            file.write(encode(table))
+        written.append(path)
+    return written
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[BinaryIO]:
+    """A file that appears under its name only once it is whole and on disk; after any error nothing is left.
+
+    Raises SourceError where it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False)  # noqa: SIM115
+    except OSError as error:
+        raise SourceError(str(path), f"cannot be written: {error.strerror or error}") from error
+    temporary = Path(handle.name)
+    try:
+        with handle:
+            yield handle  # type: ignore[misc]
+            handle.flush()
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise SourceError(str(path), f"cannot be written: {error.strerror or error}") from error
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

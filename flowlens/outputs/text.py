@@ -1,0 +1,60 @@
+"""Text made safe and readable for the face it is shown on."""
+
+from __future__ import annotations
+
+import datetime as dt
+import unicodedata
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_HIDDEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+"""Categories of control, format (bidi), surrogate, private, unassigned and line-separator characters."""
+
+
+def clean(text: object) -> str:
+    """The text with every character that could steer a terminal or hide text written as an escape.
+
+    >>> clean("a\\x1b[31mb\\u202e")
+    'a\\\\x1b[31mb\\\\u202e'
+    """
+    shown = str(text)
+    if shown.isascii() and shown.isprintable():
+        return shown
+    return "".join(
+        c.encode("unicode_escape").decode("ascii") if unicodedata.category(c) in _HIDDEN else c for c in shown
+    )
+
+
+def is_formula(text: str) -> bool:
+    """Whether a spreadsheet would run the text as a formula.
+
+    >>> is_formula("=1+1"), is_formula("10.0.0.4")
+    (True, False)
+    """
+    return text.startswith(_FORMULA)
+
+
+def utc(time: dt.datetime | None) -> str:
+    """ISO 8601 with ``Z``; empty for None.
+
+    >>> utc(dt.datetime(2026, 6, 15, 9, tzinfo=dt.UTC))
+    '2026-06-15T09:00:00Z'
+    """
+    if time is None:
+        return ""
+    return time.astimezone(dt.UTC).isoformat().replace("+00:00", "Z")
+
+
+def size(count: int | None) -> str:
+    """A byte count for people, in powers of 1,000; ``-`` where nothing was measured.
+
+    >>> size(41_900_000), size(None)
+    ('41.9 MB', '-')
+    """
+    if count is None:
+        return "-"
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if value < 1000 or unit == "TB":
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    raise AssertionError("unreachable")

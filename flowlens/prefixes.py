@@ -1,0 +1,281 @@
+"""Which prefixes hold an address: disjoint ranges and longest-prefix match for IPv4 and IPv6.
+
+Nested prefixes are flattened once into disjoint ranges that cover the whole address space, so a look-up is one binary
+search. (Looking for the nearest prefix start alone is wrong for nested prefixes: with 20.0.0.0/8 and 20.38.98.0/24 it
+puts 20.38.99.1 into the /24.) The two families stay apart: ``::/0`` holds no IPv4 address, and an IPv4-mapped IPv6
+address is an IPv6 address, as in Python's ``ipaddress``.
+
+All functions take a series of address texts and answer row by row; give them *distinct* addresses, since a log has
+few of these. Text that is no address has no prefix and is never an error.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import itertools
+import re
+import socket
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import polars as pl
+
+from .errors import ConfigError
+
+Label = TypeVar("Label", bound=str | int)
+
+INTERNAL_PREFIXES = (
+    "10.0.0.0/8",
+    "172.16.0.0/12",
+    "192.168.0.0/16",
+    "100.64.0.0/10",
+    "169.254.0.0/16",
+    "127.0.0.0/8",
+    "0.0.0.0/8",
+    "224.0.0.0/4",
+    "255.255.255.255/32",
+    "fc00::/7",
+    "fe80::/10",
+    "::1/128",
+    "::/128",
+    "ff00::/8",
+)
+"""Space that is not the internet: private (RFC 1918), shared (RFC 6598), link-local, unique-local (RFC 4193), loopback
+and unspecified (RFC 6890). Multicast and broadcast belong here too: an Azure virtual network carries neither, so such a
+packet reaches nobody outside and can't be egress. 169.254.169.254 lies inside; ask PLATFORM_PREFIXES first."""
+
+PLATFORM_PREFIXES = ("168.63.129.16/32", "169.254.169.254/32")
+"""The platform's virtual address (DNS, DHCP, health probes) and instance metadata. They are in no service tag of the
+published files, and exempt from NSG rules that name no AzurePlatform tag (Azure documentation,
+network-security-groups-overview, 2025-07)."""
+
+# The first is 0 to 255 without leading zeros, as ipaddress has it; [0-9] since \d would admit other scripts' digits.
+_OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+_IPV4 = rf"^{_OCTET}\.{_OCTET}\.{_OCTET}\.{_OCTET}$"
+# What inet_pton may be asked about: no zone (%), no NUL, nothing outside ASCII.
+_IPV6 = r"^[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*$"
+_LENGTH = r"^(?:0|[1-9][0-9]{0,2})$"
+
+
+def ip_keys(addresses: pl.Series) -> pl.DataFrame:
+    """Sortable keys of addresses: columns ``ipv4`` (UInt32) and ``ipv6`` (16 bytes), row by row.
+
+    The column of the other family is null; both are null for null and for text that is no address.
+
+    >>> ip_keys(pl.Series(["10.0.0.1", "::1", "10.0.0.256"]))["ipv4"].to_list()
+    [167772161, None, None]
+    """
+    text = pl.col("address")
+    octets = (pl.col("octets").struct.field(f"field_{i}").cast(pl.UInt32, strict=False) for i in range(4))
+    keys = (
+        addresses.cast(pl.String)
+        .alias("address")
+        .to_frame()
+        .select(
+            octets=pl.when(text.str.contains(_IPV4)).then(text).str.split_exact(".", 3),
+            candidate=pl.when(text.str.contains(_IPV6)).then(text),
+        )
+        .select(
+            "candidate",
+            ipv4=pl.sum_horizontal((octet * 256 ** (3 - i) for i, octet in enumerate(octets)), ignore_nulls=False).cast(
+                pl.UInt32
+            ),
+        )
+    )
+    candidates = keys["candidate"]
+    if candidates.null_count() == len(candidates):
+        ipv6 = pl.repeat(None, len(candidates), dtype=pl.Binary, eager=True)
+    else:
+        packed = [None if candidate is None else _packed(candidate) for candidate in candidates.to_list()]
+        ipv6 = pl.Series(packed, dtype=pl.Binary)
+    return keys.select("ipv4", ipv6.alias("ipv6"))
+
+
+def subnet_of(addresses: pl.Series) -> pl.Series:
+    """The /24 or /64 that holds each address, as text; null for null and for text that is no address.
+
+    Stands in for a subnet's name where none is known.
+
+    >>> subnet_of(pl.Series(["10.1.2.3", "2001:db8::1:2:3:4", "x"])).to_list()
+    ['10.1.2.0/24', '2001:db8::/64', None]
+    """
+    keys = ip_keys(addresses)
+    ipv4 = pl.col("ipv4")
+    octets = [(ipv4 // 256**power % 256).cast(pl.String) for power in (3, 2, 1)]
+    ipv6 = [None if key is None else _slash64(key) for key in keys["ipv6"].to_list()]
+    return keys.select(
+        pl.coalesce(pl.concat_str([*octets, pl.lit("0/24")], separator="."), pl.Series(ipv6, dtype=pl.String))
+    ).to_series()
+
+
+def within(addresses: pl.Series, prefixes: Iterable[str]) -> pl.Series:
+    """Whether any prefix holds each address; null for null and for text that is no address.
+
+    Raises ConfigError for text that is no prefix.
+
+    >>> within(pl.Series(["10.1.2.3", "20.1.2.3", "x"]), INTERNAL_PREFIXES).to_list()
+    [True, False, None]
+    """
+    keys = ip_keys(addresses)
+    known = keys.select(pl.col("ipv4").is_not_null() | pl.col("ipv6").is_not_null()).to_series()
+    found = PrefixTable.build((prefix, 0) for prefix in prefixes).sets(addresses).is_not_null()
+    return pl.select(pl.when(known).then(found)).to_series()
+
+
+def normal(prefix: str, *, where: str = "") -> str:
+    """The prefix in canonical text, host bits masked; an address stands for itself alone.
+
+    Raises ConfigError, naming ``where``, for text that is no prefix.
+
+    >>> normal("10.1.2.3/8"), normal("2001:DB8::1")
+    ('10.0.0.0/8', '2001:db8::1/128')
+    """
+    address, slash, length = prefix.partition("/")
+    try:
+        if "%" in address or (slash and not re.fullmatch(_LENGTH, length)):
+            raise ValueError("a zone, or a length that is no number")
+        return str(ipaddress.ip_network(prefix, strict=False))
+    except ValueError as error:
+        raise _no_prefix(prefix, where) from error
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PrefixTable(Generic[Label]):
+    """Disjoint ranges of the address space, each with the labels of all prefixes that hold it.
+
+    Build it with ``PrefixTable.build``. ``members[i]`` are the labels of set ``i``, most specific prefix first, labels
+    of one prefix in the order given; a label that holds an address through several prefixes stands where its most
+    specific one does.
+
+    >>> table = PrefixTable.build([("20.0.0.0/8", "wide"), ("20.38.98.0/24", "narrow")])
+    >>> found = pl.Series(["20.38.98.7", "20.38.99.1", "21.0.0.1"])
+    >>> table.longest(found).to_list()
+    ['narrow', 'wide', None]
+    >>> [None if i is None else table.members[i] for i in table.sets(found).to_list()]
+    [('narrow', 'wide'), ('wide',), None]
+    """
+
+    members: tuple[tuple[Label, ...], ...]
+    _dtype: type[pl.String] | type[pl.Int64]
+    _ipv4: pl.DataFrame
+    _ipv6: pl.DataFrame
+
+    @classmethod
+    def build(cls, pairs: Iterable[tuple[str, Label]], *, where: str = "") -> PrefixTable[Label]:
+        """The table of ``(prefix, label)`` pairs; host bits are masked, an address stands for itself alone.
+
+        Raises ConfigError, naming ``where`` and the text, where a prefix is none.
+        """
+        listed = list(pairs)
+        labels = [label for _, label in listed]
+        prefixes = _parse([prefix for prefix, _ in listed], where)
+        sets: dict[tuple[Label, ...], int] = {}
+        ipv4 = _ranges(prefixes, labels, 32, sets)
+        ipv6 = [(start.to_bytes(16), number) for start, number in _ranges(prefixes, labels, 128, sets)]
+        return cls(
+            tuple(sets),
+            pl.Int64 if labels and isinstance(labels[0], int) else pl.String,
+            pl.DataFrame(ipv4, schema={"start": pl.UInt32, "set": pl.UInt32}, orient="row"),
+            pl.DataFrame(ipv6, schema={"start": pl.Binary, "set": pl.UInt32}, orient="row"),
+        )
+
+    def sets(self, addresses: pl.Series) -> pl.Series:
+        """The index into ``members`` for each address; null where no prefix holds it."""
+        keys = ip_keys(addresses)
+        ipv4, ipv6 = _at(self._ipv4, keys["ipv4"]), _at(self._ipv6, keys["ipv6"])
+        return pl.select(pl.coalesce(ipv4, ipv6)).to_series()
+
+    def longest(self, addresses: pl.Series) -> pl.Series:
+        """The label of the most specific prefix that holds each address; null where none does."""
+        first = pl.Series([members[0] for members in self.members], dtype=self._dtype)
+        return first.gather(self.sets(addresses))
+
+
+def _packed(text: str) -> bytes | None:
+    try:
+        return socket.inet_pton(socket.AF_INET6, text)
+    except OSError:
+        return None
+
+
+def _slash64(key: bytes) -> str:
+    return f"{socket.inet_ntop(socket.AF_INET6, key[:8] + bytes(8))}/64"
+
+
+def _no_prefix(text: object, where: str) -> ConfigError:
+    return ConfigError(where, f"expected a prefix such as 10.0.0.0/8 or 2001:db8::/32, found {str(text)[:80]!r}")
+
+
+def _parse(texts: list[str], where: str) -> pl.DataFrame:
+    """Columns ``ipv4``, ``ipv6``, ``length`` and ``bits`` (32 or 128) of prefix texts, row by row."""
+    for text in texts:
+        if not (isinstance(text, str) and text.isascii()):
+            raise _no_prefix(text, where)
+    split = pl.Series("text", texts, dtype=pl.String).str.splitn("/", 2).struct.unnest()
+    written = pl.col("field_1")
+    frame = (
+        ip_keys(split["field_0"])
+        .hstack(split.select("field_1"))
+        .with_columns(bits=pl.when(pl.col("ipv4").is_not_null()).then(32).when(pl.col("ipv6").is_not_null()).then(128))
+        .select(
+            "ipv4",
+            "ipv6",
+            "bits",
+            length=pl.when(written.is_null())
+            .then("bits")
+            .when(written.str.contains(_LENGTH))
+            .then(written.cast(pl.Int32, strict=False)),
+        )
+    )
+    bad = frame.select((pl.col("length") > pl.col("bits")).fill_null(True)).to_series().arg_true()
+    if len(bad):
+        raise _no_prefix(texts[bad[0]], where)
+    return frame
+
+
+def _ranges(
+    prefixes: pl.DataFrame, labels: list[Label], bits: int, sets: dict[tuple[Label, ...], int]
+) -> list[tuple[int, int | None]]:
+    """Starts of disjoint ranges from 0 on with the set of each; sets met for the first time are added to ``sets``."""
+    family = prefixes.with_row_index("row").filter(pl.col("bits") == bits)
+    addresses = family["ipv4"].to_list() if bits == 32 else [int.from_bytes(key) for key in family["ipv6"].to_list()]
+    masks = [(1 << bits) - (1 << (bits - length)) for length in range(bits + 1)]
+    # Sorted, a wider prefix comes before those inside it; rows keep labels of one prefix in the order given.
+    outermost_first: list[tuple[int, int, int]] = sorted(
+        (address & masks[length], length, row)
+        for address, length, row in zip(addresses, family["length"].to_list(), family["row"].to_list(), strict=True)
+    )
+    ranges: list[tuple[int, int | None]] = [(0, None)]
+
+    def begin(start: int, number: int | None) -> None:
+        if ranges[-1][0] == start:
+            ranges.pop()
+        ranges.append((start, number))
+
+    # The prefixes around the current one, outermost first: the address after its last, its labels, its set.
+    around: list[tuple[int, tuple[Label, ...], int | None]] = [(1 << bits, (), None)]
+    for (start, length), same in itertools.groupby(outermost_first, key=lambda prefix: (prefix[0], prefix[1])):
+        own = [labels[row] for _, _, row in same]
+        while around[-1][0] <= start:
+            end = around.pop()[0]
+            begin(end, around[-1][2])
+        members = tuple(dict.fromkeys((*own, *around[-1][1])))
+        number = sets.setdefault(members, len(sets))
+        around.append((start + (1 << (bits - length)), members, number))
+        begin(start, number)
+    while len(around) > 1:
+        end = around.pop()[0]
+        begin(end, around[-1][2])
+    # After a prefix that ends with the address space begins a range that no key can hold.
+    return [(start, number) for start, number in ranges if start < 1 << bits]
+
+
+def _at(ranges: pl.DataFrame, keys: pl.Series) -> pl.Series:
+    """The set of the range each key lies in; null for null keys."""
+    if keys.null_count() == len(keys):
+        return pl.repeat(None, len(keys), dtype=pl.UInt32, eager=True)
+    # Ranges begin at 0, so every key has one that starts at or before it.
+    index = ranges["start"].search_sorted(keys, side="right").cast(pl.Int64) - 1
+    index = pl.select(pl.when(keys.is_not_null()).then(index)).to_series()
+    return ranges["set"].gather(index)

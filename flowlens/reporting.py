@@ -1,0 +1,507 @@
+"""From tables to an answer: findings, verdicts and how complete the evidence was.
+
+One Report feeds every output. A verdict is never better than the evidence: without eligible traffic, without logs or
+with hours missing, a question is *not determined* rather than *ok*.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import operator
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import polars as pl
+
+from flowlens import schema
+from flowlens.analyses import ANALYSES, denied_egress, unexpected_destinations
+from flowlens.analyses.destinations import Expected
+from flowlens.analyses.egress import AUTO, explained
+from flowlens.catalog import ServiceTags, load_tags
+from flowlens.errors import ConfigError, near_matches
+from flowlens.evidence import Inventory, Ledger, Scan, Window
+from flowlens.prefixes import subnet_of
+
+SCHEMA_VERSION = 1
+OK, FINDINGS, NOT_DETERMINED = schema.VERDICTS
+QUESTIONS = ("encryption_status", "denied_egress", "unexpected_destinations")
+"""The tables that carry a verdict, in the order in which they are told."""
+
+_BAD_PAIRS = ("Unencrypted", "Mixed", "Dropped", "Unknown")
+_TAGS_STALE = dt.timedelta(days=30)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The answer to one question in a word and a sentence."""
+
+    status: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing a person should look at.
+
+    ``id`` hashes the question, the workload's group, the named destination and the port, never a MAC or an ephemeral
+    address, so that it is the same tomorrow. ``state`` is new, ongoing or resolved against a baseline.
+    """
+
+    id: str
+    question: str
+    severity: str
+    workload: str
+    subject: str
+    rule: str | None
+    state: str
+    first_seen: dt.datetime | None
+    last_seen: dt.datetime | None
+    evidence: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """An earlier report's findings and destinations, as its JSON document holds them."""
+
+    findings: tuple[Mapping[str, object], ...] = ()
+    destinations: tuple[Mapping[str, object], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything an output shows; plain data."""
+
+    window: Window
+    settings: Mapping[str, object]
+    catalogue: Mapping[str, object]
+    ledger: Ledger
+    coverage: Mapping[str, object]
+    verdicts: Mapping[str, Verdict]
+    findings: tuple[Finding, ...]
+    tables: Mapping[str, pl.DataFrame]
+    metrics: Mapping[str, int] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        told = "; ".join(f"{name}: {verdict.text}" for name, verdict in self.verdicts.items())
+        return f"<flowlens.Report {told}>"
+
+
+def report(
+    scan: Scan,
+    *,
+    questions: Iterable[str] = tuple(ANALYSES),
+    profiles: Sequence[str] | str = AUTO,
+    cloud: str = "global",
+    placeholders: Mapping[str, str | list[str]] | None = None,
+    expected: str | Path | Sequence[Expected] | None = None,
+    baseline: Scan | Baseline | None = None,
+    tags: ServiceTags | None = None,
+    today: dt.date | None = None,
+) -> Report:
+    """A Report on ``questions`` (names of result tables), computed in one pass over the scan's source.
+
+    >>> import flowlens as fl
+    >>> fl.report(fl.scan("sample_logs")).verdicts["denied_egress"].status
+    'findings'
+    """
+    wanted = list(questions)
+    known_tags = tags or load_tags(cloud)
+    earlier = baseline.destinations if isinstance(baseline, Baseline) else baseline
+    tables: dict[str, pl.DataFrame] = {}
+    parts = [("", scan)]
+    if scan.changed_at is not None:
+        parts += [("_before", scan.before_change()), ("_after", scan.after_change())]
+    for suffix, part in parts:
+        egress = (
+            denied_egress(part, profiles=profiles, cloud=cloud, placeholders=placeholders, tags=known_tags).collect()
+            if {"denied_egress", "unexpected_destinations"} & set(wanted)
+            else None
+        )
+        for name in wanted:
+            if suffix and name not in ("encryption_status", "denied_egress"):
+                continue
+            if name == "denied_egress" and egress is not None:
+                tables[name + suffix] = egress
+            elif name == "unexpected_destinations" and egress is not None:
+                required = explained(egress, part, tags=known_tags, cloud=cloud)
+                tables[name] = unexpected_destinations(
+                    part, expected=expected, baseline=earlier, required=required, tags=known_tags
+                ).collect()
+            else:
+                tables[name + suffix] = ANALYSES[name](part).collect()
+    evidence = scan.evidence
+    coverage = summarise(evidence.coverage, evidence.views)
+    judged = expected is not None or baseline is not None
+    findings = _findings(tables, evidence.inventory, judged)
+    findings = _compared(findings, baseline, coverage)
+    verdicts = _verdicts(tables, coverage, evidence.ledger, judged)
+    age = (today or dt.datetime.now(dt.UTC).date()) - dt.date.fromisoformat(known_tags.date)
+    return Report(
+        window=_told_window(scan, evidence.coverage),
+        settings={**scan.settings, "profiles": profiles, "cloud": cloud, "placeholders": dict(placeholders or {})},
+        catalogue={
+            "date": known_tags.date,
+            "tags_date": known_tags.date,
+            "stale": age > _TAGS_STALE,
+        },
+        ledger=evidence.ledger,
+        coverage=coverage,
+        verdicts=verdicts,
+        findings=findings,
+        tables=tables,
+        metrics=_metrics(tables, findings, coverage, evidence.ledger),
+    )
+
+
+def _told_window(scan: Scan, coverage: pl.DataFrame) -> Window:
+    """The window asked for; an open side is told by the hours that were covered."""
+    first, last = coverage["hour"].min(), coverage["hour"].max()
+    start = scan.window.start or (first if isinstance(first, dt.datetime) else None)
+    end = scan.window.end or (last + dt.timedelta(hours=1) if isinstance(last, dt.datetime) else None)
+    return Window(start, end)
+
+
+def summarise(coverage: pl.DataFrame, views: pl.LazyFrame) -> dict[str, object]:
+    """NIC-hours by state, and the bytes observed beside the bytes counted once."""
+    states = dict(coverage.group_by("state").len().iter_rows())
+    total = pl.sum_horizontal("bytes_sent", "bytes_received")
+    sums = views.select(
+        observed=total.sum(), counted=total.filter(pl.col("counted")).sum()
+    ).collect(engine="streaming")
+    return {
+        "nic_hours": coverage.height,
+        **{state.replace(" ", "_"): int(states.get(state, 0)) for state in schema.COVERAGE_STATES},
+        "flow_logs": coverage["flow_log_id"].n_unique(),
+        "nics": coverage["mac_address"].n_unique(),
+        "observed_bytes": int(sums["observed"].item() or 0),
+        "counted_bytes": int(sums["counted"].item() or 0),
+    }
+
+
+def incomplete(coverage: Mapping[str, object], ledger: Ledger) -> bool:
+    """Whether anything that should be there was not read."""
+    gaps = sum(int(str(coverage[state])) for state in ("missing", "failed", "partly_read", "open"))
+    return gaps > 0 or not ledger.complete
+
+
+def _gap_text(coverage: Mapping[str, object]) -> str:
+    parts = [
+        f"{coverage[state]} {state.replace('_', ' ')}"
+        for state in ("missing", "failed", "partly_read", "open")
+        if coverage[state]
+    ]
+    return f" ({' and '.join(parts)} of {coverage['nic_hours']} NIC-hours)" if parts else ""
+
+
+def _verdicts(
+    tables: Mapping[str, pl.DataFrame], coverage: Mapping[str, object], ledger: Ledger, judged: bool
+) -> dict[str, Verdict]:
+    judge: dict[str, Callable[[pl.DataFrame], Verdict]] = {
+        "encryption_status": _encryption_verdict,
+        "denied_egress": _egress_verdict,
+        "unexpected_destinations": lambda table: _destinations_verdict(table, judged),
+    }
+    verdicts = {}
+    for name in QUESTIONS:
+        if name not in tables:
+            continue
+        if not ledger.rows:
+            verdicts[name] = Verdict(NOT_DETERMINED, "Not determined: no flow was read.")
+            continue
+        verdict = judge[name](tables[name])
+        if verdict.status == OK and incomplete(coverage, ledger):
+            verdict = Verdict(
+                NOT_DETERMINED, f"{verdict.text} But the evidence has gaps{_gap_text(coverage)}, so this is no pass."
+            )
+        verdicts[name] = verdict
+    return verdicts
+
+
+def _turned() -> pl.Expr:
+    """Pairs that were unencrypted and are encrypted since: nothing is left to do."""
+    return ((pl.col("encryption_status") == "Mixed") & (pl.col("first_encrypted") > pl.col("last_unencrypted"))).fill_null(
+        False
+    ) & (pl.col("flows_dropped") == 0)
+
+
+def _encryption_verdict(table: pl.DataFrame) -> Verdict:
+    eligible = table.filter(pl.col("eligibility") == "eligible")
+    unknown = table.filter(pl.col("eligibility") == "unknown peer").height
+    aside = f" {unknown} pair(s) with private peers that no logged NIC owns are not judged." if unknown else ""
+    if eligible.is_empty():
+        return Verdict(NOT_DETERMINED, f"Not determined: no traffic between two logged NICs.{aside}")
+    encrypted, clear = (int(eligible[f"bytes_{kind}"].sum() or 0) for kind in ("encrypted", "unencrypted"))
+    share = f"{100 * encrypted / (encrypted + clear):.1f} %" if encrypted + clear else "an unknown share"
+    bad = eligible.filter(pl.col("encryption_status").is_in(_BAD_PAIRS) & ~_turned())
+    turned = eligible.filter(_turned()).height
+    since = f", {turned} encrypted only since a change" if turned else ""
+    if bad.is_empty():
+        return Verdict(OK, f"All {eligible.height} pairs that can be encrypted are{since} ({share} of their bytes).{aside}")
+    kinds = ", ".join(f"{n} {status.lower()}" for status, n in bad.group_by("encryption_status").len().sort("encryption_status").iter_rows())
+    return Verdict(
+        FINDINGS,
+        f"{bad.height} of {eligible.height} pairs that can be encrypted are not fully: {kinds}{since}; "
+        f"{share} of the bytes are encrypted.{aside}",
+    )
+
+
+def _problems(table: pl.DataFrame) -> pl.DataFrame:
+    return table.filter(
+        pl.col("status").is_in(schema.EGRESS_PROBLEMS), pl.col("requirement").is_in(["required", "conditional", "recommended"])
+    )
+
+
+def _egress_verdict(table: pl.DataFrame) -> Verdict:
+    if table.is_empty():
+        return Verdict(
+            NOT_DETERMINED, "Not determined: no workload tried an endpoint of a known profile; name one with --profile."
+        )
+    bad = _problems(table)
+    reached = table.filter(pl.col("status").is_in(["Reached", "Service reached", "Recovered"])).height
+    unsure = table.filter(pl.col("status").is_in(["Cannot tell", "Not observable"])).height
+    tail = f"{reached} reached, {unsure} cannot be told without names."
+    if bad.is_empty():
+        return Verdict(OK, f"No required endpoint is denied or unanswered; {tail}")
+    kinds = ", ".join(f"{n} {status.lower()}" for status, n in bad.group_by("status").len().sort("status").iter_rows())
+    return Verdict(FINDINGS, f"{bad.height} required endpoint(s) fail: {kinds}; {tail}")
+
+
+def _destinations_verdict(table: pl.DataFrame, judged: bool) -> Verdict:
+    if not judged:
+        untagged = table.filter(pl.col("service_tag").is_null()).height
+        return Verdict(
+            NOT_DETERMINED,
+            f"Not determined: no expected list or baseline was given. {table.height} destination(s) are listed, "
+            f"{untagged} of them in no Azure service tag.",
+        )
+    if table.is_empty():
+        return Verdict(OK, "Every destination was expected.")
+    return Verdict(FINDINGS, f"{table.height} destination(s) nobody expected.")
+
+
+def _metrics(
+    tables: Mapping[str, pl.DataFrame],
+    findings: Sequence[Finding],
+    coverage: Mapping[str, object],
+    ledger: Ledger,
+) -> dict[str, int]:
+    """What ``--fail-on`` can ask for; a question that was not asked has no metric."""
+    metrics = {
+        "findings": sum(f.state != "resolved" for f in findings),
+        "new_findings": sum(f.state == "new" for f in findings),
+        "rejected": ledger.rejected + ledger.rejected_records,
+        "incomplete": int(incomplete(coverage, ledger)),
+    }
+    if (pairs := tables.get("encryption_status")) is not None:
+        eligible = pairs.filter(pl.col("eligibility") == "eligible")
+        metrics["unencrypted"] = eligible.filter(pl.col("encryption_status").is_in(_BAD_PAIRS) & ~_turned()).height
+    if (egress := tables.get("denied_egress")) is not None:
+        metrics["denied_required"] = _problems(egress).filter(pl.col("requirement") == "required").height
+        metrics["unanswered"] = egress.filter(pl.col("status") == "Unanswered").height
+    if (found := tables.get("unexpected_destinations")) is not None:
+        metrics["unexpected_destinations"] = found.height
+        metrics["new_destinations"] = found.filter(pl.col("is_new").fill_null(True)).height
+    return metrics
+
+
+_GATE = re.compile(r"^\s*([a-z_]+)\s*(?:(>=|<=|==|>|<)\s*(\d+)\s*)?$")
+_COMPARE: dict[str, Callable[[int, int], bool]] = {
+    ">": operator.gt,
+    ">=": operator.ge,
+    "==": operator.eq,
+    "<": operator.lt,
+    "<=": operator.le,
+}
+GATES = (
+    "findings",
+    "new_findings",
+    "rejected",
+    "incomplete",
+    "unencrypted",
+    "denied_required",
+    "unanswered",
+    "unexpected_destinations",
+    "new_destinations",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """One condition of ``--fail-on``."""
+
+    metric: str
+    compare: str
+    limit: int
+
+    def fires(self, report: Report) -> bool:
+        """Whether the report meets the condition; a metric of a question that was not asked never does."""
+        value = report.metrics.get(self.metric)
+        return value is not None and _COMPARE[self.compare](value, self.limit)
+
+    def __str__(self) -> str:
+        return f"{self.metric} {self.compare} {self.limit}"
+
+
+def parse_gate(text: str) -> Gate:
+    """The gate of a text such as ``unencrypted > 0``; a bare name means ``> 0``.
+
+    >>> str(parse_gate("incomplete"))
+    'incomplete > 0'
+    """
+    found = _GATE.match(text)
+    if found is None or found[1] not in GATES:
+        raise ConfigError(
+            f"--fail-on {text!r:.60}", "is no gate", hint=near_matches(found[1] if found else text, GATES)
+        )
+    return Gate(found[1], found[2] or ">", int(found[3] or 0))
+
+
+def _id(*parts: object) -> str:
+    return hashlib.blake2b("\x1f".join(str(p).lower() for p in parts).encode(), digest_size=8).hexdigest()
+
+
+def _groups(inventory: Inventory) -> dict[tuple[str | None, str], str]:
+    """(vnet, workload) -> the name that outlives a NIC: the workload's own where it has one, else its subnet's."""
+    return {
+        (row["vnet"], row["workload"]): row["workload"] if row["named"] else str(row["subnet"])
+        for row in inventory.nics.iter_rows(named=True)
+    }
+
+
+def _findings(tables: Mapping[str, pl.DataFrame], inventory: Inventory, judged: bool) -> tuple[Finding, ...]:
+    groups = _groups(inventory)
+    found = [*_pair_findings(tables, groups), *_egress_findings(tables, groups)]
+    if judged:
+        found += _destination_findings(tables, groups)
+    folded: dict[str, Finding] = {}
+    for finding in found:
+        before = folded.get(finding.id)
+        folded[finding.id] = finding if before is None else _fold(before, finding)
+    order = ("high", "medium", "low")
+    return tuple(sorted(folded.values(), key=lambda f: (order.index(f.severity), QUESTIONS.index(f.question), f.workload, f.subject, f.id)))
+
+
+def _fold(one: Finding, other: Finding) -> Finding:
+    """Two rows of the same group, destination and port as one finding."""
+    firsts = [t for t in (one.first_seen, other.first_seen) if t is not None]
+    lasts = [t for t in (one.last_seen, other.last_seen) if t is not None]
+    workloads = dict.fromkeys([*one.workload.split(", "), *other.workload.split(", ")])
+    rows = int(str(one.evidence.get("rows", 1))) + int(str(other.evidence.get("rows", 1)))
+    return replace(
+        one,
+        workload=", ".join(workloads),
+        first_seen=min(firsts, default=None),
+        last_seen=max(lasts, default=None),
+        evidence={**one.evidence, "rows": rows},
+    )
+
+
+def _pair_findings(
+    tables: Mapping[str, pl.DataFrame], groups: Mapping[tuple[str | None, str], str]
+) -> list[Finding]:
+    table = tables.get("encryption_status")
+    if table is None:
+        return []
+    bad = table.filter(
+        pl.col("eligibility") == "eligible", pl.col("encryption_status").is_in(_BAD_PAIRS), ~_turned()
+    )
+    found = []
+    for row in bad.iter_rows(named=True):
+        source = groups.get((row["vnet"], row["src_workload"]), row["src_workload"])
+        peer = groups.get((row["dst_vnet"], row["dst_workload"]), row["dst_workload"])
+        found.append(
+            Finding(
+                id=_id("encryption_status", row["vnet"], source, row["dst_vnet"], peer),
+                question="encryption_status",
+                severity="high" if row["encryption_status"] in ("Unencrypted", "Dropped") else "medium",
+                workload=row["src_workload"],
+                subject=f"to {row['dst_workload']}: {row['encryption_status']} ({row['encryption_code']})",
+                rule=None,
+                state="new",
+                first_seen=None,
+                last_seen=row["last_unencrypted"],
+                evidence={k: row[k] for k in ("bytes_encrypted", "bytes_unencrypted", "flows_dropped", "advice")},
+            )
+        )
+    return found
+
+
+def _egress_findings(
+    tables: Mapping[str, pl.DataFrame], groups: Mapping[tuple[str | None, str], str]
+) -> list[Finding]:
+    table = tables.get("denied_egress")
+    if table is None:
+        return []
+    severe = {"required": "high", "conditional": "medium", "recommended": "low"}
+    return [
+        Finding(
+            id=_id("denied_egress", row["vnet"], groups.get((row["vnet"], row["workload"]), row["workload"]), row["profile"], row["endpoint"], row["port"]),
+            question="denied_egress",
+            severity=severe[row["requirement"]],
+            workload=row["workload"],
+            subject=f"{row['endpoint']} ({row['protocol']} {row['port']}): {row['status']}",
+            rule=row["acl_rule"],
+            state="new",
+            first_seen=None,
+            last_seen=row["last_failure"],
+            evidence={k: row[k] for k in ("profile", "match", "dst_ip", "service_tag", "acl_id", "attempts", "fix")},
+        )
+        for row in _problems(table).iter_rows(named=True)
+    ]
+
+
+def _destination_findings(
+    tables: Mapping[str, pl.DataFrame], groups: Mapping[tuple[str | None, str], str]
+) -> list[Finding]:
+    table = tables.get("unexpected_destinations")
+    if table is None or table.is_empty():
+        return []
+    table = table.with_columns(subnet_of(table["dst_ip"]).alias("prefix"))
+    return [
+        Finding(
+            id=_id("unexpected_destinations", row["vnet"], groups.get((row["vnet"], row["workload"]), row["workload"]), row["service_tag"] or row["owner"] or row["prefix"], row["dst_port"]),
+            question="unexpected_destinations",
+            severity="medium" if row["service_tag"] is None else "low",
+            workload=row["workload"],
+            subject=f"{row['dst_ip']} {row['protocol']} {row['dst_port'] if row['dst_port'] is not None else ''}".strip(),
+            rule=None,
+            state="new",
+            first_seen=row["first_seen"],
+            last_seen=row["last_seen"],
+            evidence={k: row[k] for k in ("service_tag", "flows", "bytes_sent", "bytes_received", "reason")},
+        )
+        for row in table.iter_rows(named=True)
+    ]
+
+
+def _compared(
+    findings: tuple[Finding, ...], baseline: Scan | Baseline | None, coverage: Mapping[str, object]
+) -> tuple[Finding, ...]:
+    """Findings marked new or ongoing against an earlier report; what is gone is resolved only where coverage has no gap."""
+    if not isinstance(baseline, Baseline):
+        return findings
+    before = {str(old.get("id")): old for old in baseline.findings if old.get("state") != "resolved"}
+    now = {finding.id for finding in findings}
+    marked = tuple(replace(f, state="ongoing" if f.id in before else "new") for f in findings)
+    if coverage["missing"] or coverage["failed"] or not coverage["nic_hours"]:
+        return marked
+    gone = tuple(
+        Finding(
+            id=key,
+            question=str(old.get("question")),
+            severity="low",
+            workload=str(old.get("workload")),
+            subject=str(old.get("subject")),
+            rule=None,
+            state="resolved",
+            first_seen=None,
+            last_seen=None,
+            evidence={},
+        )
+        for key, old in sorted(before.items())
+        if key not in now and old.get("question") in QUESTIONS
+    )
+    return marked + gone

@@ -1,0 +1,508 @@
+"""From sources to a Scan: one pass with threads, bounded memory, progress and a ledger.
+
+Each blob is decoded and rolled up by one thread; finished rollups are appended, never grouped across blobs, and go to
+temporary Parquet where they are many. Inventory, coverage and the preferred view are then derived from the same rollup, so
+that every answer is about the same bytes.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import itertools
+import os
+import re
+import shutil
+import tempfile
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import BinaryIO
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+from polars.io.plugins import register_io_source
+
+from flowlens import conversations, inventory, nic_hours, schema, views
+from flowlens.errors import FlowlensError, SourceError
+from flowlens.evidence import Evidence, Ledger, Reject, Scan, Window, total
+from flowlens.formats import decode_flow_log
+from flowlens.formats.traffic_analytics import DecodedRows, decode_traffic_analytics, looks_like_traffic_analytics
+from flowlens.inventory import Networks
+from flowlens.scope import Scope
+from flowlens.sources.files import Blob, find_blobs, read_chunks
+
+_HEAD = 1 << 14
+_FLOW_LOG_WORDS = re.compile(rb'"records"\s*:\s*\[|"(?:flowRecords|flowTuples)"\s*:')
+_ROW_GROUP = 131_072
+_HOUR = dt.timedelta(hours=1)
+_FLOWS_BATCH_SCHEMA = schema.polars_schema(schema.FLOWS)
+
+Progress = Callable[[int, int, int], None]
+"""Called with (blobs done, bytes done, bytes in all) as a scan goes on; bytes are those of the files."""
+
+
+@dataclass(slots=True)
+class _Blob:
+    """What one blob gave."""
+
+    ledger: Ledger
+    hours: list[tuple[object, ...]] = field(default_factory=list)
+    rows: list[pl.DataFrame] = field(default_factory=list)
+    inventory: list[pl.DataFrame] = field(default_factory=list)
+    hops: set[str] = field(default_factory=set)
+
+
+def scan(
+    *sources: str | os.PathLike[str],
+    start: dt.datetime | None = None,
+    end: dt.datetime | None = None,
+    changed_at: dt.datetime | None = None,
+    inventory_file: str | os.PathLike[str] | None = None,
+    networks: Networks | None = None,
+    scope: Scope | None = None,
+    threads: int | None = None,
+    strict: bool = False,
+    progress: Progress | None = None,
+    now: dt.datetime | None = None,
+) -> Scan:
+    """A Scan of flow log files: nothing is read before a result is asked for.
+
+    ``sources`` are files, folders or globs. ``start`` and ``end`` are aware datetimes, half-open; ``changed_at`` cuts the
+    buckets there, so that before and after can be told apart. ``strict`` decodes with the reference decoder only.
+    ``now`` decides which hour is open; it defaults to the clock.
+
+    Raises SourceError where nothing is found, ValueError for a time without zone.
+
+    >>> scan("sample_logs").window
+    Window(start=None, end=None)
+    """
+    window = Window(start, end)
+    if changed_at is not None and changed_at.tzinfo is None:
+        raise ValueError(f"changed_at needs a time with a zone, found {changed_at.isoformat()}")
+    names = tuple(os.fspath(source) for source in sources)
+    plan = _Plan(names, window, changed_at, strict, threads or os.cpu_count() or 1, progress)
+    known = inventory.read_inventory(inventory_file) if inventory_file is not None else None
+    moment = now or dt.datetime.now(dt.UTC)
+    settings: dict[str, object] = {
+        "sources": list(names),
+        "inventory": os.fspath(inventory_file) if inventory_file is not None else None,
+        "scope": scope.describe() if scope else None,
+        "changed_at": changed_at,
+        "threads": plan.threads,
+        "strict": strict,
+    }
+    return Scan(
+        read=lambda: _read(plan, known, networks or Networks(), scope, moment),
+        flows=lambda: _scan_flows(plan),
+        window=window,
+        changed_at=changed_at,
+        settings=settings,
+        plan=plan,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    sources: tuple[str, ...]
+    window: Window
+    changed_at: dt.datetime | None
+    strict: bool
+    threads: int
+    progress: Progress | None
+
+    @property
+    def edges(self) -> tuple[dt.datetime, ...]:
+        return tuple(edge for edge in (self.window.start, self.window.end, self.changed_at) if edge is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Selected:
+    flow_logs: tuple[Blob, ...]
+    exports: tuple[Blob, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def blobs(self) -> tuple[Blob, ...]:
+        return self.flow_logs or self.exports
+
+
+def _select(plan: _Plan) -> _Selected:
+    """The blobs inside the window, told apart by format; blobs and Traffic Analytics rows are never added up.
+
+    Beside blobs in the container's layout, a folder's other files are read only where they look like flow logs, and what is
+    left out is said.
+    """
+    found = find_blobs(plan.sources)
+    notes = list(found.skipped)
+    if found.duplicates:
+        notes.append(f"{found.duplicates} file(s) were given twice and are read once")
+    inside = [blob for blob in found.blobs if _may_hold(blob, plan.window)]
+    loose = [blob for blob in inside if blob.flow_log is None]
+    heads = {blob.name: _head(blob) for blob in loose}
+    exports = [blob for blob in loose if looks_like_traffic_analytics(heads[blob.name])]
+    left_out = set(exports)
+    if len(loose) < len(inside):
+        named = {Path(source).resolve() for source in plan.sources}
+        foreign = [
+            blob
+            for blob in loose
+            if blob not in left_out and Path(blob.path).resolve() not in named and not _FLOW_LOG_WORDS.search(heads[blob.name])
+        ]
+        left_out |= set(foreign)
+        if foreign:
+            notes.append(_not_read(foreign, "do not look like flow logs"))
+    flow_logs = [blob for blob in inside if blob not in left_out]
+    if exports and flow_logs:
+        named = {Path(source).resolve() for source in plan.sources}
+        explicit = [blob for blob in exports if Path(blob.path).resolve() in named]
+        if explicit:
+            raise SourceError(
+                explicit[0].name,
+                "a Traffic Analytics export cannot be added to flow log blobs: both describe the same traffic",
+                hint="analyse one of them at a time",
+            )
+        notes.append(_not_read(exports, "are Traffic Analytics rows, which describe the same traffic as the blobs"))
+    return _Selected(tuple(flow_logs), tuple(exports), tuple(notes))
+
+
+def _not_read(blobs: Sequence[Blob], why: str) -> str:
+    names = ", ".join(blob.name for blob in blobs[:3])
+    return f"{len(blobs)} file(s) beside the blobs were not read, since they {why}: {names}{', ...' if len(blobs) > 3 else ''}"
+
+
+def _may_hold(blob: Blob, window: Window) -> bool:
+    """Whether tuples of the window can be in the blob: a record flushed just after the hour holds tuples of before it."""
+    if blob.hour is None:
+        return True
+    return (window.start is None or blob.hour + _HOUR > window.start) and (
+        window.end is None or blob.hour - _HOUR < window.end
+    )
+
+
+def _head(blob: Blob) -> bytes:
+    """The first bytes of a file; empty where it cannot be read, which reading it later tells in its place."""
+    try:
+        return next(iter(read_chunks(blob, _HEAD)), b"")[:_HEAD]
+    except FlowlensError:
+        return b""
+
+
+def _window_mask(times: pa.ChunkedArray, window: Window) -> pl.Series | None:
+    if window.start is None and window.end is None:
+        return None
+    series = pl.Series(pl.from_arrow(times))
+    mask = pl.repeat(True, len(series), dtype=pl.Boolean, eager=True)
+    if window.start is not None:
+        mask &= series >= window.start
+    if window.end is not None:
+        mask &= series < window.end
+    return mask
+
+
+def _inside(flows: pa.Table, window: Window) -> tuple[pa.Table, int]:
+    """The rows inside the window, and how many lie outside."""
+    mask = _window_mask(flows.column("time"), window)
+    if mask is None or mask.all():
+        return flows, 0
+    kept = flows.filter(mask.to_arrow())
+    return kept, flows.num_rows - kept.num_rows
+
+
+def _read_flow_log(
+    blob: Blob, plan: _Plan, contexts: conversations.Contexts, store: conversations.Store, folder: Path
+) -> _Blob:
+    """Decode and roll up one flow log blob into ``store``."""
+    rollup = conversations.BlobRollup(contexts, plan.edges, folder)
+    ledger = Ledger(sources=0, blobs=1)
+    hours: dict[tuple[object, ...], int] = {}
+    failed = False
+    try:
+        for decoded in decode_flow_log(read_chunks(blob), where=blob.name, strict=plan.strict):
+            kept, outside = _inside(decoded.flows, plan.window)
+            ledger += replace(decoded.ledger, rows=decoded.ledger.rows - outside, outside_window=outside)
+            for key, tuples in _hours(kept, blob):
+                hours[key] = hours.get(key, 0) + tuples
+            rollup.add(kept)
+    except FlowlensError as error:
+        failed = True
+        ledger += Ledger(unread=1, rejects=(Reject(blob.name, ledger.bytes, error.problem, ""),))
+    for piece in rollup.finish():
+        store.add(piece)
+    rejected = ledger.rejected + ledger.rejected_records
+    state = "failed" if failed and not ledger.tuples else "partly read" if failed or rejected else "read"
+    return _Blob(ledger, _blob_hours(blob, hours, state, rejected))
+
+
+def _blob_hours(blob: Blob, hours: dict[tuple[object, ...], int], state: str, rejected: int) -> list[tuple[object, ...]]:
+    """Rows of nic_hours.READ: what the blob says of the NIC-hours it covers."""
+    if not hours:
+        if blob.flow_log is None or blob.hour is None:
+            return []
+        return [(blob.flow_log, None, blob.mac_address, blob.hour, "empty" if state == "read" else state, 0, rejected)]
+    # The rejects of a blob are told once, at its first NIC-hour.
+    return [
+        (*key, state, tuples, rejected if number == 0 else 0) for number, (key, tuples) in enumerate(hours.items())
+    ]
+
+
+def _hours(flows: pa.Table, blob: Blob) -> Iterator[tuple[tuple[object, ...], int]]:
+    """(flow log, target, NIC, hour) -> tuples: the blob's own hour, else the hour in which each record was written."""
+    if not flows.num_rows:
+        return
+    names = ["flow_log_id", "target_resource_id", "mac_address"]
+    columns = {name: flows.column(name) for name in (*names, "record_time", "time")}
+    frame = pl.DataFrame(pl.from_arrow(pa.table(columns)))
+    hour = pl.coalesce("record_time", "time").dt.truncate("1h") if blob.hour is None else pl.lit(blob.hour)
+    counts = frame.group_by(*names, hour=hour).agg(n=pl.len())
+    for *key, n in counts.with_columns(pl.col(names).cast(pl.String)).iter_rows():
+        yield tuple(key), n
+
+
+def _read_export(blob: Blob, plan: _Plan) -> _Blob:
+    """Decode one Traffic Analytics export; its rows are conversations already."""
+    result = _Blob(Ledger(blobs=1))
+    try:
+        for decoded in decode_traffic_analytics(read_chunks(blob), where=blob.name):
+            _take_rows(result, decoded, plan)
+    except FlowlensError as error:
+        result.ledger += Ledger(unread=1, rejects=(Reject(blob.name, result.ledger.bytes, error.problem, ""),))
+    return result
+
+
+def _take_rows(result: _Blob, decoded: DecodedRows, plan: _Plan) -> None:
+    rows = decoded.conversations
+    start = pl.col("interval_start")
+    inside = pl.lit(True)
+    if plan.window.start is not None:
+        inside &= start >= plan.window.start
+    if plan.window.end is not None:
+        inside &= start < plan.window.end
+    kept = rows.filter(inside)
+    outside = rows.height - kept.height
+    result.ledger += replace(decoded.ledger, rows=decoded.ledger.rows - outside, outside_window=outside)
+    bucket = start.dt.truncate("1h")
+    for edge in sorted(plan.edges):
+        bucket = pl.when((start >= edge) & (start.dt.truncate("1h") <= edge)).then(pl.lit(edge)).otherwise(bucket)
+    result.hops |= set(kept.filter("is_hop")["mac_address"].drop_nulls().to_list())
+    result.inventory.append(decoded.inventory)
+    nic = ["flow_log_id", "target_resource_id", "mac_address"]
+    counts = kept.group_by(*nic, hour=start.dt.truncate("1h")).agg(n=pl.len())
+    result.hours += [(*key, "read", n, 0) for *key, n in counts.iter_rows()]
+    result.rows.append(
+        kept.with_columns(hour=bucket.cast(conversations.SCHEMA["hour"])).select(conversations.COLUMNS)
+    )
+
+
+def _read(
+    plan: _Plan, known: pl.DataFrame | None, networks: Networks, scope: Scope | None, now: dt.datetime
+) -> Evidence:
+    selected = _select(plan)
+    folder = Path(tempfile.mkdtemp(prefix="flowlens-"))
+    contexts = conversations.Contexts()
+    store = conversations.Store(contexts, folder)
+    try:
+        results = _run(plan, selected, contexts, store, folder)
+        evidence = _evidence(plan, selected, results, store, folder, known, networks, scope, now)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    weakref.finalize(evidence.inventory.table, shutil.rmtree, folder, ignore_errors=True)
+    return evidence
+
+
+def _run(
+    plan: _Plan,
+    selected: _Selected,
+    contexts: conversations.Contexts,
+    store: conversations.Store,
+    folder: Path,
+) -> list[_Blob]:
+    """All blobs read, a thread each, in the order of their names."""
+    blobs = selected.blobs
+    size = sum(blob.size for blob in blobs)
+    done = itertools.count(1)
+    read_bytes = 0
+    lock = threading.Lock()
+
+    def work(blob: Blob) -> _Blob:
+        nonlocal read_bytes
+        if selected.flow_logs:
+            result = _read_flow_log(blob, plan, contexts, store, folder)
+        else:
+            result = _read_export(blob, plan)
+        with lock:
+            read_bytes += blob.size
+            if plan.progress is not None:
+                plan.progress(next(done), read_bytes, size)
+        return result
+
+    if plan.threads == 1 or len(blobs) == 1:
+        return [work(blob) for blob in blobs]
+    pool = ThreadPoolExecutor(plan.threads, thread_name_prefix="flowlens")
+    try:
+        return list(pool.map(work, blobs))
+    finally:
+        # After an interrupt nothing further is begun; what runs ends with its blob.
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _evidence(
+    plan: _Plan,
+    selected: _Selected,
+    results: Sequence[_Blob],
+    store: conversations.Store,
+    folder: Path,
+    known: pl.DataFrame | None,
+    networks: Networks,
+    scope: Scope | None,
+    now: dt.datetime,
+) -> Evidence:
+    ledger = total(result.ledger for result in results)
+    ledger = replace(ledger, sources=len(plan.sources), notes=(*selected.notes, *ledger.notes))
+    exported = [frame for result in results for frame in result.rows]
+    rows = pl.concat(exported).lazy() if exported else store.conversations()
+    told = [frame for result in results for frame in result.inventory]
+    if known is not None:
+        told.append(known)
+    read = pl.DataFrame([row for result in results for row in result.hours], schema=nic_hours.READ, orient="row")
+    read = _with_ids_of_empty_blobs(read, selected)
+    known_rows = pl.concat(told) if told else None
+    if known_rows is not None:
+        keys = pl.concat([read.select(v=inventory.vnet_key(pl.col("target_resource_id"))).unique()["v"], known_rows["vnet"]])
+        known_rows = inventory.qualify(known_rows, keys.drop_nulls().filter(keys.drop_nulls().str.contains("/")).to_list())
+    hops = {mac for result in results for mac in result.hops}
+    learned = inventory.learn(rows, known=known_rows, networks=networks, forwarders=hops)
+    ends = views.with_ends(rows, learned)
+    covered = nic_hours.coverage(read, views.mentions(ends), learned, plan.window, now)
+    annotated = views.annotate(ends, learned, covered)
+    if scope is not None:
+        annotated, covered = scope.apply(annotated, covered, learned)
+    kept = _keep(annotated, ledger.rows, folder)
+    ledger = replace(ledger, restarted_bytes_in_doubt=_in_doubt(plan, kept))
+    return Evidence(rows, kept, learned, covered, ledger)
+
+
+def _with_ids_of_empty_blobs(read: pl.DataFrame, selected: _Selected) -> pl.DataFrame:
+    """A blob without tuples names its flow log by its path alone; other blobs of that path tell the ids."""
+    if read.is_empty() or read["target_resource_id"].null_count() == 0:
+        return read
+    nic_of = {(blob.mac_address, blob.hour): blob.flow_log for blob in selected.flow_logs if blob.flow_log}
+    ids: dict[str, tuple[object, object]] = {}
+    for log, target, mac, hour, *_ in read.iter_rows():
+        root = nic_of.get((mac, hour))
+        if target is not None and root is not None:
+            ids.setdefault(root, (log, target))
+    rows = [
+        (*ids.get(str(log), (log, target)), *rest) if target is None else (log, target, *rest)
+        for log, target, *rest in read.iter_rows()
+    ]
+    return pl.DataFrame(rows, schema=nic_hours.READ, orient="row")
+
+
+def _keep(annotated: pl.LazyFrame, rows: int, folder: Path) -> pl.LazyFrame:
+    """The views, computed once: in memory while few, else in temporary Parquet."""
+    if rows <= conversations.KEEP_ROWS:
+        return annotated.collect().lazy()
+    path = conversations.temporary_file(folder)
+    annotated.sink_parquet(path, compression="zstd", compression_level=1)
+    return pl.scan_parquet(path)
+
+
+def _scan_flows(plan: _Plan) -> pl.LazyFrame:
+    """FLOWS as a LazyFrame that decodes the source at each collect."""
+
+    def batches(
+        with_columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, batch_size: int | None
+    ) -> Iterator[pl.DataFrame]:
+        left = n_rows
+        for blob in _flow_logs(plan).flow_logs:
+            for flows in _blob_flows(blob, plan):
+                frame = pl.DataFrame(pl.from_arrow(flows))
+                if predicate is not None:
+                    frame = frame.filter(predicate)
+                if with_columns is not None:
+                    frame = frame.select(with_columns)
+                if left is not None:
+                    frame = frame.head(left)
+                    left -= frame.height
+                yield frame
+                if left == 0:
+                    return
+
+    return register_io_source(batches, schema=_FLOWS_BATCH_SCHEMA, validate_schema=True)
+
+
+def _blob_flows(blob: Blob, plan: _Plan) -> Iterator[pa.Table]:
+    """FLOWS of one blob inside the window; a blob that ends in the middle gives what it has."""
+    for decoded in decode_flow_log(read_chunks(blob), where=blob.name, strict=plan.strict):
+        kept, _ = _inside(decoded.flows, plan.window)
+        if kept.num_rows:
+            yield schema.plain(kept)
+
+
+def convert_flows(source: Scan, file: BinaryIO) -> Ledger:
+    """The ledger of writing all FLOWS of ``source`` to ``file`` as Parquet, in large row groups, zstd-compressed."""
+    plan = source.plan
+    if not isinstance(plan, _Plan):
+        raise SourceError("convert", "expected a scan of files")
+    ledger = Ledger(sources=len(plan.sources))
+    pending: list[pa.Table] = []
+    selected = _flow_logs(plan)
+    ledger = replace(ledger, notes=selected.notes)
+    with pq.ParquetWriter(file, schema.FLOWS, compression="zstd", compression_level=1) as writer:
+        for blob in selected.flow_logs:
+            ledger += Ledger(blobs=1)
+            try:
+                for decoded in decode_flow_log(read_chunks(blob), where=blob.name, strict=plan.strict):
+                    kept, outside = _inside(decoded.flows, plan.window)
+                    ledger += replace(decoded.ledger, rows=decoded.ledger.rows - outside, outside_window=outside)
+                    pending.append(schema.plain(kept))
+                    if sum(table.num_rows for table in pending) >= _ROW_GROUP:
+                        writer.write_table(pa.concat_tables(pending).combine_chunks())
+                        pending.clear()
+            except FlowlensError as error:
+                ledger += Ledger(unread=1, rejects=(Reject(blob.name, ledger.bytes, error.problem, ""),))
+        if pending:
+            writer.write_table(pa.concat_tables(pending).combine_chunks())
+    return ledger
+
+
+def _flow_logs(plan: _Plan) -> _Selected:
+    """What is selected; Traffic Analytics alone is an error, since it keeps no flow tuples."""
+    selected = _select(plan)
+    if not selected.flow_logs and selected.exports:
+        raise SourceError(
+            selected.exports[0].name,
+            "Traffic Analytics keeps no flow tuples",
+            hint="read the storage account's blobs for the tuples behind a row",
+        )
+    return selected
+
+
+def _in_doubt(plan: _Plan, rows: pl.LazyFrame) -> int:
+    """Bytes that may be counted twice: an End, a Begin in its millisecond, then an End whose counters are all as large.
+
+    Real data shows it where a flow that is re-created keeps its counters (formats.md 2.4). Only runs over FLOWS where there
+    are restarted flows at all.
+    """
+    restarted = rows.select(pl.col("flows_restarted").sum()).collect().item()
+    if not restarted:
+        return 0
+    key = ["mac_address", "target_resource_id", "direction", *schema.FIVE_TUPLE]
+    ends = _scan_flows(plan).filter(pl.col("flow_state") == "End")
+    suspects = ends.filter("restarted").select(key).unique().collect()
+    later = (
+        ends.join(suspects.lazy(), on=key, how="semi", nulls_equal=True)
+        .select(*key, "time", "restarted", *schema.COUNTERS)
+        .collect()
+        .sort(*key, "time", nulls_last=True)
+    )
+    grown = pl.all_horizontal(pl.col(c).shift(-1).over(key) >= pl.col(c) for c in schema.COUNTERS)
+    doubted = later.filter(pl.col("restarted") & grown.fill_null(False))
+    return int(doubted.select((pl.col("bytes_sent") + pl.col("bytes_received")).sum()).item() or 0)
+
+

@@ -1,0 +1,265 @@
+"""Views of a flow: who logged it, whose it is, and which row counts.
+
+One flow is logged at its source's NIC, at its destination's NIC, at hops, and once for each flow log that covers a NIC. It
+counts once: for each hour by the NIC that owns the source if its log covers that hour (by coverage, not by whether a
+row happens to be there), else by the NIC that owns the destination, else at a hop. Where neither end's log covers the
+hour, the best row that exists counts, so that nothing is lost.
+"""
+
+from __future__ import annotations
+
+import polars as pl
+
+from flowlens.evidence import Inventory
+from flowlens.inventory import EXTERNAL, INTERNAL, vnet_key
+
+SOURCE, DESTINATION, HOP = "source", "destination", "hop"
+SUBJECTS = ("vnet", "workload", "subnet", "kind", "nic")
+"""What is known of an end, as columns ``src_vnet`` … ``dst_nic``; null where the end is not owned by anybody known."""
+
+_FLOW = ("src_ip", "dst_ip", "dst_port", "reply_from_port", "protocol")
+_RANK_OF_TARGET = (("/subnets/", 1), ("/virtualnetworks/", 0), ("/networkinterfaces/", 2))
+
+
+def flows(frame_has_traffic: str = "first_traffic") -> pl.Expr:
+    """Flows of a group of rows: begun or ended, whichever is more, and at least one where there was traffic.
+
+    A long-lived flow has neither a Begin nor an End in the window, and a Begin can lie in an hour that was not read.
+    """
+    begun = pl.max_horizontal(pl.col("flows_started").sum(), pl.col("flows_ended").sum())
+    carried = (pl.col(frame_has_traffic).count() > 0).cast(pl.Int64)
+    return pl.max_horizontal(begun, carried)
+
+
+def full_hour(hour: str = "hour") -> pl.Expr:
+    """The full hour that a bucket lies in; coverage is by full hours."""
+    return pl.col(hour).dt.truncate("1h")
+
+
+def annotate(ends: pl.LazyFrame, inventory: Inventory, coverage: pl.DataFrame) -> pl.LazyFrame:
+    """CONVERSATIONS with what is known of both ends and which rows count; ``ends`` is what ``with_ends`` gave.
+
+    Adds ``vnet`` (of the logging NIC), ``view`` (source, destination, hop), ``counted``, ``logged_once`` (false for the same
+    NIC's further flow logs), ``is_reply``, ``src_place`` and ``dst_place`` (internal, platform, external), and for both
+    ends the columns SUBJECTS plus ``src_ambiguous`` and ``dst_ambiguous``.
+    """
+    rows = _with_logged_once(ends, coverage)
+    rows = _with_replies(rows)
+    return _with_counted(rows, inventory, coverage)
+
+
+def with_ends(conversations: pl.LazyFrame, inventory: Inventory) -> pl.LazyFrame:
+    """CONVERSATIONS with ``vnet``, ``view`` and, for both ends, place and SUBJECTS."""
+    places = inventory.places.lazy()
+    nics = inventory.nics.lazy().select("mac_address", vnet_of_nic="vnet")
+    rows = conversations.join(nics, on="mac_address", how="left", maintain_order="left").with_columns(
+        vnet=pl.coalesce("vnet_of_nic", vnet_key(pl.col("target_resource_id")), pl.lit("unknown"))
+    )
+    subjects = subjects_of(inventory).lazy()
+    owned = (
+        inventory.table.lazy()
+        .filter(pl.col("mac_address").is_not_null())
+        .select("vnet", "address", "mac_address", owns=pl.lit(True))
+        .unique()
+    )
+    for end in ("src", "dst"):
+        address = f"{end}_ip"
+        rows = (
+            rows.join(places, left_on=address, right_on="address", how="left", maintain_order="left")
+            .rename({"place": f"{end}_place"})
+            .join(
+                subjects.rename({s: f"{end}_{s}" for s in SUBJECTS} | {"ambiguous": f"{end}_ambiguous"}),
+                left_on=["vnet", address],
+                right_on=["seen_in", "address"],
+                how="left",
+                maintain_order="left",
+            )
+            .join(
+                owned,
+                left_on=["vnet", address, "mac_address"],
+                right_on=["vnet", "address", "mac_address"],
+                how="left",
+                maintain_order="left",
+            )
+            .rename({"owns": f"owns_{end}"})
+            .with_columns(pl.col(f"{end}_place").fill_null(EXTERNAL), pl.col(f"owns_{end}").fill_null(False))
+        )
+    outbound = pl.col("direction") == "Outbound"
+    view = (
+        pl.when(outbound & pl.col("owns_src"))
+        .then(pl.lit(SOURCE))
+        .when(~outbound & pl.col("owns_dst"))
+        .then(pl.lit(DESTINATION))
+        .otherwise(pl.lit(HOP))
+    )
+    return rows.with_columns(view=view).drop("vnet_of_nic", "owns_src", "owns_dst")
+
+
+def subjects_of(inventory: Inventory) -> pl.DataFrame:
+    """(seen_in, address) -> who it is: the VNet's own addresses, and those of peered VNets."""
+    own = inventory.table.group_by("vnet", "address").agg(
+        pl.col("workload").min(),
+        pl.col("subnet").min(),
+        pl.col("kind").min(),
+        nic=pl.col("mac_address").drop_nulls().unique().sort().str.join("+"),
+    )
+    own = own.with_columns(nic=pl.when(pl.col("nic") != "").then("nic"), ambiguous=pl.lit(False))
+    near = own.select(pl.col("vnet").alias("seen_in"), "address", "vnet", *SUBJECTS[1:], "ambiguous")
+    far = (
+        inventory.peers.join(near, on=["vnet", "address"], how="anti")
+        if near.is_empty()
+        else inventory.peers.join(
+            near.select("seen_in", "address"), left_on=["vnet", "address"], right_on=["seen_in", "address"], how="anti"
+        )
+    )
+    far = far.rename({"vnet": "seen_in", "owner_vnet": "vnet", "ambiguous": "unclear"}).join(
+        own, on=["vnet", "address"], how="left"
+    )
+    unclear = pl.col("unclear")
+    far = far.with_columns(
+        *(pl.when(~unclear).then(pl.col(s)).alias(s) for s in SUBJECTS), ambiguous=unclear
+    )
+    return pl.concat([near, far.select(near.columns)])
+
+
+def _with_logged_once(rows: pl.LazyFrame, coverage: pl.DataFrame) -> pl.LazyFrame:
+    """Of several flow logs on one NIC the VNet's counts, then the subnet's, then the NIC's: the first that covers the hour."""
+    logs = ["flow_log_id", "target_resource_id"]
+    target = pl.col("target_resource_id").str.to_lowercase()
+    rank = pl.lit(3)
+    for part, place in _RANK_OF_TARGET:
+        rank = pl.when(target.str.contains(part, literal=True) & (rank == 3)).then(place).otherwise(rank)
+    read = coverage.filter(pl.col("state").is_in(["read", "partly read", "empty"])).select(
+        "mac_address", "hour", *logs, covers=pl.lit(True)
+    )
+    several = (
+        coverage.select("mac_address", *logs).drop_nulls("mac_address").unique()
+        .group_by("mac_address").agg(n=pl.len()).filter(pl.col("n") > 1)
+    )
+    if several.is_empty():
+        return rows.with_columns(logged_once=pl.lit(True))
+    seen = (
+        rows.join(several.lazy(), on="mac_address", how="semi")
+        .select("mac_address", *logs, hour=full_hour())
+        .unique()
+        .collect(engine="streaming")
+    )
+    chosen = (
+        seen.join(read, on=["mac_address", "hour", *logs], how="full", coalesce=True, nulls_equal=True)
+        .with_columns(rank=rank, covers=pl.col("covers").fill_null(False))
+        .sort(pl.col("covers").not_(), "rank", *logs, nulls_last=True)
+        .group_by("mac_address", "hour", maintain_order=True)
+        .first()
+        .select("mac_address", full_hour="hour", best_log="flow_log_id", best_target="target_resource_id")
+    )
+    same = pl.col("flow_log_id").eq_missing(pl.col("best_log")) & pl.col("target_resource_id").eq_missing(
+        pl.col("best_target")
+    )
+    return (
+        rows.with_columns(full_hour=full_hour())
+        .join(chosen.lazy(), on=["mac_address", "full_hour"], how="left", maintain_order="left")
+        .with_columns(logged_once=same | pl.col("best_log").is_null())
+        .drop("full_hour", "best_log", "best_target")
+    )
+
+
+def _with_replies(rows: pl.LazyFrame) -> pl.LazyFrame:
+    """A reply candidate is a reply only if its forward conversation is there too, so that a low source port can't hide egress."""
+    forward = {"vnet": "vnet", "src_ip": "dst_ip", "dst_ip": "src_ip", "dst_port": "reply_from_port", "protocol": "protocol"}
+    wanted = (
+        rows.filter(pl.col("reply_from_port").is_not_null())
+        .select(**{name: pl.col(source) for name, source in forward.items()})
+        .unique()
+    )
+    found = (
+        rows.filter(pl.col("reply_from_port").is_null())
+        .select(*forward)
+        .join(wanted, on=list(forward), how="semi")
+        .unique()
+        .with_columns(is_reply=pl.lit(True))
+        .collect(engine="streaming")
+    )
+    return rows.join(
+        found.lazy(), left_on=list(forward.values()), right_on=list(forward), how="left", maintain_order="left"
+    ).with_columns(pl.col("is_reply").fill_null(False))
+
+
+def _with_counted(rows: pl.LazyFrame, inventory: Inventory, coverage: pl.DataFrame) -> pl.LazyFrame:
+    covered = _covered(inventory, coverage).lazy()
+    rows = rows.with_columns(full_hour=full_hour())
+    for end in ("src", "dst"):
+        rows = rows.join(
+            covered.select(pl.col("nic").alias(f"{end}_nic"), "full_hour", pl.lit(True).alias(f"{end}_covered")),
+            on=[f"{end}_nic", "full_hour"],
+            how="left",
+            maintain_order="left",
+        ).with_columns(pl.col(f"{end}_covered").fill_null(False))
+    view, src, dst = pl.col("view"), pl.col("src_covered"), pl.col("dst_covered")
+    plain = (
+        pl.when(view == SOURCE).then(src | ~dst).when(view == DESTINATION).then(~src & dst).otherwise(pl.lit(False))
+    )
+    uncovered = ~src & ~dst & pl.col("logged_once")
+    better = (
+        rows.filter(uncovered, view == SOURCE).select("hour", *_FLOW, "src_nic").unique().with_columns(better=pl.lit(True))
+    )
+    first_hop = (
+        rows.filter(view == HOP, uncovered)
+        .select("vnet", *_FLOW, "mac_address", "direction")
+        .unique()
+        .sort("direction", "mac_address", nulls_last=True)
+        .group_by("vnet", *_FLOW)
+        .agg(hop=pl.col("mac_address").first(), hop_direction=pl.col("direction").first())
+    )
+    end_seen = (
+        rows.filter(uncovered, view != HOP).select("hour", *_FLOW).unique().with_columns(at_an_end=pl.lit(True))
+    )
+    better, first_hop, end_seen = (
+        small.collect(engine="streaming").lazy() for small in (better, first_hop, end_seen)
+    )
+    rows = (
+        rows.join(better, on=["hour", *_FLOW, "src_nic"], how="left", nulls_equal=True, maintain_order="left")
+        .join(first_hop, on=["vnet", *_FLOW], how="left", nulls_equal=True, maintain_order="left")
+        .join(end_seen, on=["hour", *_FLOW], how="left", nulls_equal=True, maintain_order="left")
+    )
+    destination_only = (view == DESTINATION) & ~src & ~dst & pl.col("better").is_null()
+    at_hop = (
+        (view == HOP)
+        & ~src
+        & ~dst
+        & pl.col("at_an_end").is_null()
+        & pl.col("mac_address").eq_missing(pl.col("hop"))
+        & (pl.col("direction") == pl.col("hop_direction"))
+    )
+    counted = pl.col("logged_once") & ~pl.col("is_reply") & (plain | destination_only | at_hop)
+    return rows.with_columns(counted=counted).drop(
+        "full_hour", "better", "hop", "hop_direction", "at_an_end", "src_covered", "dst_covered"
+    )
+
+
+def _covered(inventory: Inventory, coverage: pl.DataFrame) -> pl.DataFrame:
+    """(nic, full_hour) whose log was read; an address that changed hands is covered where any of its NICs is."""
+    read = (
+        coverage.filter(pl.col("state").is_in(["read", "partly read", "empty"]))
+        .select(nic="mac_address", full_hour="hour")
+        .drop_nulls()
+        .unique()
+    )
+    groups = subjects_of(inventory).select("nic").drop_nulls().unique().filter(pl.col("nic").str.contains("+", literal=True))
+    shared = groups.with_columns(member=pl.col("nic").str.split("+")).explode("member")
+    return pl.concat([read, shared.join(read, left_on="member", right_on="nic").select("nic", "full_hour")]).unique()
+
+
+def mentions(ends: pl.LazyFrame) -> pl.DataFrame:
+    """(mac_address, hour) of NICs with which another NIC logged a flow in that full hour."""
+    pieces = [
+        ends.filter(pl.col(f"{end}_nic").is_not_null() & pl.col(f"{end}_nic").ne_missing(pl.col("mac_address"))).select(
+            mac_address=f"{end}_nic", hour=full_hour()
+        )
+        for end in ("src", "dst")
+    ]
+    return pl.concat(pieces).unique().collect(engine="streaming")
+
+
+def is_egress() -> pl.Expr:
+    """Rows from an internal to an external or platform address, whatever the direction letter; replies are none."""
+    return (pl.col("src_place") == INTERNAL) & (pl.col("dst_place") != INTERNAL) & ~pl.col("is_reply")

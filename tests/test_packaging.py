@@ -1,0 +1,103 @@
+"""The wheel: what is in it, and that it works where only it is."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).parents[1]
+PACKED = {"flowlens": TOP / "flowlens", "flowlens/kql": TOP / "kql"}
+# On one worker, so that the wheel is built once.
+pytestmark = pytest.mark.xdist_group("packaging")
+
+
+def shipped_files() -> set[str]:
+    """What the wheel must hold: every file of the two packed folders, by its place in the wheel."""
+    return {
+        f"{place}/{path.relative_to(folder).as_posix()}"
+        for place, folder in PACKED.items()
+        for path in folder.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel built offline from a copy, so that the source tree stays as it is."""
+    source, made = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("made")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(TOP / name, source)
+    for name in ("flowlens", "kql"):
+        shutil.copytree(TOP / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", made, source)
+    (built,) = made.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("installed")
+    pip("install", "--no-deps", "--target", target, wheel)
+    return target
+
+
+def pip(command: str, *arguments: object) -> None:
+    # Run by this interpreter, whose folders hold the build tools; never by way of an index.
+    line = [sys.executable, "-m", "pip", command, "--quiet", "--no-index", "--disable-pip-version-check"]
+    done = subprocess.run([*line, *map(str, arguments)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def run(installed: Path, folder: Path, *arguments: str) -> str:
+    """The output of ``python ...`` in ``folder``, with ``installed`` before everything else."""
+    env = {**os.environ, "PYTHONPATH": str(installed)}
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=folder, env=env, capture_output=True, encoding="utf-8", check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_package_folder_is_listed() -> None:
+    project = tomllib.loads((TOP / "pyproject.toml").read_text(encoding="utf-8"))
+    folders = {path.parent.relative_to(TOP).as_posix().replace("/", ".") for path in TOP.glob("flowlens/**/*.py")}
+    assert sorted(project["tool"]["setuptools"]["packages"]) == sorted(folders | {"flowlens.kql"})
+
+
+def test_wheel_holds_every_file_of_the_package(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as packed:
+        inside = {name for name in packed.namelist() if ".dist-info/" not in name}
+        licences = [name for name in packed.namelist() if name.endswith("/LICENSE")]
+    assert inside == shipped_files()
+    assert licences
+
+
+@pytest.mark.parametrize("kind", ["flowlens/kql/*.kql", "flowlens/catalog/**/*.toml", "flowlens/catalog/**/*tags*"])
+def test_there_is_data_of_each_kind(kind: str) -> None:
+    pattern = kind.removeprefix("flowlens/kql/") if "kql" in kind else kind
+    assert list((TOP / "kql" if "kql" in kind else TOP).glob(pattern))
+    assert "flowlens/py.typed" in shipped_files()
+
+
+def test_installed_wheel_shows_a_profile(installed: Path, tmp_path: Path) -> None:
+    where = run(installed, tmp_path, "-c", "import flowlens; print(flowlens.__file__)")
+    assert Path(where.strip()).is_relative_to(installed)
+    assert "1688" in run(installed, tmp_path, "-m", "flowlens", "profiles", "show", "windows-kms")
+
+
+def test_installed_wheel_analyzes_a_folder(installed: Path, tmp_path: Path) -> None:
+    shutil.copytree(TOP / "sample_logs", tmp_path / "logs")
+    shown = run(installed, tmp_path, "-m", "flowlens", "analyze", "logs", "--format", "json")
+    assert '"schema_version"' in shown
+
+
+def test_installed_wheel_finds_its_queries(installed: Path, tmp_path: Path) -> None:
+    program = "from importlib.resources import files; print(*(f.name for f in (files('flowlens') / 'kql').iterdir()))"
+    assert set(run(installed, tmp_path, "-c", program).split()) >= {path.name for path in TOP.glob("kql/*.kql")}

@@ -23,16 +23,17 @@ import polars as pl
 import typer
 
 import flowlens
-from flowlens import reporting, schema
+from flowlens import reporting
 from flowlens.analyses import ANALYSES
 from flowlens.catalog import load_profile, load_tags, profile_names
 from flowlens.config import CLOUDS, read_config
+from flowlens.doctor import describe as doctor_lines
 from flowlens.errors import CatalogError, ConfigError, FlowlensError, near_matches
 from flowlens.evidence import Ledger, Scan
 from flowlens.flow_search import FlowFilter
 from flowlens.outputs import OUTPUTS, SUFFIXES, terminal
 from flowlens.outputs.progress import progress_on
-from flowlens.outputs.tables import atomic, csv_bytes, json_bytes, ledger_document, parquet_bytes, write_tables
+from flowlens.outputs.tables import atomic, csv_bytes, json_bytes, parquet_bytes, write_tables
 from flowlens.reporting import Baseline, Gate, Report, parse_gate
 from flowlens.scanning import convert_flows, scan
 from flowlens.scope import Scope
@@ -61,20 +62,32 @@ Sources = Annotated[list[str], typer.Argument(help="Files, folders or globs of f
 class Common:
     """Options that every command over a source takes."""
 
-    start: Annotated[str | None, typer.Option(help="From this time on: ISO 8601 with zone, or 24h, 7d before now.")] = None
+    start: Annotated[str | None, typer.Option(help="From this time on: ISO 8601 with zone, or 24h, 7d before now.")] = (
+        None
+    )
     end: Annotated[str | None, typer.Option(help="Up to, not including, this time.")] = None
-    window: Annotated[str | None, typer.Option(help="today, yesterday, last-week, last-month, 2026-06 or 2026-06-15.")] = None
-    tz: Annotated[str | None, typer.Option(help="Time zone for display and for what yesterday means; default UTC.")] = None
+    window: Annotated[
+        str | None, typer.Option(help="today, yesterday, last-week, last-month, 2026-06 or 2026-06-15.")
+    ] = None
+    tz: Annotated[str | None, typer.Option(help="Time zone for display and for what yesterday means; default UTC.")] = (
+        None
+    )
     subscription: Annotated[list[str] | None, typer.Option(help="Only this subscription; repeatable.")] = None
     resource_group: Annotated[list[str] | None, typer.Option(help="Only this resource group; repeatable.")] = None
     vnet: Annotated[list[str] | None, typer.Option(help="Only this VNet; repeatable.")] = None
     subnet: Annotated[list[str] | None, typer.Option(help="Only this subnet; repeatable.")] = None
     nic: Annotated[list[str] | None, typer.Option(help="Only this NIC (MAC address or workload); repeatable.")] = None
-    config: Annotated[Path | None, typer.Option(help="flowlens.toml; else FLOWLENS_CONFIG, else the working folder's.")] = None
+    config: Annotated[
+        Path | None, typer.Option(help="flowlens.toml; else FLOWLENS_CONFIG, else the working folder's.")
+    ] = None
     inventory: Annotated[Path | None, typer.Option(help="CSV or JSON that names addresses and NICs.")] = None
-    format: Annotated[str | None, typer.Option(help="table, json, csv or parquet; default by -o's suffix, else table.")] = None
+    format: Annotated[
+        str | None, typer.Option(help="table, json, csv or parquet; default by -o's suffix, else table.")
+    ] = None
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File, or FOLDER/ for several tables.")] = None
-    fail_on: Annotated[list[str] | None, typer.Option(help="Exit 1 when this holds, e.g. 'unencrypted > 0'; repeatable.")] = None
+    fail_on: Annotated[
+        list[str] | None, typer.Option(help="Exit 1 when this holds, e.g. 'unencrypted > 0'; repeatable.")
+    ] = None
     threads: Annotated[int | None, typer.Option(min=1, help="Threads that decode; default one per core.")] = None
     strict: Annotated[bool, typer.Option("--strict", help="Decode with the reference decoder only.")] = False
     limit: Annotated[int, typer.Option(min=1, help="Rows of a table on the terminal.")] = 20
@@ -105,7 +118,9 @@ def _zone(common: Common) -> ZoneInfo | None:
     try:
         return ZoneInfo(common.tz) if common.tz else None
     except (ZoneInfoNotFoundError, ValueError) as error:
-        raise ConfigError(f"--tz {common.tz}", "is no time zone", hint="write an IANA name such as Asia/Tokyo") from error
+        raise ConfigError(
+            f"--tz {common.tz}", "is no time zone", hint="write an IANA name such as Asia/Tokyo"
+        ) from error
 
 
 def _format(common: Common) -> str:
@@ -139,7 +154,7 @@ def _scan(sources: Sequence[str], common: Common, changed_at: str | None = None)
         changed_at=parse_time(changed_at, now=now, name="--changed-at") if changed_at else None,
         inventory_file=common.inventory,
         networks=settings.networks,
-        scope=scope if scope else None,
+        scope=scope or None,
         threads=common.threads,
         strict=common.strict,
         progress=progress_on(sys.stderr),
@@ -248,10 +263,14 @@ def _say(text: str) -> None:
 
 
 ChangedAt = Annotated[str | None, typer.Option(help="Show before and after this time, e.g. 2026-06-15T11:00Z.")]
-ProfileNames = Annotated[list[str] | None, typer.Option("--profile", help="Profile name or file; repeatable. Default auto.")]
+ProfileNames = Annotated[
+    list[str] | None, typer.Option("--profile", help="Profile name or file; repeatable. Default auto.")
+]
 Cloud = Annotated[str | None, typer.Option(help="global, usgov or china.")]
 Expect = Annotated[Path | None, typer.Option(help="TOML list of expected destinations.")]
-BaselineOption = Annotated[str | None, typer.Option("--baseline", help="An earlier report's JSON, or an earlier source.")]
+BaselineOption = Annotated[
+    str | None, typer.Option("--baseline", help="An earlier report's JSON, or an earlier source.")
+]
 
 
 @app.command()
@@ -270,7 +289,14 @@ def analyze(
     Example: flowlens analyze sample_logs --fail-on 'unencrypted > 0'
     """
     _report(
-        sources, common, list(ANALYSES), changed_at=changed_at, profiles=profile, cloud=cloud, expect=expect, baseline=baseline
+        sources,
+        common,
+        list(ANALYSES),
+        changed_at=changed_at,
+        profiles=profile,
+        cloud=cloud,
+        expect=expect,
+        baseline=baseline,
     )
 
 
@@ -352,7 +378,11 @@ def flows(
     found = found.sort(found.columns, nulls_last=True)
     encode: dict[str, Callable[[pl.DataFrame], bytes]] = {
         "json": lambda table: json_bytes(
-            {"schema_version": reporting.SCHEMA_VERSION, "settings": result.settings, "tables": {"flows": table.to_dicts()}}
+            {
+                "schema_version": reporting.SCHEMA_VERSION,
+                "settings": result.settings,
+                "tables": {"flows": table.to_dicts()},
+            }
         ),
         "csv": csv_bytes,
         "parquet": parquet_bytes,
@@ -392,14 +422,16 @@ def _ledger_code(ledger: Ledger) -> int:
 
 @app.command()
 def doctor(
-    sources: Annotated[list[str] | None, typer.Argument(help="Files or folders to look at.", metavar="[SOURCE]...")] = None,
+    sources: Annotated[
+        list[str] | None, typer.Argument(help="Files or folders to look at.", metavar="[SOURCE]...")
+    ] = None,
 ) -> None:
     """Which engine is in use, what can be read, and how much there is; reads no flow.
 
     Example: flowlens doctor sample_logs
     """
     page = terminal.Page(sys.stdout)
-    for line in flowlens.doctor.describe(sources or []):
+    for line in doctor_lines(sources or []):
         page.line(line)
 
 
@@ -438,7 +470,9 @@ def profiles_show(
         page.line(f"  source: {source}")
     for requirement in (r for r in profile.requirements if r.cloud == cloud):
         need = "retired" if requirement.retired else requirement.need
-        page.line(f"{requirement.name}  [{need}]  {requirement.protocol.upper()} {requirement.ports}  as of {requirement.as_of}")
+        page.line(
+            f"{requirement.name}  [{need}]  {requirement.protocol.upper()} {requirement.ports}  as of {requirement.as_of}"
+        )
         page.line("  " + ", ".join(f"{e.value} ({e.kind})" for e in requirement.endpoints))
         if requirement.note:
             page.line(f"  {requirement.note}", "dim")
@@ -482,12 +516,14 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
     """Root options."""
 
 
-def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+def _terminate(number: int, _frame: FrameType | None) -> NoReturn:
     raise SystemExit(128 + number)
 
 

@@ -129,8 +129,15 @@ def _codes(column: pa.ChunkedArray) -> tuple[pl.Series, pl.Series]:
     column = column.unify_dictionaries()
     words = column.chunk(0).dictionary if column.num_chunks else pa.array([], schema.TEXT)
     indices = pa.chunked_array([chunk.indices for chunk in column.chunks], pa.int32())
-    series = pl.Series(pl.from_arrow(indices)).fill_null(len(words)).cast(pl.Int64)
-    return series, pl.Series(pl.from_arrow(words), dtype=pl.String)
+    texts = pl.Series(pl.from_arrow(words), dtype=pl.String)
+    codes = pl.Series(pl.from_arrow(indices)).cast(pl.Int64)
+    if texts.n_unique() < len(texts):
+        # Arrow allows a dictionary to hold a word twice; a key must have one code.
+        once = texts.unique(maintain_order=True)
+        place = {word: number for number, word in enumerate(once)}
+        codes = pl.Series([place[word] for word in texts], dtype=pl.Int64).gather(codes)
+        texts = once
+    return codes.fill_null(len(texts)), texts
 
 
 def _hour(time: pl.Expr, edges: Sequence[dt.datetime]) -> pl.Expr:
@@ -265,7 +272,7 @@ def _with_text(
 def _gather(words: pl.Series, name: str) -> pl.Expr:
     """The text of each code; the code one past the end is null."""
     lookup = pl.concat([words, pl.Series([None], dtype=pl.String)])
-    return pl.col(name).map_batches(lambda codes: lookup.gather(codes), return_dtype=pl.String).alias(name)
+    return pl.col(name).map_batches(lookup.gather, return_dtype=pl.String).alias(name)
 
 
 def _merge_compact(rows: pl.DataFrame | pl.LazyFrame) -> pl.LazyFrame:
@@ -360,6 +367,5 @@ class Store:
 
 def temporary_file(folder: Path) -> Path:
     """A new empty file in ``folder`` that no other thread will get."""
-    handle = tempfile.NamedTemporaryFile(dir=folder, suffix=".parquet", delete=False)
-    handle.close()
-    return Path(handle.name)
+    with tempfile.NamedTemporaryFile(dir=folder, suffix=".parquet", delete=False) as handle:
+        return Path(handle.name)

@@ -37,7 +37,9 @@ class Window:
             if edge is not None and edge.tzinfo is None:
                 raise ValueError(f"a window needs times with a zone, found {edge.isoformat()}")
         if self.start is not None and self.end is not None and self.start >= self.end:
-            raise ValueError(f"a window starts before it ends, found {self.start.isoformat()} .. {self.end.isoformat()}")
+            raise ValueError(
+                f"a window starts before it ends, found {self.start.isoformat()} .. {self.end.isoformat()}"
+            )
 
     def contains(self, time: dt.datetime) -> bool:
         """Whether ``time`` lies in the window."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import polars as pl
@@ -49,7 +50,9 @@ class FlowFilter:
         if self.state is not None:
             states = {s.lower(): s for s in schema.STATE_NAME.values()}
             if self.state.lower() not in states:
-                raise ConfigError(f"--state {self.state}", "is no state", hint=near_matches(self.state, states.values()))
+                raise ConfigError(
+                    f"--state {self.state}", "is no state", hint=near_matches(self.state, states.values())
+                )
             conditions.append(pl.col("flow_state") == states[self.state.lower()])
         return pl.all_horizontal(conditions)
 
@@ -57,7 +60,6 @@ class FlowFilter:
         """The flows whose addresses lie in the prefixes asked for."""
         for column, prefixes in (("src_ip", self.src), ("dst_ip", self.dst)):
             if prefixes:
-                flows = flows.filter(
-                    pl.col(column).map_batches(lambda s, p=prefixes: within(s, p), return_dtype=pl.Boolean)
-                )
+                held = functools.partial(within, prefixes=prefixes)
+                flows = flows.filter(pl.col(column).map_batches(held, return_dtype=pl.Boolean))
         return flows

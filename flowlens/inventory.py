@@ -90,9 +90,7 @@ def learn(
     rows = conversations.select("target_resource_id", "direction", "flow_status", *_FORWARDED)
     vnet_of_nic = _vnet_of_nic(rows, known)
     by_nic = known.select("mac_address").join(vnet_of_nic, on="mac_address", how="left", maintain_order="left")
-    known = known.with_columns(
-        vnet=pl.when(pl.col("vnet") != "").then("vnet").otherwise(by_nic["vnet"].fill_null(""))
-    )
+    known = known.with_columns(vnet=pl.when(pl.col("vnet") != "").then("vnet").otherwise(by_nic["vnet"].fill_null("")))
     forwarding, forwarded = _forwarding(rows, internal, forwarders)
     claims = _claims(rows, internal, forwarding, forwarded).join(vnet_of_nic, on="mac_address", how="left")
     claims = _without_forwarders_claims(claims.with_columns(pl.col("vnet").fill_null("")), forwarding)
@@ -114,12 +112,7 @@ def _vnet_of_nic(rows: pl.LazyFrame, known: pl.DataFrame) -> pl.DataFrame:
     seen = rows.select("mac_address", "target_resource_id").unique().collect(engine="streaming")
     logged = seen.select("mac_address", vnet=vnet_key(pl.col("target_resource_id")))
     told = known.select("mac_address", pl.col("vnet")).filter(pl.col("vnet").str.contains("/"))
-    vnets = (
-        pl.concat([logged, told])
-        .drop_nulls()
-        .group_by("mac_address")
-        .agg(pl.col("vnet").min())
-    )
+    vnets = pl.concat([logged, told]).drop_nulls().group_by("mac_address").agg(pl.col("vnet").min())
     # A NIC whose VNet nobody names is a scope of its own: no claim is made that two such NICs share a VNet.
     return (
         seen.select("mac_address")
@@ -131,9 +124,7 @@ def _vnet_of_nic(rows: pl.LazyFrame, known: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _forwarding(
-    rows: pl.LazyFrame, internal: pl.LazyFrame, told: Iterable[str]
-) -> tuple[set[str], pl.DataFrame]:
+def _forwarding(rows: pl.LazyFrame, internal: pl.LazyFrame, told: Iterable[str]) -> tuple[set[str], pl.DataFrame]:
     """MACs that forward, and the conversations that they log in both directions."""
     forwarded = (
         rows.join(internal, left_on="src_ip", right_on="address", how="semi")
@@ -146,9 +137,7 @@ def _forwarding(
     return {*forwarded["mac_address"].unique().to_list(), *told}, forwarded
 
 
-def _claims(
-    rows: pl.LazyFrame, internal: pl.LazyFrame, forwarding: set[str], forwarded: pl.DataFrame
-) -> pl.DataFrame:
+def _claims(rows: pl.LazyFrame, internal: pl.LazyFrame, forwarding: set[str], forwarded: pl.DataFrame) -> pl.DataFrame:
     """(mac_address, address): the addresses that NICs show to be their own."""
     own = rows.filter(pl.col("mac_address").is_not_null()).join(
         forwarded.lazy(), on=_FORWARDED, how="anti", nulls_equal=True
@@ -205,8 +194,10 @@ def _nics(
         .join(lowest.agg(pl.col("address").first()), on="mac_address", how="left")
         .join(told, on="mac_address", how="left")
     )
-    by_address = known.filter(pl.col("workload").is_not_null()).group_by("vnet", "address").agg(
-        told_workload=pl.col("workload").min(), told_subnet=pl.col("subnet").min()
+    by_address = (
+        known.filter(pl.col("workload").is_not_null())
+        .group_by("vnet", "address")
+        .agg(told_workload=pl.col("workload").min(), told_subnet=pl.col("subnet").min())
     )
     nics = nics.join(by_address, on=["vnet", "address"], how="left")
     label = pl.format("{} ({})", pl.col("address").fill_null("nic"), pl.col("mac_address"))
@@ -222,9 +213,7 @@ def _nics(
     )
 
 
-def _table(
-    claims: pl.DataFrame, nics: pl.DataFrame, known: pl.DataFrame, networks: Networks
-) -> pl.DataFrame:
+def _table(claims: pl.DataFrame, nics: pl.DataFrame, known: pl.DataFrame, networks: Networks) -> pl.DataFrame:
     """INVENTORY: learned claims first, then known rows that add addresses."""
     learned = claims.join(nics.drop("vnet", "address"), on="mac_address", how="left").with_columns(
         learned_from=pl.lit("logs")
@@ -253,49 +242,47 @@ def _table(
     return pl.concat([learned.select(columns), rest.select(columns)]).unique().sort(columns, nulls_last=True)
 
 
-def _peers(
-    rows: pl.LazyFrame, vnet_of_nic: pl.DataFrame, table: pl.DataFrame, internal: pl.LazyFrame
-) -> pl.DataFrame:
+def _peers(rows: pl.LazyFrame, vnet_of_nic: pl.DataFrame, table: pl.DataFrame, internal: pl.LazyFrame) -> pl.DataFrame:
     """(vnet, address) seen but not owned there -> the VNet that owns it, where the logs show the two VNets to be peered.
 
-    Two VNets are peered when a conversation between addresses foreign to each other was logged at both ends. An address that
-    several peered VNets own is ambiguous and stays unresolved.
+    Two VNets are peered when a conversation that leaves the one that owns its source was logged in the other too, at the
+    destination or at a hop. An address that several peered VNets own is ambiguous and stays unresolved.
     """
     owners = table.lazy().filter(pl.col("mac_address").is_not_null()).select("vnet", "address").unique()
-    pair = ["src_ip", "dst_ip", "dst_port", "protocol"]
-    flows = (
+    flow = ["src_ip", "dst_ip", "dst_port", "protocol"]
+    seen = (
         rows.filter(pl.col("reply_from_port").is_null())
         .join(internal, left_on="src_ip", right_on="address", how="semi")
-        .join(internal, left_on="dst_ip", right_on="address", how="semi")
         .join(vnet_of_nic.lazy(), on="mac_address")
-        .select("vnet", *pair)
-        .unique()
+        .select("vnet", *flow)
     )
-    here = owners.with_columns(owned=pl.lit(True))
-    placed = (
-        flows.join(here, left_on=["vnet", "src_ip"], right_on=["vnet", "address"], how="left")
-        .rename({"owned": "owns_src"})
-        .join(here, left_on=["vnet", "dst_ip"], right_on=["vnet", "address"], how="left")
-        .rename({"owned": "owns_dst"})
+    source, target, key = ["vnet", "src_ip"], ["vnet", "dst_ip"], ["vnet", "address"]
+    foreign = seen.join(owners, left_on=source, right_on=key, how="anti").unique().collect(engine="streaming")
+    met = (
+        seen.join(foreign.lazy().select(flow).unique(), on=flow, how="semi", nulls_equal=True)
+        .join(owners, left_on=source, right_on=key, how="semi")
+        .join(owners, left_on=target, right_on=key, how="anti")
+        .unique()
+        .join(foreign.lazy().rename({"vnet": "other"}), on=flow, nulls_equal=True)
+        .select("vnet", "other")
+        .unique()
         .collect(engine="streaming")
     )
-    source = placed.filter(pl.col("owns_src") & pl.col("owns_dst").is_null()).select("vnet", *pair)
-    target = placed.filter(pl.col("owns_dst") & pl.col("owns_src").is_null()).select(other="vnet", **{p: p for p in pair})
-    met = source.join(target, on=pair, nulls_equal=True).select("vnet", "other").unique()
     peered = pl.concat([met, met.select(vnet="other", other="vnet")]).unique().lazy()
-    foreign = pl.concat(
+    strangers = pl.concat(
         [
-            placed.filter(pl.col("owns_src").is_null()).select("vnet", address="src_ip"),
-            placed.filter(pl.col("owns_dst").is_null()).select("vnet", address="dst_ip"),
+            foreign.lazy().select("vnet", address="src_ip"),
+            seen.join(owners, left_on=target, right_on=key, how="anti")
+            .select("vnet", address="dst_ip")
+            .join(internal, on="address", how="semi"),
         ]
     ).unique()
     return (
-        foreign.lazy()
-        .join(owners.select(other="vnet", address="address"), on="address")
+        strangers.join(owners.select(other="vnet", address="address"), on="address")
         .join(peered, on=["vnet", "other"], how="semi")
         .group_by("vnet", "address")
         .agg(owner_vnet=pl.col("other").min(), ambiguous=pl.len() > 1)
-        .collect()
+        .collect(engine="streaming")
         .sort("vnet", "address")
     )
 

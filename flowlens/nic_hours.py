@@ -15,8 +15,19 @@ from flowlens.evidence import Inventory, Window
 
 SCHEMA = schema.polars_schema(schema.RESULTS["coverage"])
 NIC = ["flow_log_id", "target_resource_id", "mac_address"]
-READ = pl.Schema({**{name: pl.String for name in NIC}, "hour": SCHEMA["hour"], "state": pl.String, "tuples": pl.Int64, "rejected": pl.Int64})
-"""What a scan notes of each NIC-hour that it read or failed to read."""
+READ: pl.Schema = pl.Schema(
+    {
+        "flow_log_id": pl.String,
+        "target_resource_id": pl.String,
+        "mac_address": pl.String,
+        "hour": SCHEMA["hour"],
+        "state": pl.String,
+        "tuples": pl.Int64,
+        "rejected": pl.Int64,
+        "root": pl.String,
+    }
+)
+"""What a scan notes of each NIC-hour that it read or failed to read; ``root`` is the flow log as the blob's path names it."""
 COVERED = ("read", "partly read", "empty")
 
 _WORST_FIRST = ("failed", "partly read", "read", "empty")
@@ -32,15 +43,22 @@ def coverage(
     """
     order = pl.col("state").replace_strict({s: n for n, s in enumerate(_WORST_FIRST)}, return_dtype=pl.Int32)
     seen = (
-        read.with_columns(order=order)
+        read.filter(_hour_touches(window))
+        .with_columns(order=order)
         .sort("order")
         .group_by(*NIC, "hour")
         .agg(pl.col("state").first(), pl.col("tuples").sum(), pl.col("rejected").sum())
         # An hour of which one blob was empty and another read is read.
-        .with_columns(state=pl.when((pl.col("state") == "empty") & (pl.col("tuples") > 0)).then(pl.lit("read")).otherwise("state"))
+        .with_columns(
+            state=pl.when((pl.col("state") == "empty") & (pl.col("tuples") > 0)).then(pl.lit("read")).otherwise("state")
+        )
     )
     grid = _grid(seen, window)
-    rows = pl.concat([grid, seen.select(*NIC, "hour")]).unique().join(seen, on=[*NIC, "hour"], how="left", nulls_equal=True)
+    rows = (
+        pl.concat([grid, seen.select(*NIC, "hour")])
+        .unique()
+        .join(seen, on=[*NIC, "hour"], how="left", nulls_equal=True)
+    )
     log_hours = seen.select("flow_log_id", "hour").unique().with_columns(log_has=pl.lit(True))
     told = mentions.unique().with_columns(mentioned=pl.lit(True))
     this_hour = now.replace(minute=0, second=0, microsecond=0)
@@ -68,6 +86,16 @@ def coverage(
         .select(list(SCHEMA))
         .sort(*NIC, "hour", nulls_last=True)
     )
+
+
+def _hour_touches(window: Window) -> pl.Expr:
+    """Whether the hour that begins at ``hour`` holds any time of the window."""
+    touches = pl.lit(True)
+    if window.start is not None:
+        touches &= pl.col("hour") + pl.duration(hours=1) > window.start
+    if window.end is not None:
+        touches &= pl.col("hour") < window.end
+    return touches
 
 
 def _grid(seen: pl.DataFrame, window: Window) -> pl.DataFrame:

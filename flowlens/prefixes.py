@@ -21,7 +21,7 @@ from typing import Generic, TypeVar
 
 import polars as pl
 
-from .errors import ConfigError
+from flowlens.errors import ConfigError
 
 Label = TypeVar("Label", bound=str | int)
 
@@ -246,27 +246,22 @@ def _ranges(
         (address & masks[length], length, row)
         for address, length, row in zip(addresses, family["length"].to_list(), family["row"].to_list(), strict=True)
     )
+    # Of ranges with the same start the last one counts; the others are empty.
     ranges: list[tuple[int, int | None]] = [(0, None)]
-
-    def begin(start: int, number: int | None) -> None:
-        if ranges[-1][0] == start:
-            ranges.pop()
-        ranges.append((start, number))
-
     # The prefixes around the current one, outermost first: the address after its last, its labels, its set.
     around: list[tuple[int, tuple[Label, ...], int | None]] = [(1 << bits, (), None)]
     for (start, length), same in itertools.groupby(outermost_first, key=lambda prefix: (prefix[0], prefix[1])):
         own = [labels[row] for _, _, row in same]
         while around[-1][0] <= start:
             end = around.pop()[0]
-            begin(end, around[-1][2])
+            ranges.append((end, around[-1][2]))
         members = tuple(dict.fromkeys((*own, *around[-1][1])))
         number = sets.setdefault(members, len(sets))
         around.append((start + (1 << (bits - length)), members, number))
-        begin(start, number)
+        ranges.append((start, number))
     while len(around) > 1:
         end = around.pop()[0]
-        begin(end, around[-1][2])
+        ranges.append((end, around[-1][2]))
     # After a prefix that ends with the address space begins a range that no key can hold.
     return [(start, number) for start, number in ranges if start < 1 << bits]
 
@@ -275,7 +270,7 @@ def _at(ranges: pl.DataFrame, keys: pl.Series) -> pl.Series:
     """The set of the range each key lies in; null for null keys."""
     if keys.null_count() == len(keys):
         return pl.repeat(None, len(keys), dtype=pl.UInt32, eager=True)
-    # Ranges begin at 0, so every key has one that starts at or before it.
+    # Ranges begin at 0, so every key has one that starts at or before it; the search goes past equal starts.
     index = ranges["start"].search_sorted(keys, side="right").cast(pl.Int64) - 1
     index = pl.select(pl.when(keys.is_not_null()).then(index)).to_series()
     return ranges["set"].gather(index)

@@ -168,9 +168,7 @@ def summarise(coverage: pl.DataFrame, views: pl.LazyFrame) -> dict[str, object]:
     """NIC-hours by state, and the bytes observed beside the bytes counted once."""
     states = dict(coverage.group_by("state").len().iter_rows())
     total = pl.sum_horizontal("bytes_sent", "bytes_received")
-    sums = views.select(
-        observed=total.sum(), counted=total.filter(pl.col("counted")).sum()
-    ).collect(engine="streaming")
+    sums = views.select(observed=total.sum(), counted=total.filter(pl.col("counted")).sum()).collect(engine="streaming")
     return {
         "nic_hours": coverage.height,
         **{state.replace(" ", "_"): int(states.get(state, 0)) for state in schema.COVERAGE_STATES},
@@ -222,9 +220,9 @@ def _verdicts(
 
 def _turned() -> pl.Expr:
     """Pairs that were unencrypted and are encrypted since: nothing is left to do."""
-    return ((pl.col("encryption_status") == "Mixed") & (pl.col("first_encrypted") > pl.col("last_unencrypted"))).fill_null(
-        False
-    ) & (pl.col("flows_dropped") == 0)
+    return (
+        (pl.col("encryption_status") == "Mixed") & (pl.col("first_encrypted") > pl.col("last_unencrypted"))
+    ).fill_null(False) & (pl.col("flows_dropped") == 0)
 
 
 def _encryption_verdict(table: pl.DataFrame) -> Verdict:
@@ -239,8 +237,13 @@ def _encryption_verdict(table: pl.DataFrame) -> Verdict:
     turned = eligible.filter(_turned()).height
     since = f", {turned} encrypted only since a change" if turned else ""
     if bad.is_empty():
-        return Verdict(OK, f"All {eligible.height} pairs that can be encrypted are{since} ({share} of their bytes).{aside}")
-    kinds = ", ".join(f"{n} {status.lower()}" for status, n in bad.group_by("encryption_status").len().sort("encryption_status").iter_rows())
+        return Verdict(
+            OK, f"All {eligible.height} pairs that can be encrypted are{since} ({share} of their bytes).{aside}"
+        )
+    kinds = ", ".join(
+        f"{n} {status.lower()}"
+        for status, n in bad.group_by("encryption_status").len().sort("encryption_status").iter_rows()
+    )
     return Verdict(
         FINDINGS,
         f"{bad.height} of {eligible.height} pairs that can be encrypted are not fully: {kinds}{since}; "
@@ -250,7 +253,8 @@ def _encryption_verdict(table: pl.DataFrame) -> Verdict:
 
 def _problems(table: pl.DataFrame) -> pl.DataFrame:
     return table.filter(
-        pl.col("status").is_in(schema.EGRESS_PROBLEMS), pl.col("requirement").is_in(["required", "conditional", "recommended"])
+        pl.col("status").is_in(schema.EGRESS_PROBLEMS),
+        pl.col("requirement").is_in(["required", "conditional", "recommended"]),
     )
 
 
@@ -381,7 +385,12 @@ def _findings(tables: Mapping[str, pl.DataFrame], inventory: Inventory, judged: 
         before = folded.get(finding.id)
         folded[finding.id] = finding if before is None else _fold(before, finding)
     order = ("high", "medium", "low")
-    return tuple(sorted(folded.values(), key=lambda f: (order.index(f.severity), QUESTIONS.index(f.question), f.workload, f.subject, f.id)))
+    return tuple(
+        sorted(
+            folded.values(),
+            key=lambda f: (order.index(f.severity), QUESTIONS.index(f.question), f.workload, f.subject, f.id),
+        )
+    )
 
 
 def _fold(one: Finding, other: Finding) -> Finding:
@@ -399,15 +408,11 @@ def _fold(one: Finding, other: Finding) -> Finding:
     )
 
 
-def _pair_findings(
-    tables: Mapping[str, pl.DataFrame], groups: Mapping[tuple[str | None, str], str]
-) -> list[Finding]:
+def _pair_findings(tables: Mapping[str, pl.DataFrame], groups: Mapping[tuple[str | None, str], str]) -> list[Finding]:
     table = tables.get("encryption_status")
     if table is None:
         return []
-    bad = table.filter(
-        pl.col("eligibility") == "eligible", pl.col("encryption_status").is_in(_BAD_PAIRS), ~_turned()
-    )
+    bad = table.filter(pl.col("eligibility") == "eligible", pl.col("encryption_status").is_in(_BAD_PAIRS), ~_turned())
     found = []
     for row in bad.iter_rows(named=True):
         source = groups.get((row["vnet"], row["src_workload"]), row["src_workload"])
@@ -429,16 +434,21 @@ def _pair_findings(
     return found
 
 
-def _egress_findings(
-    tables: Mapping[str, pl.DataFrame], groups: Mapping[tuple[str | None, str], str]
-) -> list[Finding]:
+def _egress_findings(tables: Mapping[str, pl.DataFrame], groups: Mapping[tuple[str | None, str], str]) -> list[Finding]:
     table = tables.get("denied_egress")
     if table is None:
         return []
     severe = {"required": "high", "conditional": "medium", "recommended": "low"}
     return [
         Finding(
-            id=_id("denied_egress", row["vnet"], groups.get((row["vnet"], row["workload"]), row["workload"]), row["profile"], row["endpoint"], row["port"]),
+            id=_id(
+                "denied_egress",
+                row["vnet"],
+                groups.get((row["vnet"], row["workload"]), row["workload"]),
+                row["profile"],
+                _named(row),
+                row["port"],
+            ),
             question="denied_egress",
             severity=severe[row["requirement"]],
             workload=row["workload"],
@@ -462,7 +472,13 @@ def _destination_findings(
     table = table.with_columns(subnet_of(table["dst_ip"]).alias("prefix"))
     return [
         Finding(
-            id=_id("unexpected_destinations", row["vnet"], groups.get((row["vnet"], row["workload"]), row["workload"]), row["service_tag"] or row["owner"] or row["prefix"], row["dst_port"]),
+            id=_id(
+                "unexpected_destinations",
+                row["vnet"],
+                groups.get((row["vnet"], row["workload"]), row["workload"]),
+                row["service_tag"] or row["owner"] or row["prefix"],
+                row["dst_port"],
+            ),
             question="unexpected_destinations",
             severity="medium" if row["service_tag"] is None else "low",
             workload=row["workload"],

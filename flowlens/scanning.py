@@ -8,14 +8,13 @@ that every answer is about the same bytes.
 from __future__ import annotations
 
 import datetime as dt
-import itertools
 import os
 import re
 import shutil
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import BinaryIO
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from polars.io.plugins import register_io_source
 
@@ -38,6 +38,11 @@ from flowlens.sources.files import Blob, find_blobs, read_chunks
 _HEAD = 1 << 14
 _FLOW_LOG_WORDS = re.compile(rb'"records"\s*:\s*\[|"(?:flowRecords|flowTuples)"\s*:')
 _ROW_GROUP = 131_072
+_NIC = ["flow_log_id", "target_resource_id", "mac_address"]
+_FLOW = ["mac_address", "target_resource_id", "direction", *schema.FIVE_TUPLE]
+_UNIT_ROWS = 50_000
+_UNIT_BYTES = 4_000_000
+_UNIT_BLOBS = 100
 _HOUR = dt.timedelta(hours=1)
 _FLOWS_BATCH_SCHEMA = schema.polars_schema(schema.FLOWS)
 
@@ -50,10 +55,12 @@ class _Blob:
     """What one blob gave."""
 
     ledger: Ledger
+    failed: bool = False
     hours: list[tuple[object, ...]] = field(default_factory=list)
     rows: list[pl.DataFrame] = field(default_factory=list)
     inventory: list[pl.DataFrame] = field(default_factory=list)
     hops: set[str] = field(default_factory=set)
+    restarted_ends: list[pl.DataFrame] = field(default_factory=list)
 
 
 def scan(
@@ -85,7 +92,7 @@ def scan(
         raise ValueError(f"changed_at needs a time with a zone, found {changed_at.isoformat()}")
     names = tuple(os.fspath(source) for source in sources)
     plan = _Plan(names, window, changed_at, strict, threads or os.cpu_count() or 1, progress)
-    known = inventory.read_inventory(inventory_file) if inventory_file is not None else None
+    known = inventory.read_inventory(os.fspath(inventory_file)) if inventory_file is not None else None
     moment = now or dt.datetime.now(dt.UTC)
     settings: dict[str, object] = {
         "sources": list(names),
@@ -124,6 +131,7 @@ class _Selected:
     flow_logs: tuple[Blob, ...]
     exports: tuple[Blob, ...]
     notes: tuple[str, ...]
+    unread: int
 
     @property
     def blobs(self) -> tuple[Blob, ...]:
@@ -137,20 +145,22 @@ def _select(plan: _Plan) -> _Selected:
     left out is said.
     """
     found = find_blobs(plan.sources)
-    notes = list(found.skipped)
+    notes = [*found.skipped, *found.notes]
     if found.duplicates:
         notes.append(f"{found.duplicates} file(s) were given twice and are read once")
     inside = [blob for blob in found.blobs if _may_hold(blob, plan.window)]
     loose = [blob for blob in inside if blob.flow_log is None]
-    heads = {blob.name: _head(blob) for blob in loose}
-    exports = [blob for blob in loose if looks_like_traffic_analytics(heads[blob.name])]
+    heads = {blob.path: _head(blob) for blob in loose}
+    exports = [blob for blob in loose if looks_like_traffic_analytics(heads[blob.path])]
     left_out = set(exports)
     if len(loose) < len(inside):
         named = {Path(source).resolve() for source in plan.sources}
         foreign = [
             blob
             for blob in loose
-            if blob not in left_out and Path(blob.path).resolve() not in named and not _FLOW_LOG_WORDS.search(heads[blob.name])
+            if blob not in left_out
+            and Path(blob.path).resolve() not in named
+            and not _FLOW_LOG_WORDS.search(heads[blob.path])
         ]
         left_out |= set(foreign)
         if foreign:
@@ -166,7 +176,7 @@ def _select(plan: _Plan) -> _Selected:
                 hint="analyse one of them at a time",
             )
         notes.append(_not_read(exports, "are Traffic Analytics rows, which describe the same traffic as the blobs"))
-    return _Selected(tuple(flow_logs), tuple(exports), tuple(notes))
+    return _Selected(tuple(flow_logs), tuple(exports), tuple(notes), found.unread)
 
 
 def _not_read(blobs: Sequence[Blob], why: str) -> str:
@@ -191,75 +201,138 @@ def _head(blob: Blob) -> bytes:
         return b""
 
 
-def _window_mask(times: pa.ChunkedArray, window: Window) -> pl.Series | None:
-    if window.start is None and window.end is None:
-        return None
-    series = pl.Series(pl.from_arrow(times))
-    mask = pl.repeat(True, len(series), dtype=pl.Boolean, eager=True)
-    if window.start is not None:
-        mask &= series >= window.start
-    if window.end is not None:
-        mask &= series < window.end
-    return mask
-
-
 def _inside(flows: pa.Table, window: Window) -> tuple[pa.Table, int]:
     """The rows inside the window, and how many lie outside."""
-    mask = _window_mask(flows.column("time"), window)
-    if mask is None or mask.all():
+    if window.start is None and window.end is None:
         return flows, 0
-    kept = flows.filter(mask.to_arrow())
+    times = pl.DataFrame(pl.from_arrow(flows.select(["time"])))
+    mask = times.select(_in_window(pl.col("time"), window)).to_series()
+    kept = flows if mask.all() else flows.filter(mask.to_arrow())
     return kept, flows.num_rows - kept.num_rows
 
 
-def _read_flow_log(
-    blob: Blob, plan: _Plan, contexts: conversations.Contexts, store: conversations.Store, folder: Path
-) -> _Blob:
-    """Decode and roll up one flow log blob into ``store``."""
+class _Unit:
+    """One thread's piece of work: a large blob, or many small ones whose tuples are rolled up together.
+
+    Rolling up costs the same for a hundred tuples as for ten thousand, so the tuples of small blobs are gathered first.
+    """
+
+    def __init__(self, blobs: Sequence[Blob], rollup: conversations.BlobRollup, plan: _Plan) -> None:
+        self._plan = plan
+        self._rollup = rollup
+        self._pending: list[pa.Table] = []
+        self._rows = 0
+        self._read: list[_Blob] = []
+        self._hours: list[pl.DataFrame] = []
+        self.restarted_ends: list[pl.DataFrame] = []
+        for number, blob in enumerate(blobs):
+            self._read.append(self._decode(number, blob))
+        self._flush()
+
+    def _decode(self, number: int, blob: Blob) -> _Blob:
+        ledger = Ledger(blobs=1)
+        failed = False
+        try:
+            for decoded in decode_flow_log(read_chunks(blob), where=blob.name, strict=self._plan.strict):
+                ledger += decoded.ledger
+                self._pending.append(decoded.flows.append_column("blob", pa.repeat(number, decoded.flows.num_rows)))
+                self._rows += decoded.flows.num_rows
+                if self._rows >= _UNIT_ROWS:
+                    self._flush()
+        except FlowlensError as error:
+            failed = True
+            ledger += Ledger(unread=1, rejects=(Reject(blob.name, ledger.bytes, error.problem, ""),))
+        return _Blob(ledger, failed=failed)
+
+    def _flush(self) -> None:
+        if not self._pending:
+            return
+        flows = pa.concat_tables(self._pending)
+        self._pending, self._rows = [], 0
+        times = pl.DataFrame(pl.from_arrow(flows.select([*_NIC, "record_time", "time", "blob"])))
+        inside = times.select(_in_window(pl.col("time"), self._plan.window)).to_series()
+        counts = times.group_by("blob", *_NIC, hour=pl.coalesce("record_time", "time").dt.truncate("1h")).agg(
+            tuples=_in_window(pl.col("time"), self._plan.window).sum().cast(pl.Int64), seen=pl.len().cast(pl.Int64)
+        )
+        self._hours.append(counts.with_columns(pl.col(_NIC).cast(pl.String)))
+        kept = flows if inside.all() else flows.filter(inside.to_arrow())
+        self._keep_restarted(kept)
+        self._rollup.add(kept)
+
+    def _keep_restarted(self, flows: pa.Table) -> None:
+        """Set the Ends of restarted flows aside; they are few, and a later End can stand in a later document."""
+        if not self.restarted_ends and not pc.any(flows["restarted"]).as_py():
+            return
+        ends = pl.DataFrame(pl.from_arrow(flows.select([*_FLOW, "time", "flow_state", "restarted", *schema.COUNTERS])))
+        ends = ends.with_columns(pl.col(pl.Categorical, pl.Enum).cast(pl.String)).filter(pl.col("flow_state") == "End")
+        suspects = pl.concat([*self.restarted_ends, ends.filter("restarted")]).select(_FLOW).unique()
+        self.restarted_ends.append(ends.join(suspects, on=_FLOW, how="semi", nulls_equal=True))
+
+    def results(self, blobs: Sequence[Blob]) -> list[_Blob]:
+        """What each blob gave, its NIC-hours filled in."""
+        hours = pl.concat(self._hours).rows() if self._hours else []
+        of_blob: dict[int, dict[tuple[object, ...], tuple[int, int]]] = {}
+        for number, *nic, hour, tuples, seen in sorted(hours, key=str):
+            key = (*nic, blobs[number].hour or hour)
+            before = of_blob.setdefault(number, {}).get(key, (0, 0))
+            of_blob[number][key] = (before[0] + tuples, before[1] + seen)
+        for number, (blob, read) in enumerate(zip(blobs, self._read, strict=True)):
+            found = of_blob.get(number, {})
+            inside = sum(tuples for tuples, _ in found.values())
+            read.ledger = replace(read.ledger, rows=inside, outside_window=read.ledger.rows - inside)
+            read.hours = _blob_hours(blob, {key: tuples for key, (tuples, _) in found.items()}, read)
+        return self._read
+
+
+def _read_flow_logs(
+    blobs: Sequence[Blob], plan: _Plan, contexts: conversations.Contexts, store: conversations.Store, folder: Path
+) -> list[_Blob]:
+    """Decode and roll up flow log blobs into ``store``."""
     rollup = conversations.BlobRollup(contexts, plan.edges, folder)
-    ledger = Ledger(sources=0, blobs=1)
-    hours: dict[tuple[object, ...], int] = {}
-    failed = False
-    try:
-        for decoded in decode_flow_log(read_chunks(blob), where=blob.name, strict=plan.strict):
-            kept, outside = _inside(decoded.flows, plan.window)
-            ledger += replace(decoded.ledger, rows=decoded.ledger.rows - outside, outside_window=outside)
-            for key, tuples in _hours(kept, blob):
-                hours[key] = hours.get(key, 0) + tuples
-            rollup.add(kept)
-    except FlowlensError as error:
-        failed = True
-        ledger += Ledger(unread=1, rejects=(Reject(blob.name, ledger.bytes, error.problem, ""),))
+    unit = _Unit(blobs, rollup, plan)
+    results = unit.results(blobs)
+    results[0].restarted_ends = unit.restarted_ends
     for piece in rollup.finish():
         store.add(piece)
-    rejected = ledger.rejected + ledger.rejected_records
-    state = "failed" if failed and not ledger.tuples else "partly read" if failed or rejected else "read"
-    return _Blob(ledger, _blob_hours(blob, hours, state, rejected))
+    return results
 
 
-def _blob_hours(blob: Blob, hours: dict[tuple[object, ...], int], state: str, rejected: int) -> list[tuple[object, ...]]:
+def _units(blobs: Sequence[Blob]) -> list[list[Blob]]:
+    """Blobs in pieces of work: large ones alone, small ones together, in the order of their names."""
+    units: list[list[Blob]] = []
+    size = 0
+    for blob in blobs:
+        if not units or size + blob.size > _UNIT_BYTES or len(units[-1]) >= _UNIT_BLOBS:
+            units.append([])
+            size = 0
+        units[-1].append(blob)
+        size += blob.size
+    return units
+
+
+def _blob_hours(blob: Blob, hours: Mapping[tuple[object, ...], int], read: _Blob) -> list[tuple[object, ...]]:
     """Rows of nic_hours.READ: what the blob says of the NIC-hours it covers."""
+    rejected = read.ledger.rejected + read.ledger.rejected_records
+    state = "partly read" if read.failed or rejected else "read"
     if not hours:
         if blob.flow_log is None or blob.hour is None:
             return []
-        return [(blob.flow_log, None, blob.mac_address, blob.hour, "empty" if state == "read" else state, 0, rejected)]
+        state = "failed" if read.failed or read.ledger.rejected_records else "empty"
+        return [(blob.flow_log, None, blob.mac_address, blob.hour, state, 0, rejected, blob.flow_log)]
     # The rejects of a blob are told once, at its first NIC-hour.
     return [
-        (*key, state, tuples, rejected if number == 0 else 0) for number, (key, tuples) in enumerate(hours.items())
+        (*key, state, tuples, rejected if number == 0 else 0, blob.flow_log)
+        for number, (key, tuples) in enumerate(hours.items())
     ]
 
 
-def _hours(flows: pa.Table, blob: Blob) -> Iterator[tuple[tuple[object, ...], int]]:
-    """(flow log, target, NIC, hour) -> tuples: the blob's own hour, else the hour in which each record was written."""
-    if not flows.num_rows:
-        return
-    names = ["flow_log_id", "target_resource_id", "mac_address"]
-    columns = {name: flows.column(name) for name in (*names, "record_time", "time")}
-    frame = pl.DataFrame(pl.from_arrow(pa.table(columns)))
-    hour = pl.coalesce("record_time", "time").dt.truncate("1h") if blob.hour is None else pl.lit(blob.hour)
-    counts = frame.group_by(*names, hour=hour).agg(n=pl.len())
-    for *key, n in counts.with_columns(pl.col(names).cast(pl.String)).iter_rows():
-        yield tuple(key), n
+def _in_window(time: pl.Expr, window: Window) -> pl.Expr:
+    inside = pl.repeat(True, pl.len(), dtype=pl.Boolean)
+    if window.start is not None:
+        inside &= time >= window.start
+    if window.end is not None:
+        inside &= time < window.end
+    return inside
 
 
 def _read_export(blob: Blob, plan: _Plan) -> _Blob:
@@ -276,12 +349,7 @@ def _read_export(blob: Blob, plan: _Plan) -> _Blob:
 def _take_rows(result: _Blob, decoded: DecodedRows, plan: _Plan) -> None:
     rows = decoded.conversations
     start = pl.col("interval_start")
-    inside = pl.lit(True)
-    if plan.window.start is not None:
-        inside &= start >= plan.window.start
-    if plan.window.end is not None:
-        inside &= start < plan.window.end
-    kept = rows.filter(inside)
+    kept = rows.filter(_in_window(start, plan.window))
     outside = rows.height - kept.height
     result.ledger += replace(decoded.ledger, rows=decoded.ledger.rows - outside, outside_window=outside)
     bucket = start.dt.truncate("1h")
@@ -289,12 +357,9 @@ def _take_rows(result: _Blob, decoded: DecodedRows, plan: _Plan) -> None:
         bucket = pl.when((start >= edge) & (start.dt.truncate("1h") <= edge)).then(pl.lit(edge)).otherwise(bucket)
     result.hops |= set(kept.filter("is_hop")["mac_address"].drop_nulls().to_list())
     result.inventory.append(decoded.inventory)
-    nic = ["flow_log_id", "target_resource_id", "mac_address"]
-    counts = kept.group_by(*nic, hour=start.dt.truncate("1h")).agg(n=pl.len())
-    result.hours += [(*key, "read", n, 0) for *key, n in counts.iter_rows()]
-    result.rows.append(
-        kept.with_columns(hour=bucket.cast(conversations.SCHEMA["hour"])).select(conversations.COLUMNS)
-    )
+    counts = kept.group_by(*_NIC, hour=start.dt.truncate("1h")).agg(n=pl.len())
+    result.hours += [(*key, "read", n, 0, None) for *key, n in counts.iter_rows()]
+    result.rows.append(kept.with_columns(hour=bucket.cast(conversations.SCHEMA["hour"])).select(conversations.COLUMNS))
 
 
 def _read(
@@ -322,31 +387,32 @@ def _run(
     folder: Path,
 ) -> list[_Blob]:
     """All blobs read, a thread each, in the order of their names."""
-    blobs = selected.blobs
-    size = sum(blob.size for blob in blobs)
-    done = itertools.count(1)
+    units = _units(selected.blobs) if selected.flow_logs else [[blob] for blob in selected.exports]
+    size = sum(blob.size for blob in selected.blobs)
+    done = 0
     read_bytes = 0
     lock = threading.Lock()
 
-    def work(blob: Blob) -> _Blob:
-        nonlocal read_bytes
+    def work(unit: Sequence[Blob]) -> list[_Blob]:
+        nonlocal done, read_bytes
         if selected.flow_logs:
-            result = _read_flow_log(blob, plan, contexts, store, folder)
+            results = _read_flow_logs(unit, plan, contexts, store, folder)
         else:
-            result = _read_export(blob, plan)
+            results = [_read_export(blob, plan) for blob in unit]
         with lock:
-            read_bytes += blob.size
+            done += len(unit)
+            read_bytes += sum(blob.size for blob in unit)
             if plan.progress is not None:
-                plan.progress(next(done), read_bytes, size)
-        return result
+                plan.progress(done, read_bytes, size)
+        return results
 
-    if plan.threads == 1 or len(blobs) == 1:
-        return [work(blob) for blob in blobs]
+    if plan.threads == 1 or len(units) == 1:
+        return [result for unit in units for result in work(unit)]
     pool = ThreadPoolExecutor(plan.threads, thread_name_prefix="flowlens")
     try:
-        return list(pool.map(work, blobs))
+        return [result for results in pool.map(work, units) for result in results]
     finally:
-        # After an interrupt nothing further is begun; what runs ends with its blob.
+        # After an interrupt nothing further is begun; what runs ends with its piece.
         pool.shutdown(wait=True, cancel_futures=True)
 
 
@@ -362,18 +428,27 @@ def _evidence(
     now: dt.datetime,
 ) -> Evidence:
     ledger = total(result.ledger for result in results)
-    ledger = replace(ledger, sources=len(plan.sources), notes=(*selected.notes, *ledger.notes))
+    ledger = replace(
+        ledger,
+        sources=len(plan.sources),
+        unread=ledger.unread + selected.unread,
+        notes=(*selected.notes, *ledger.notes),
+    )
     exported = [frame for result in results for frame in result.rows]
     rows = pl.concat(exported).lazy() if exported else store.conversations()
     told = [frame for result in results for frame in result.inventory]
     if known is not None:
         told.append(known)
     read = pl.DataFrame([row for result in results for row in result.hours], schema=nic_hours.READ, orient="row")
-    read = _with_ids_of_empty_blobs(read, selected)
+    read = _with_ids_of_empty_blobs(read)
     known_rows = pl.concat(told) if told else None
     if known_rows is not None:
-        keys = pl.concat([read.select(v=inventory.vnet_key(pl.col("target_resource_id"))).unique()["v"], known_rows["vnet"]])
-        known_rows = inventory.qualify(known_rows, keys.drop_nulls().filter(keys.drop_nulls().str.contains("/")).to_list())
+        keys = pl.concat(
+            [read.select(v=inventory.vnet_key(pl.col("target_resource_id"))).unique()["v"], known_rows["vnet"]]
+        )
+        known_rows = inventory.qualify(
+            known_rows, keys.drop_nulls().filter(keys.drop_nulls().str.contains("/")).to_list()
+        )
     hops = {mac for result in results for mac in result.hops}
     learned = inventory.learn(rows, known=known_rows, networks=networks, forwarders=hops)
     ends = views.with_ends(rows, learned)
@@ -382,25 +457,28 @@ def _evidence(
     if scope is not None:
         annotated, covered = scope.apply(annotated, covered, learned)
     kept = _keep(annotated, ledger.rows, folder)
-    ledger = replace(ledger, restarted_bytes_in_doubt=_in_doubt(plan, kept))
+    restarted = [frame for result in results for frame in result.restarted_ends]
+    if restarted:
+        ledger = replace(ledger, restarted_bytes_in_doubt=_in_doubt(pl.concat(restarted)))
     return Evidence(rows, kept, learned, covered, ledger)
 
 
-def _with_ids_of_empty_blobs(read: pl.DataFrame, selected: _Selected) -> pl.DataFrame:
+def _with_ids_of_empty_blobs(read: pl.DataFrame) -> pl.DataFrame:
     """A blob without tuples names its flow log by its path alone; other blobs of that path tell the ids."""
-    if read.is_empty() or read["target_resource_id"].null_count() == 0:
-        return read
-    nic_of = {(blob.mac_address, blob.hour): blob.flow_log for blob in selected.flow_logs if blob.flow_log}
-    ids: dict[str, tuple[object, object]] = {}
-    for log, target, mac, hour, *_ in read.iter_rows():
-        root = nic_of.get((mac, hour))
-        if target is not None and root is not None:
-            ids.setdefault(root, (log, target))
-    rows = [
-        (*ids.get(str(log), (log, target)), *rest) if target is None else (log, target, *rest)
-        for log, target, *rest in read.iter_rows()
-    ]
-    return pl.DataFrame(rows, schema=nic_hours.READ, orient="row")
+    ids = (
+        read.filter(pl.col("root").is_not_null(), pl.col("target_resource_id").is_not_null())
+        .group_by("root")
+        .agg(log=pl.col("flow_log_id").min(), target=pl.col("target_resource_id").min())
+    )
+    unnamed = pl.col("target_resource_id").is_null()
+    return (
+        read.join(ids, on="root", how="left", maintain_order="left")
+        .with_columns(
+            flow_log_id=pl.when(unnamed).then(pl.coalesce("log", "flow_log_id")).otherwise("flow_log_id"),
+            target_resource_id=pl.coalesce("target_resource_id", "target"),
+        )
+        .drop("log", "target", "root")
+    )
 
 
 def _keep(annotated: pl.LazyFrame, rows: int, folder: Path) -> pl.LazyFrame:
@@ -416,7 +494,7 @@ def _scan_flows(plan: _Plan) -> pl.LazyFrame:
     """FLOWS as a LazyFrame that decodes the source at each collect."""
 
     def batches(
-        with_columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, batch_size: int | None
+        with_columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, _batch_size: int | None
     ) -> Iterator[pl.DataFrame]:
         left = n_rows
         for blob in _flow_logs(plan).flow_logs:
@@ -452,7 +530,7 @@ def convert_flows(source: Scan, file: BinaryIO) -> Ledger:
     ledger = Ledger(sources=len(plan.sources))
     pending: list[pa.Table] = []
     selected = _flow_logs(plan)
-    ledger = replace(ledger, notes=selected.notes)
+    ledger = replace(ledger, notes=selected.notes, unread=selected.unread)
     with pq.ParquetWriter(file, schema.FLOWS, compression="zstd", compression_level=1) as writer:
         for blob in selected.flow_logs:
             ledger += Ledger(blobs=1)
@@ -483,26 +561,12 @@ def _flow_logs(plan: _Plan) -> _Selected:
     return selected
 
 
-def _in_doubt(plan: _Plan, rows: pl.LazyFrame) -> int:
+def _in_doubt(ends: pl.DataFrame) -> int:
     """Bytes that may be counted twice: an End, a Begin in its millisecond, then an End whose counters are all as large.
 
-    Real data shows it where a flow that is re-created keeps its counters (formats.md 2.4). Only runs over FLOWS where there
-    are restarted flows at all.
+    Real data shows it where a flow that is re-created keeps its counters (formats.md 2.4). ``ends`` are the Ends of flows that
+    were restarted; nothing is corrected, the bytes are only told.
     """
-    restarted = rows.select(pl.col("flows_restarted").sum()).collect().item()
-    if not restarted:
-        return 0
-    key = ["mac_address", "target_resource_id", "direction", *schema.FIVE_TUPLE]
-    ends = _scan_flows(plan).filter(pl.col("flow_state") == "End")
-    suspects = ends.filter("restarted").select(key).unique().collect()
-    later = (
-        ends.join(suspects.lazy(), on=key, how="semi", nulls_equal=True)
-        .select(*key, "time", "restarted", *schema.COUNTERS)
-        .collect()
-        .sort(*key, "time", nulls_last=True)
-    )
-    grown = pl.all_horizontal(pl.col(c).shift(-1).over(key) >= pl.col(c) for c in schema.COUNTERS)
-    doubted = later.filter(pl.col("restarted") & grown.fill_null(False))
+    grown = pl.all_horizontal(pl.col(c).shift(-1).over(_FLOW) >= pl.col(c) for c in schema.COUNTERS)
+    doubted = ends.sort(*_FLOW, "time", nulls_last=True).filter(pl.col("restarted") & grown.fill_null(False))
     return int(doubted.select((pl.col("bytes_sent") + pl.col("bytes_received")).sum()).item() or 0)
-
-

@@ -81,8 +81,10 @@ ENCRYPTION_CODES = (
         "NX",
         "Unencrypted",
         "Unencrypted",
-        "Enable VNet encryption on both VNets, then stop (deallocate) and start the VMs; if it is enabled, check the "
-        "VM size, Accelerated Networking and the NIC property vnetEncryptionSupported.",
+        (
+            "Enable VNet encryption on both VNets, then stop (deallocate) and start the VMs; if it is enabled, check the "
+            "VM size, Accelerated Networking and the NIC property vnetEncryptionSupported."
+        ),
     ),
     (
         "NX_LOCAL_DST",
@@ -94,8 +96,10 @@ ENCRYPTION_CODES = (
         "NX_FALLBACK",
         "Unencrypted",
         "Fall back to no encryption",
-        "Clear text in spite of the configuration: find the VM that moved to a host without support, redeploy it or "
-        "change its size.",
+        (
+            "Clear text in spite of the configuration: find the VM that moved to a host without support, redeploy it or "
+            "change its size."
+        ),
     ),
     (
         "NX_HW_NOT_SUPPORTED",
@@ -107,8 +111,10 @@ ENCRYPTION_CODES = (
         "NX_SW_NOT_READY",
         "Dropped",
         "Software not ready",
-        "Traffic was dropped while the host was not ready; passes by itself after a start or a host update, act only "
-        "if it lasts.",
+        (
+            "Traffic was dropped while the host was not ready; passes by itself after a start or a host update, act only "
+            "if it lasts."
+        ),
     ),
     (
         "NX_NOT_SUPPORTED",
@@ -120,15 +126,19 @@ ENCRYPTION_CODES = (
         "NX_NOT_ACCEPTED",
         "Dropped",
         "Drop due to no encryption",
-        "The drop policy is at work: make the failing side capable of encryption, or use AllowUnencrypted for the time "
-        "being.",
+        (
+            "The drop policy is at work: make the failing side capable of encryption, or use AllowUnencrypted for the time "
+            "being."
+        ),
     ),
     (
         UNSPECIFIED,
         "Dropped",
         "Unspecified",
-        "Denied because of encryption: make both sides capable of encryption, or use AllowUnencrypted for the time "
-        "being.",
+        (
+            "Denied because of encryption: make both sides capable of encryption, or use AllowUnencrypted for the time "
+            "being."
+        ),
     ),
 )
 UNKNOWN_CODE_ADVICE = "An encryption code that is not documented: nothing is claimed about this traffic."
@@ -296,8 +306,12 @@ ENCRYPTION_STATUS_COLUMNS = (
     Column("encryption_status", TEXT, "One of PAIR_STATUSES; the worst view of the pair wins."),
     Column("encryption_code", TEXT, "The worst encryption code seen.", True),
     Column("eligibility", TEXT, "One of ELIGIBILITIES: whether VNet encryption can cover the pair."),
-    Column("bytes_encrypted", COUNT, "Bytes both ways in encrypted tuples; null where the source has no counters.", True),
-    Column("bytes_unencrypted", COUNT, "Bytes both ways in unencrypted tuples; null where there are no counters.", True),
+    Column(
+        "bytes_encrypted", COUNT, "Bytes both ways in encrypted tuples; null where the source has no counters.", True
+    ),
+    Column(
+        "bytes_unencrypted", COUNT, "Bytes both ways in unencrypted tuples; null where there are no counters.", True
+    ),
     Column("flows_encrypted", COUNT, "Flows (ended, else started) with code X."),
     Column("flows_unencrypted", COUNT, "Flows with an unencrypted code."),
     Column("flows_dropped", COUNT, "Flows dropped because of encryption."),

@@ -59,7 +59,9 @@ class Scope:
             for word in words:
                 if word not in known:
                     raise ConfigError(
-                        f"--{name.rstrip('s').replace('_', '-')} {word}", "names nothing in these logs", hint=near_matches(word, known)
+                        f"--{name.rstrip('s').replace('_', '-')} {word}",
+                        "names nothing in these logs",
+                        hint=near_matches(word, known),
                     )
             nics = nics.filter(column.is_in(words) | also.is_in(words))
         return nics
@@ -69,6 +71,8 @@ class Scope:
     ) -> tuple[pl.LazyFrame, pl.DataFrame]:
         """Views and coverage of the NICs in scope."""
         macs = self.nics_of(inventory)["mac_address"].to_list()
-        ends = [pl.col(f"{end}_nic").str.split("+").list.eval(pl.element().is_in(macs)).list.any() for end in ("src", "dst")]
+        ends = [
+            pl.col(f"{end}_nic").str.split("+").list.eval(pl.element().is_in(macs)).list.any() for end in ("src", "dst")
+        ]
         inside = pl.any_horizontal(pl.col("mac_address").is_in(macs), *(end.fill_null(False) for end in ends))
         return views.filter(inside.fill_null(False)), coverage.filter(pl.col("mac_address").is_in(macs))

@@ -21,16 +21,6 @@ _FLOW = ("src_ip", "dst_ip", "dst_port", "reply_from_port", "protocol")
 _RANK_OF_TARGET = (("/subnets/", 1), ("/virtualnetworks/", 0), ("/networkinterfaces/", 2))
 
 
-def flows(frame_has_traffic: str = "first_traffic") -> pl.Expr:
-    """Flows of a group of rows: begun or ended, whichever is more, and at least one where there was traffic.
-
-    A long-lived flow has neither a Begin nor an End in the window, and a Begin can lie in an hour that was not read.
-    """
-    begun = pl.max_horizontal(pl.col("flows_started").sum(), pl.col("flows_ended").sum())
-    carried = (pl.col(frame_has_traffic).count() > 0).cast(pl.Int64)
-    return pl.max_horizontal(begun, carried)
-
-
 def full_hour(hour: str = "hour") -> pl.Expr:
     """The full hour that a bucket lies in; coverage is by full hours."""
     return pl.col(hour).dt.truncate("1h")
@@ -116,9 +106,7 @@ def subjects_of(inventory: Inventory) -> pl.DataFrame:
         own, on=["vnet", "address"], how="left"
     )
     unclear = pl.col("unclear")
-    far = far.with_columns(
-        *(pl.when(~unclear).then(pl.col(s)).alias(s) for s in SUBJECTS), ambiguous=unclear
-    )
+    far = far.with_columns(*(pl.when(~unclear).then(pl.col(s)).alias(s) for s in SUBJECTS), ambiguous=unclear)
     return pl.concat([near, far.select(near.columns)])
 
 
@@ -133,8 +121,12 @@ def _with_logged_once(rows: pl.LazyFrame, coverage: pl.DataFrame) -> pl.LazyFram
         "mac_address", "hour", *logs, covers=pl.lit(True)
     )
     several = (
-        coverage.select("mac_address", *logs).drop_nulls("mac_address").unique()
-        .group_by("mac_address").agg(n=pl.len()).filter(pl.col("n") > 1)
+        coverage.select("mac_address", *logs)
+        .drop_nulls("mac_address")
+        .unique()
+        .group_by("mac_address")
+        .agg(n=pl.len())
+        .filter(pl.col("n") > 1)
     )
     if several.is_empty():
         return rows.with_columns(logged_once=pl.lit(True))
@@ -165,7 +157,13 @@ def _with_logged_once(rows: pl.LazyFrame, coverage: pl.DataFrame) -> pl.LazyFram
 
 def _with_replies(rows: pl.LazyFrame) -> pl.LazyFrame:
     """A reply candidate is a reply only if its forward conversation is there too, so that a low source port can't hide egress."""
-    forward = {"vnet": "vnet", "src_ip": "dst_ip", "dst_ip": "src_ip", "dst_port": "reply_from_port", "protocol": "protocol"}
+    forward = {
+        "vnet": "vnet",
+        "src_ip": "dst_ip",
+        "dst_ip": "src_ip",
+        "dst_port": "reply_from_port",
+        "protocol": "protocol",
+    }
     wanted = (
         rows.filter(pl.col("reply_from_port").is_not_null())
         .select(**{name: pl.col(source) for name, source in forward.items()})
@@ -185,54 +183,65 @@ def _with_replies(rows: pl.LazyFrame) -> pl.LazyFrame:
 
 
 def _with_counted(rows: pl.LazyFrame, inventory: Inventory, coverage: pl.DataFrame) -> pl.LazyFrame:
+    """``counted``: the row is the one that counts for its flow in its hour.
+
+    Where the source's log covers the hour its rows count, else the destination's. Where neither does, the best that was
+    logged all the same counts: a hop whose log covers the hour, else late tuples that stand in the next hour's blob at the
+    source, at the destination, at a hop.
+    """
     covered = _covered(inventory, coverage).lazy()
     rows = rows.with_columns(full_hour=full_hour())
-    for end in ("src", "dst"):
+    for column, flag in (("src_nic", "src_covered"), ("dst_nic", "dst_covered"), ("mac_address", "own_covered")):
         rows = rows.join(
-            covered.select(pl.col("nic").alias(f"{end}_nic"), "full_hour", pl.lit(True).alias(f"{end}_covered")),
-            on=[f"{end}_nic", "full_hour"],
+            covered.select(pl.col("nic").alias(column), "full_hour", pl.lit(True).alias(flag)),
+            on=[column, "full_hour"],
             how="left",
             maintain_order="left",
-        ).with_columns(pl.col(f"{end}_covered").fill_null(False))
+        ).with_columns(pl.col(flag).fill_null(False))
     view, src, dst = pl.col("view"), pl.col("src_covered"), pl.col("dst_covered")
-    plain = (
-        pl.when(view == SOURCE).then(src | ~dst).when(view == DESTINATION).then(~src & dst).otherwise(pl.lit(False))
+    by_coverage = pl.when(view == SOURCE).then(src).when(view == DESTINATION).then(~src & dst).otherwise(pl.lit(False))
+    makeshift = ~src & ~dst & pl.col("logged_once") & ~pl.col("is_reply")
+    rank = (
+        pl.when((view == HOP) & pl.col("own_covered"))
+        .then(0)
+        .when(view == SOURCE)
+        .then(1)
+        .when(view == DESTINATION)
+        .then(2)
+        .otherwise(3)
     )
-    uncovered = ~src & ~dst & pl.col("logged_once")
-    better = (
-        rows.filter(uncovered, view == SOURCE).select("hour", *_FLOW, "src_nic").unique().with_columns(better=pl.lit(True))
+    at_hop = view == HOP
+    # Of a hop only the leg that comes in counts, unless it logged none; of several hops the first by MAC.
+    place = pl.struct(
+        rank=rank,
+        direction=pl.when(at_hop).then("direction").otherwise(pl.lit("")),
+        mac_address=pl.when(at_hop).then("mac_address").otherwise(pl.lit("")),
     )
-    first_hop = (
-        rows.filter(view == HOP, uncovered)
-        .select("vnet", *_FLOW, "mac_address", "direction")
-        .unique()
-        .sort("direction", "mac_address", nulls_last=True)
-        .group_by("vnet", *_FLOW)
-        .agg(hop=pl.col("mac_address").first(), hop_direction=pl.col("direction").first())
+    # The same addresses talk in several VNets; where neither end is known, only the place of logging tells them apart.
+    between = pl.concat_str(
+        pl.col("src_vnet").fill_null("?"),
+        pl.col("dst_vnet").fill_null("?"),
+        pl.when(pl.col("src_vnet").is_null() & pl.col("dst_vnet").is_null()).then("vnet").otherwise(pl.lit("")),
+        separator="|",
     )
-    end_seen = (
-        rows.filter(uncovered, view != HOP).select("hour", *_FLOW).unique().with_columns(at_an_end=pl.lit(True))
+    rows = rows.with_columns(place=place, between=between)
+    best = (
+        rows.filter(makeshift)
+        .select("hour", *_FLOW, "between", "place")
+        .sort("place")
+        .group_by("hour", *_FLOW, "between")
+        .agg(best=pl.col("place").first())
+        .collect()
+        .lazy()
     )
-    better, first_hop, end_seen = (
-        small.collect(engine="streaming").lazy() for small in (better, first_hop, end_seen)
+    rows = rows.join(best, on=["hour", *_FLOW, "between"], how="left", nulls_equal=True, maintain_order="left")
+    counted = (
+        pl.col("logged_once")
+        & ~pl.col("is_reply")
+        & (by_coverage | (makeshift & pl.col("place").eq_missing(pl.col("best"))))
     )
-    rows = (
-        rows.join(better, on=["hour", *_FLOW, "src_nic"], how="left", nulls_equal=True, maintain_order="left")
-        .join(first_hop, on=["vnet", *_FLOW], how="left", nulls_equal=True, maintain_order="left")
-        .join(end_seen, on=["hour", *_FLOW], how="left", nulls_equal=True, maintain_order="left")
-    )
-    destination_only = (view == DESTINATION) & ~src & ~dst & pl.col("better").is_null()
-    at_hop = (
-        (view == HOP)
-        & ~src
-        & ~dst
-        & pl.col("at_an_end").is_null()
-        & pl.col("mac_address").eq_missing(pl.col("hop"))
-        & (pl.col("direction") == pl.col("hop_direction"))
-    )
-    counted = pl.col("logged_once") & ~pl.col("is_reply") & (plain | destination_only | at_hop)
     return rows.with_columns(counted=counted).drop(
-        "full_hour", "better", "hop", "hop_direction", "at_an_end", "src_covered", "dst_covered"
+        "full_hour", "place", "between", "best", "src_covered", "dst_covered", "own_covered"
     )
 
 
@@ -244,7 +253,9 @@ def _covered(inventory: Inventory, coverage: pl.DataFrame) -> pl.DataFrame:
         .drop_nulls()
         .unique()
     )
-    groups = subjects_of(inventory).select("nic").drop_nulls().unique().filter(pl.col("nic").str.contains("+", literal=True))
+    groups = (
+        subjects_of(inventory).select("nic").drop_nulls().unique().filter(pl.col("nic").str.contains("+", literal=True))
+    )
     shared = groups.with_columns(member=pl.col("nic").str.split("+")).explode("member")
     return pl.concat([read, shared.join(read, left_on="member", right_on="nic").select("nic", "full_hour")]).unique()
 

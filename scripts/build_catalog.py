@@ -44,6 +44,18 @@ JOINED = {
     "entra-id": ((r"[0-9a-f:.]+/[0-9]+", "id 56"),),
 }  # fmt: skip
 
+# Requirements that only workloads of that kind try, so that an attempt shows the profile to apply.
+TELLING = {
+    ("aks-core", "Node to control plane tunnel (TCP 9000)"),
+    ("aks-core", "Node to control plane tunnel (UDP 1194)"),
+    ("aks-core", "API server address"),
+    ("azure-monitor-agent", "AzureMonitor"),
+    ("entra-id", "AzureActiveDirectory"),
+    ("rhui", "RHUI 4 package updates"),
+    ("windows-kms", "KMS activation"),
+    ("windows-kms", "KMS server before 2022"),
+}
+
 # Name and, where the rows' own words do not do for all of them, note of a group, by cloud where clouds differ.
 GROUPS = {
     "kms": ("KMS activation", {
@@ -157,6 +169,8 @@ def requirement_lines(members: list[dict[str, str]]) -> Iterable[str]:
     yield f"as_of = {text_of(min(row['as_of'] for row in members))}"
     if is_retired(first):
         yield "retired = true"
+    if (first["profile"], name or first["value"]) in TELLING:
+        yield "telling = true"
     yield "endpoints = ["
     for row in sorted(members, key=lambda row: KINDS.index(row["kind"])):
         yield f"  {{ kind = {text_of(row['kind'])}, value = {text_of(row['value'])} }},"

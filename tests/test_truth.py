@@ -175,6 +175,23 @@ def test_where_every_log_is_complete_each_flow_counts_at_its_source(seed, tmp_pa
 
 
 @pytest.mark.parametrize("seed", SEEDS)
+def test_a_pair_encrypts_as_its_tuples_in_the_window_say(seed, tmp_path):
+    truth = generate(seed, **COMPLETE, vnets=1)
+    truth.write_blobs(tmp_path)
+    own = {row["address"] for row in truth.inventory}
+    codes = defaultdict(set)
+    for row in read_back(tmp_path):
+        time, src, dst, _, _, _, _, state, code, *_ = row["fields"]
+        dropped = state == "D" and row["rule"] == "unspecified"
+        if {src, dst} <= own and ms(truth.start) <= int(time) < ms(truth.end) and (state in "CE" or dropped):
+            codes[src, dst].add(f"drop:{code}" if dropped else code)
+    uncertain = {(src, dst) for _, src, _, dst in truth.expected.encryption_uncertain}
+    assert {(p.src_ip, p.dst_ip): p.status for p in truth.expected.encryption} == {
+        pair: weigh(found) for pair, found in codes.items() if pair not in uncertain
+    }
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 def test_a_second_flow_log_on_a_nic_changes_nothing_that_counts(seed):
     plain, doubled = (generate(seed, **COMPLETE, extra_logs=on, window=False) for on in (False, True))
     for truth in (plain, doubled):

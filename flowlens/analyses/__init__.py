@@ -15,6 +15,15 @@ from flowlens.analyses.egress import denied_egress
 from flowlens.analyses.encryption import encryption_status
 from flowlens.analyses.rules import rule_usage
 
+__all__ = [
+    "ANALYSES",
+    "coverage",
+    "denied_egress",
+    "encryption_status",
+    "rule_usage",
+    "unexpected_destinations",
+]
+
 ANALYSES: dict[str, Callable[..., pl.LazyFrame]] = {
     "encryption_status": encryption_status,
     "denied_egress": denied_egress,

@@ -18,4 +18,4 @@ def coverage(scan: Scan) -> pl.LazyFrame:
     >>> sorted(fl.coverage(fl.scan("sample_logs")).collect()["state"].unique())
     ['missing', 'read', 'silent']
     """
-    return result("coverage", lambda: scan.evidence.coverage.lazy())
+    return result("coverage", scan.evidence.coverage.lazy)

@@ -60,7 +60,9 @@ def _expected(where: str, entry: object) -> Expected:
         raise ConfigError(where, f"expected ports from 0 to 65535, found {ports!r:.80}")
     protocol = entry.get("protocol")
     if protocol is not None and str(protocol).lower() not in schema.PROTOCOL_NUMBER:
-        raise ConfigError(where, f"unknown protocol {protocol!r:.40}", hint=f"known: {', '.join(schema.PROTOCOL_NUMBER)}")
+        raise ConfigError(
+            where, f"unknown protocol {protocol!r:.40}", hint=f"known: {', '.join(schema.PROTOCOL_NUMBER)}"
+        )
     number = schema.PROTOCOL_NUMBER[str(protocol).lower()] if protocol is not None else None
     return Expected(prefix, tag, tuple(ports), number, str(entry.get("name", prefix or tag)))
 

@@ -66,9 +66,7 @@ def _pairs(views: pl.LazyFrame) -> pl.LazyFrame:
             .alias(f"bytes_{kind.lower()}")
             for kind in ("Encrypted", "Unencrypted")
         ),
-        *(
-            flows_of(is_kind[kind] & counted).alias(f"flows_{kind.lower()}") for kind in ("Encrypted", "Unencrypted")
-        ),
+        *(flows_of(is_kind[kind] & counted).alias(f"flows_{kind.lower()}") for kind in ("Encrypted", "Unencrypted")),
         (
             pl.max_horizontal(
                 pl.col("flows_denied").filter(is_kind["Dropped"] & counted).sum()

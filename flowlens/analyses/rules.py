@@ -49,7 +49,9 @@ def rule_kind() -> pl.Expr:
         .then(pl.lit("sql-mi-obsolete"))
         .when(rule.str.starts_with(schema.RULE_PREFIX["default"]) | name.is_in(default))
         .then(pl.lit("default"))
-        .when(rule.str.starts_with(schema.RULE_PREFIX["user"]) | acl.str.contains("/networksecuritygroups/", literal=True))
+        .when(
+            rule.str.starts_with(schema.RULE_PREFIX["user"]) | acl.str.contains("/networksecuritygroups/", literal=True)
+        )
         .then(pl.lit("user"))
         .when(acl.str.contains(_GUID) | acl.str.contains("/networkmanagers/", literal=True))
         .then(pl.lit("admin"))

@@ -1,8 +1,8 @@
 """The catalogue: what services need to reach, and what an address is."""
 
-from .expansion import Expansion, expand
-from .profiles import Endpoint, Profile, Requirement, load_profile, profile_names
-from .tags import ServiceTags, load_tags
+from flowlens.catalog.expansion import Expansion, expand
+from flowlens.catalog.profiles import Endpoint, Profile, Requirement, load_profile, profile_names
+from flowlens.catalog.tags import ServiceTags, load_tags
 
 __all__ = [
     "Endpoint",

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 
-from ..errors import CatalogError, ConfigError
-from ..prefixes import normal
-from .profiles import PLACEHOLDER, Endpoint, Requirement
-from .tags import CLOUDS, ServiceTags
+from flowlens.catalog.profiles import PLACEHOLDER, Endpoint, Requirement
+from flowlens.catalog.tags import CLOUDS, ServiceTags
+from flowlens.errors import CatalogError, ConfigError
+from flowlens.prefixes import normal
 
 CONFIDENCES = ("high", "medium", "low", "none")
 """How sure a service tag stands for a name: documented or the prefixes coincide; a documented dependency or the evident

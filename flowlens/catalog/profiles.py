@@ -35,10 +35,10 @@ from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
-from ..errors import CatalogError, ConfigError, near_matches
-from ..prefixes import normal
-from ..schema import PROTOCOL_NUMBER
-from .tags import CLOUDS
+from flowlens.catalog.tags import CLOUDS
+from flowlens.errors import CatalogError, ConfigError, near_matches
+from flowlens.prefixes import normal
+from flowlens.schema import PROTOCOL_NUMBER
 
 NEEDS = ("required", "conditional", "recommended", "safe-to-block")
 KINDS = ("ip", "cidr", "service-tag", "fqdn", "fqdn-wildcard", "fqdn-tag")
@@ -69,7 +69,8 @@ class Requirement:
     """One line of an answer: a need, and the endpoints of which any meets it.
 
     ``as_of`` is the date of the oldest source behind it (``YYYY-MM-DD``, ``YYYY-MM``, ``YYYY`` or ``unknown``).
-    ``retired`` marks a former requirement, kept to explain traffic: silence there is never "missing".
+    ``retired`` marks a former requirement, kept to explain traffic: silence there is never "missing". ``telling`` marks one
+    that nothing else has: a workload that tries it needs the whole profile.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Requirement:
     endpoints: tuple[Endpoint, ...]
     note: str = ""
     retired: bool = False
+    telling: bool = False
 
     @property
     def port_ranges(self) -> tuple[tuple[int, int], ...]:
@@ -188,6 +190,7 @@ def _requirement(where: str, number: int, table: object) -> Requirement:
         endpoints=tuple(endpoints),
         note=entry.text("note", default=""),
         retired=entry.flag("retired"),
+        telling=entry.flag("telling"),
     )
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import msgspec
 import polars as pl
 
-from ..errors import CatalogError, ConfigError, near_matches
-from ..prefixes import PrefixTable, normal
+from flowlens.errors import CatalogError, ConfigError, near_matches
+from flowlens.prefixes import PrefixTable, normal
 
 CLOUDS = ("global", "usgov", "china")
 PUBLISHED_CLOUDS = {"Public": "global", "AzureGovernment": "usgov", "China": "china"}
@@ -131,7 +131,7 @@ class ServiceTags:
     @functools.cached_property
     def _regional(self) -> dict[tuple[str, str], str]:
         """Tag by service and location, in lower case; ``….EastUS2`` stands for eastus2, not ``….EastUS2Stage``."""
-        plain_last = sorted(self._regions.items(), key=lambda tag: _suffix(tag[0]) != tag[1])
+        plain_last = sorted(self._regions.items(), key=lambda tag: _suffix(tag[0]) == tag[1])
         return {(name.rpartition(".")[0].lower(), location): name for name, location in plain_last}
 
     @functools.cached_property

@@ -17,14 +17,16 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.csv
 
-from flowlens.evidence import REJECTS_KEPT, Ledger, Reject, sample
+from flowlens.evidence import REJECTS_KEPT, SAMPLE_LENGTH, Ledger, Reject, sample
 
-ROW_LIMIT = 1 << 22
-"""A row this long is a reject: Log Analytics keeps far less in one, and memory must have a bound."""
+ROW_LIMIT = 1 << 20
+"""A row this long is a reject: Log Analytics keeps far less in one (a real row takes 1 KB), and memory needs a bound."""
 BATCH_ROWS = 20_000
-BATCH_BYTES = 1 << 24
+BATCH_BYTES = 1 << 23
 
+_SHOWN = 4 * SAMPLE_LENGTH
 BOM = b"\xef\xbb\xbf"
+_BLANK = re.compile(rb"\s++")
 # JSON rows are flat: columns of Log Analytics hold text, numbers, booleans or null.
 _STRING = rb'"[^"\\\n]*+(?:\\.[^"\\\n]*+)*+"'
 _FLAT = rb'[^"\[\]{}]*+(?:' + _STRING + rb'[^"\[\]{}]*+)*+'
@@ -61,7 +63,7 @@ def name_and_zone(header: str) -> tuple[str, str]:
 
 
 def read_export(chunks: Iterable[bytes], *, where: str, wanted: Wanted) -> Iterator[tuple[pl.DataFrame, Ledger]]:
-    """Batches of about 20,000 rows: an Int64 column ``offset`` and text columns, with the ledger of what gave no row.
+    """Batches of up to 20,000 rows or 8 MiB: an Int64 column ``offset`` and text columns, with the ledger of what gave no row.
 
     Which wanted columns are there, and in which of their spellings, depends on the export. How the bytes are chunked
     decides nothing. Raises nothing for bad bytes; ``where`` names the source in rejects.
@@ -261,9 +263,17 @@ class _Shape(NamedTuple):
 
 
 _CSV = _Shape(
-    re.compile(rb"(?:\r?\n)*+"), re.compile(_CELL + rb"(?:," + _CELL + rb")*+(?=\r?\n|\Z)"), _Reader.skip_line
+    # A file may be cut between carriage return and line feed.
+    re.compile(rb"(?:\r?(?:\n|\Z))*+"),
+    re.compile(_CELL + rb"(?:," + _CELL + rb")*+(?=\r?(?:\n|\Z))"),
+    _Reader.skip_line,
 )
-_OBJECTS = _Shape(re.compile(rb"[\s,\[\]]*+"), re.compile(rb"\{" + _FLAT + rb"\}"), _Reader.skip_value)
+_OBJECTS = _Shape(
+    # Brackets stand around the rows once; arrays may follow each other, and be empty.
+    re.compile(rb"[\s,]*+(?:\]\s*+)?+(?:\[\s*+\]\s*+)*+(?:\[\s*+)?+"),
+    re.compile(rb"\{" + _FLAT + rb"\}"),
+    _Reader.skip_value,
+)
 _ARRAYS = _Shape(re.compile(rb"[\s,]*+"), re.compile(rb"\[" + _FLAT + rb"\]"), _Reader.skip_value)
 
 
@@ -280,12 +290,14 @@ def _read(reader: _Reader, where: str, wanted: Wanted) -> Iterator[tuple[_Batch,
     reader.fill()
     if reader.data.startswith(BOM):
         reader.at = batch.framing_bytes = len(BOM)
+    while reader.fill() and (blank := reader.take(_BLANK)):
+        batch.framing_bytes += len(blank)
     view = reader.view()
-    first = view.lstrip()[:1]
+    first = view[:1]
     if not first:
         batch.reject(reader.offset, "nothing in it", b"")
         yield _rest(reader, batch), None
-    elif first == b"{" and _ROWS_OF_TABLE.search(view) and not _OBJECTS.row.match(view.lstrip()):
+    elif first == b"{" and _ROWS_OF_TABLE.search(view) and not _OBJECTS.row.match(view):
         yield from _read_answer(reader, batch, wanted)
     elif first in b"{[":
         layout = _layout_of_objects(wanted)
@@ -299,7 +311,6 @@ def _read(reader: _Reader, where: str, wanted: Wanted) -> Iterator[tuple[_Batch,
 
 
 def _read_csv(reader: _Reader, batch: _Batch, wanted: Wanted) -> Iterator[tuple[_Batch, _Layout | None]]:
-    batch.framing_bytes += len(reader.take(_CSV.between))
     start = reader.offset
     header = reader.take_row(_CSV.row) or b""
     names = [_unquoted(cell).decode("utf-8", "replace") for cell in _CSV_CELL.findall(header)]
@@ -385,7 +396,10 @@ def _cut(reader: _Reader, batch: _Batch, shape: _Shape, *, end: bytes = b"") -> 
         if between:
             batch.framing_bytes += len(between)
             batch.last = between.strip() or batch.last
-            continue
+            if not reader.fill():
+                break
+            if len(between) == ROW_LIMIT:
+                continue
         if end and reader.data.startswith(end, reader.at):
             batch.framing_bytes += len(end)
             batch.last = end
@@ -398,9 +412,9 @@ def _cut(reader: _Reader, batch: _Batch, shape: _Shape, *, end: bytes = b"") -> 
         start = reader.offset
         row = reader.take_row(shape.row)
         if row is None:
-            view = reader.view()
+            begin = reader.data[reader.at : reader.at + _SHOWN]
             shape.skip(reader)
-            batch.reject(start, "a broken row, or one that is cut", view[: reader.offset - start])
+            batch.reject(start, "a broken row, or one that is cut", begin[: reader.offset - start])
             batch.record_bytes += reader.offset - start
             batch.last = b"]"
         else:

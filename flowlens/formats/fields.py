@@ -204,7 +204,8 @@ def record_time(value: object, notes: Notes) -> int | None:
     if match:
         *parts, fraction, sign, hours, minutes = match.groups()
         try:
-            moment = dt.datetime(*(int(part) for part in parts), tzinfo=_UTC)  # type: ignore[arg-type]
+            year, month, day, hour, minute, second = map(int, parts)
+            moment = dt.datetime(year, month, day, hour, minute, second, tzinfo=_UTC)
         except ValueError:
             pass
         else:

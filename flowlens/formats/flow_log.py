@@ -9,7 +9,7 @@ from typing import Any
 from flowlens.evidence import REJECTS_KEPT, Decoded, Ledger
 from flowlens.formats import fast, fields
 from flowlens.formats import strict as reference
-from flowlens.formats.framing import Broken, Framing, Record, blocks, frames
+from flowlens.formats.framing import Broken, Framing, Record, frames
 
 DOCUMENT_BYTES = 4 * 2**20
 """About how many bytes of records become one batch."""
@@ -40,9 +40,9 @@ def decode_flow_log(chunks: Iterable[bytes], *, where: str, strict: bool = False
 
     def source() -> Iterator[bytes]:
         nonlocal taken
-        for block in blocks(chunks):
-            taken += len(block)
-            yield block
+        for chunk in chunks:
+            taken += len(chunk)
+            yield chunk
 
     batch: list[_Span] = []
     record_bytes = framing_bytes = 0

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 BLOCK_BYTES = 4 * 2**20
-"""Input is taken in blocks of this size, however the chunks arrive."""
+"""Input is taken in steps of at least this size, however the chunks arrive."""
+_TINY_CHUNK = 4096
 MAX_RECORD_BYTES = 32 * 2**20
 """A longer record is skipped without being held, and rejected. Real ones stay near 32 KiB."""
 MAX_DEPTH = 16
@@ -71,30 +72,36 @@ class Broken:
     head: bytes
 
 
-def blocks(chunks: Iterable[bytes], size: int = BLOCK_BYTES) -> Iterator[bytes]:
-    """The same bytes in blocks of ``size``, the last one shorter.
+def blocks(chunks: Iterable[bytes], size: int = BLOCK_BYTES) -> Iterator[memoryview]:
+    """The same bytes in pieces of at most ``size``, none empty, tiny chunks put together.
 
-    >>> list(blocks([b"ab", b"", b"cdefg"], 3))
-    [b'abc', b'def', b'g']
+    >>> [bytes(piece) for piece in blocks([b"ab", b"", b"cdefg"], 3)]
+    [b'ab', b'cde', b'fg']
     """
+    tiny = min(size, _TINY_CHUNK)
     held = bytearray()
     for chunk in chunks:
-        view = memoryview(chunk)
-        while len(held) + len(view) >= size:
-            room = size - len(held)
-            yield b"".join((held, view[:room]))
+        if len(chunk) < tiny:
+            held += chunk
+            if len(held) < tiny:
+                continue
+            chunk = b""
+        if held:
+            yield memoryview(bytes(held))
             held.clear()
-            view = view[room:]
-        held += view
+        view = memoryview(chunk)
+        for start in range(0, len(view), size):
+            yield view[start : start + size]
     if held:
-        yield bytes(held)
+        yield memoryview(bytes(held))
 
 
 class _Buffer:
     """The unread part of the input: ``data[at:]`` starts at byte ``offset`` of the blob."""
 
-    def __init__(self, source: Iterator[bytes]) -> None:
+    def __init__(self, source: Iterator[memoryview], size: int) -> None:
         self._source = source
+        self._size = size
         self._base = 0
         self.data = b""
         self.at = 0
@@ -104,10 +111,10 @@ class _Buffer:
         return self._base + self.at
 
     def more(self) -> bool:
-        """Whether there was more; takes as much again as is held, so that scanning a record anew stays linear."""
-        wanted = max(1, len(self.data) - self.at)
-        parts = [self.data[self.at :]]
-        while wanted > 0 and (block := next(self._source, b"")):
+        """Whether there was more; takes at least as much again as is held, so that scanning a record anew is linear."""
+        wanted = max(self._size, len(self.data) - self.at)
+        parts = [memoryview(self.data)[self.at :]]
+        while wanted > 0 and (block := next(self._source, None)):
             parts.append(block)
             wanted -= len(block)
         self._base += self.at
@@ -118,15 +125,16 @@ class _Buffer:
 
 @dataclass(frozen=True, slots=True)
 class _Walk:
-    """Where a walk over one object ended, and how: closed, records (their list opens), unclosed or a reason."""
+    """Where a walk over one object ended, and how: closed, too deep, records (their list opens), unclosed or a reason."""
 
     end: int
     outcome: str
 
 
-def _walk(data: bytes, start: int, closers: list[int], *, wrapper: bool) -> _Walk:
+def _walk(data: bytes, start: int, closers: bytearray, *, wrapper: bool) -> _Walk:
     """Follow brackets and strings from ``start`` until ``closers`` is used up; with ``wrapper`` stop at its records."""
     at = start
+    deepest = 0
     while True:
         plain = _PLAIN.match(data, at)
         at = plain.end() if plain else at
@@ -139,12 +147,11 @@ def _walk(data: bytes, start: int, closers: list[int], *, wrapper: bool) -> _Wal
             if wrapper and len(closers) == 1 and byte == ord("[") and _names_records(data, start, at):
                 return _Walk(at + 1, "records")
             closers.append(_CLOSER[byte])
-            if len(closers) > MAX_DEPTH:
-                return _Walk(at, f"nested deeper than {MAX_DEPTH}")
+            deepest = max(deepest, len(closers))
         elif closers.pop() != byte:
             return _Walk(at, "brackets do not balance")
         elif not closers:
-            return _Walk(at + 1, "closed")
+            return _Walk(at + 1, "closed" if deepest <= MAX_DEPTH else "too deep")
         at += 1
 
 
@@ -160,22 +167,25 @@ def _is_object(text: bytes) -> bool:
 
 
 def frames(
-    source: Iterator[bytes],
+    chunks: Iterable[bytes],
     parse: Callable[[bytes], Value],
     fit: Callable[[bytes], Fitted | None] | None = None,
+    *,
+    block_bytes: int = BLOCK_BYTES,
 ) -> Iterator[Framing | Record[Value, Fitted] | Broken]:
     """The spans of a blob in order; together they are all of its bytes.
 
     Args:
-        source: the blob in blocks, as from ``blocks``.
+        chunks: the decompressed bytes, cut anywhere.
         parse: makes a value of a record's bytes; raises ValueError where they are not JSON.
         fit: tried first; returns None where a record is not of the shape it knows. It must accept nothing that
             ``parse`` refuses, and nothing that holds a ``records`` list or nests deeper than MAX_DEPTH.
+        block_bytes: how much is taken at a time; the spans do not depend on it.
 
-    >>> [type(span).__name__ for span in frames(iter([b'{"records":[{"time":1},{"ti']), json.loads)]
+    >>> [type(span).__name__ for span in frames([b'{"records":[{"time":1},{"ti'], json.loads)]
     ['Framing', 'Record', 'Framing', 'Broken']
     """
-    return _Framer(source, parse, fit).spans()
+    return _Framer(_Buffer(blocks(chunks, block_bytes), block_bytes), parse, fit).spans()
 
 
 class _Framer(Generic[Value, Fitted]):
@@ -183,11 +193,11 @@ class _Framer(Generic[Value, Fitted]):
 
     def __init__(
         self,
-        source: Iterator[bytes],
+        buffer: _Buffer,
         parse: Callable[[bytes], Value],
         fit: Callable[[bytes], Fitted | None] | None,
     ) -> None:
-        self.buffer = _Buffer(source)
+        self.buffer = buffer
         self.parse = parse
         self.fit = fit
         self.place = "top"
@@ -236,9 +246,10 @@ class _Framer(Generic[Value, Fitted]):
 
     def _quick_record(self) -> Record[Value, Fitted] | None:
         """The record up to the next opener, if ``fit`` takes it; a cut in the wrong place can't be taken."""
-        data, at, opener = self.buffer.data, self.buffer.at, self.opener
-        if self.fit is None or not opener or not data.startswith(opener, at):
+        data, at = self.buffer.data, self.buffer.at
+        if self.fit is None or not (match := _OPENER.match(data, at)):
             return None
+        opener = match.group()
         following = data.find(opener, at + len(opener), at + _CUT_WINDOW)
         if following < 0:
             return None
@@ -249,29 +260,32 @@ class _Framer(Generic[Value, Fitted]):
         fitted = self.fit(raw) if raw.endswith(b"}") else None
         if fitted is None:
             return None
+        self.opener = opener
         offset = self.buffer.offset
         self.buffer.at = end
         return Record(offset, raw, None, fitted)
 
     def _item(self) -> Framing | Record[Value, Fitted] | Broken:
         """A record found by its brackets, or the head of a wrapper."""
-        walk = self._walked([], wrapper=self.place == "top")
+        walk = self._walked(b"", wrapper=self.place == "top")
         data, at = self.buffer.data, self.buffer.at
         if walk.outcome == "records":
             if not _is_object(data[at : walk.end] + b"]}"):
                 return self._broken("brackets or quotes do not balance before the records")
             self.place, self.wrapped = "list", True
             return self._framing(walk.end - at)
+        raw = data[at : walk.end]
+        if walk.outcome == "too deep":
+            return self._refused(raw, f"nested deeper than {MAX_DEPTH}")
         if walk.outcome != "closed":
             return self._broken(walk.outcome)
-        raw = data[at : walk.end]
         fitted = None if self.fit is None else self.fit(raw)
         value = None
         if fitted is None:
             try:
                 value = self.parse(raw)
             except ValueError as error:
-                return self._not_json(raw, str(error))
+                return self._refused(raw, f"not valid JSON: {error}")
         learned = _OPENER.match(raw)
         self.opener = learned.group() if learned else self.opener
         offset = self.buffer.offset
@@ -280,7 +294,7 @@ class _Framer(Generic[Value, Fitted]):
 
     def _wrapper_tail(self) -> Framing | Broken:
         """What follows the list of records in its wrapper."""
-        walk = self._walked([ord("}")], wrapper=True)
+        walk = self._walked(b"}", wrapper=True)
         data, at = self.buffer.data, self.buffer.at
         if walk.outcome in ("closed", "records"):
             end = b"" if walk.outcome == "closed" else b"]}"
@@ -291,23 +305,23 @@ class _Framer(Generic[Value, Fitted]):
         self.place = "list"
         return self._broken("unclosed" if walk.outcome == "unclosed" else "brackets or quotes do not balance")
 
-    def _walked(self, closers: list[int], *, wrapper: bool) -> _Walk:
+    def _walked(self, closers: bytes, *, wrapper: bool) -> _Walk:
         """A walk from here, with more input taken until it ends; too long a one ends in a reason."""
         buffer = self.buffer
         while True:
-            walk = _walk(buffer.data, buffer.at, list(closers), wrapper=wrapper)
+            walk = _walk(buffer.data, buffer.at, bytearray(closers), wrapper=wrapper)
             if walk.end - buffer.at > MAX_RECORD_BYTES:
                 return _Walk(walk.end, f"larger than {MAX_RECORD_BYTES} bytes")
             if walk.outcome != "unclosed" or not buffer.more():
                 return walk
 
-    def _not_json(self, raw: bytes, reason: str) -> Broken:
-        """A whole pair of brackets that is not JSON; it ends early where another record starts inside."""
+    def _refused(self, raw: bytes, reason: str) -> Broken:
+        """A whole pair of brackets that is no record; it ends early where another record starts inside."""
         inside = self._opener_pattern().search(raw, 1)
         length = inside.start() if inside else len(raw)
         offset = self.buffer.offset
         self.buffer.at += length
-        return Broken(offset, length, f"not valid JSON: {reason}", raw[:_HEAD_BYTES])
+        return Broken(offset, length, reason, raw[:_HEAD_BYTES])
 
     def _broken(self, reason: str) -> Broken:
         """From here to the next opener or the end of the input, without holding what lies between."""

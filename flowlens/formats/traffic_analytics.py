@@ -7,9 +7,11 @@ NTANetAnalytics (2026-07) and its Traffic Analytics schema page (2024-05).
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import polars as pl
 import pyarrow as pa
@@ -77,6 +79,9 @@ _TARGETS = (
     ("nic|networkinterface", 3, "networkinterfaces/{}"),
     ("vnet|virtualnetwork", 3, "virtualnetworks/{}"),
 )
+_FIRST_SEEN = pl.coalesce("flow_start", "interval_start")
+_LAST_SEEN = pl.coalesce("flow_end", "interval_end")
+_SLICE = 20_000
 _STATUS_WORDS = ("partial", "failed")
 _SUMS_DIFFER = "entry sums differ from row totals"
 
@@ -112,10 +117,11 @@ def looks_like_traffic_analytics(head: bytes) -> bool:
 
 
 def decode_traffic_analytics(chunks: Iterable[bytes], *, where: str) -> Iterator[DecodedRows]:
-    """Batches of about 20,000 rows of an export, in the order of the file; ``where`` names it in rejects and notes.
+    """Batches of up to 20,000 rows of an export, in the order of the file; ``where`` names it in rejects and notes.
 
     Holds a batch in memory, whatever the size of the file. Raises nothing for bad bytes: a row or an entry that cannot be
-    read is a reject with the offset of its row, and a file that is no export is one reject.
+    read is a reject with the offset of its row, and a file that is no export is one reject. Bytes and notes may come in
+    batches of their own, without rows.
 
     >>> [d.ledger.rejects[0].reason for d in decode_traffic_analytics([b"<html>"], where="a.csv")]
     ['no Traffic Analytics rows: FlowIntervalStartTime is missing']
@@ -124,10 +130,13 @@ def decode_traffic_analytics(chunks: Iterable[bytes], *, where: str) -> Iterator
     wanted = Wanted(_COLUMNS, _lacking, ("IsFlowCapturedAtUDRHop",))
     seen: Counter[str] = Counter()
     for texts, ledger in read_export(chunks, where=where, wanted=wanted):
-        decoded, more = _convert(texts.select("offset", *text_cells(texts, _COLUMNS)), where)
-        seen += more
-        rejects = sorted((*ledger.rejects, *decoded.ledger.rejects), key=lambda reject: reject.offset)
-        yield replace(decoded, ledger=replace(ledger + decoded.ledger, rejects=tuple(rejects[:REJECTS_KEPT])))
+        yield _nothing(ledger)
+        if texts.is_empty():
+            continue
+        for cells in _slices(texts.select("offset", *text_cells(texts, _COLUMNS))):
+            decoded, more = _convert(cells, where)
+            seen += more
+            yield decoded
     if seen:
         yield _nothing(Ledger(notes=_notes(seen, where)))
 
@@ -150,6 +159,15 @@ def convert_rows(rows: pa.Table | pl.DataFrame, *, where: str) -> DecodedRows:
     row = pl.int_range(pl.len(), dtype=pl.Int64)
     decoded, seen = _convert(frame.select(row.alias("offset"), *text_cells(frame, _COLUMNS)), where)
     return replace(decoded, ledger=replace(decoded.ledger, notes=_notes(seen, where)))
+
+
+def _slices(cells: pl.DataFrame) -> list[pl.DataFrame]:
+    """The rows in parts that give some 20,000 conversations each, however many addresses a row holds."""
+    bars = pl.sum_horizontal(pl.col(side + "PublicIps").str.count_matches("|", literal=True) for side in _SIDES)
+    parts = cells.select(((bars // len(_ENTRY) + 1).cum_sum() - 1) // _SLICE).to_series().rename("part")
+    if parts.n_unique() <= 1:
+        return [cells]
+    return cells.insert_column(0, parts).partition_by("part", include_key=False, maintain_order=True)
 
 
 def _nothing(ledger: Ledger) -> DecodedRows:
@@ -175,10 +193,6 @@ def _time(name: str) -> pl.Expr:
     time = time_of(pl.col(name))
     edges = [pl.lit(edge).cast(pl.Datetime("us", "UTC")) for edge in (fields.EARLIEST, fields.LATEST)]
     return pl.when((time >= edges[0]) & (time < edges[1])).then(time)
-
-
-def _count(text: pl.Expr) -> pl.Expr:
-    return number_of(text, schema.COUNTER_LIMIT)
 
 
 def _word(name: str, known: dict[str, str]) -> pl.Expr:
@@ -210,19 +224,16 @@ def _convert(cells: pl.DataFrame, where: str) -> tuple[DecodedRows, Counter[str]
     others = cells.filter(subtype != "flowlog")
     seen = _not_flows(others)
     rows = _with_addresses(cells.filter(subtype == "flowlog").with_columns(_parsed()))
-    problems = _problems(rows)
-    bad, good = rows.filter(problems["reason"].is_not_null()), rows.filter(problems["reason"].is_null())
-    shown = problems.filter(problems["reason"].is_not_null())
+    wrong = rows.select(pl.any_horizontal(check.is_wrong for check in _checks())).to_series()
+    bad, good = rows.filter(wrong), rows.filter(~wrong)
     entries = _with_entries(good.with_row_index("row"))
     broken = pl.concat([entries.filter("broken"), _stray_addresses(good)], how="diagonal")
     whole = entries.filter(~pl.col("broken"))
     differing = _differing(entries)
     if differing:
         seen[_SUMS_DIFFER] = differing
-    rejects = [
-        *zip(bad["offset"].head(REJECTS_KEPT), shown["reason"], shown["found"], strict=False),
-        *((offset, "a broken entry of public addresses", found) for offset, found in _head(broken, "offset", "entry")),
-    ]
+    shown = broken.sort("offset").head(REJECTS_KEPT).select("offset", pl.lit("a broken public address"), "entry")
+    rejects = [*_reasons(bad.head(REJECTS_KEPT)), *shown.rows()]
     ledger = Ledger(
         records=cells.height,
         tuples=whole.height + broken.height,
@@ -231,15 +242,11 @@ def _convert(cells: pl.DataFrame, where: str) -> tuple[DecodedRows, Counter[str]
         rejected_records=bad.height,
         unknown_codes=_unknown(good),
         rejects=tuple(
-            Reject(where, offset, reason, sample(found or ""))
+            Reject(where, offset, reason, sample(found))
             for offset, reason, found in sorted(rejects, key=lambda reject: reject[0])[:REJECTS_KEPT]
         ),
     )
     return DecodedRows(_conversations(whole), _inventory(good), ledger), seen
-
-
-def _head(frame: pl.DataFrame, *columns: str) -> list[tuple[int, str]]:
-    return frame.sort("offset").select(columns).head(REJECTS_KEPT).rows()
 
 
 def _not_flows(others: pl.DataFrame) -> Counter[str]:
@@ -255,18 +262,19 @@ def _not_flows(others: pl.DataFrame) -> Counter[str]:
     return seen
 
 
-def _parsed() -> list[pl.Expr]:
+@functools.cache
+def _parsed() -> tuple[pl.Expr, ...]:
     start, end = _time("FlowIntervalStartTime"), _time("FlowIntervalEndTime")
     protocol = pl.col("L4Protocol").str.to_lowercase()
-    number = protocol.cast(pl.Int16, strict=False)
+    number = number_of(protocol, fields.PROTOCOL_LIMIT)
     mac = pl.col("MacAddress").str.replace_all(r"[-:.]", "").str.to_uppercase()
     encryption = pl.col("FlowEncryption")
-    return [
+    return (
         start.alias("interval_start"),
         end.alias("interval_end"),
-        pl.coalesce(_time("FlowStartTime"), start).alias("first_seen"),
-        pl.coalesce(_time("FlowEndTime"), end).alias("last_seen"),
-        *(_count(pl.col(name)).alias(f"{name} count") for name in _COUNTERS),
+        _time("FlowStartTime").alias("flow_start"),
+        _time("FlowEndTime").alias("flow_end"),
+        *(number_of(pl.col(name), schema.COUNTER_LIMIT).alias(f"{name} count") for name in _COUNTERS),
         pl.col("IsFlowCapturedAtUdrHop")
         .str.to_lowercase()
         .is_in(["true", "1", "yes"])
@@ -274,10 +282,8 @@ def _parsed() -> list[pl.Expr]:
         .alias("is_hop"),
         _word("FlowDirection", _DIRECTION).alias("direction"),
         _word("FlowStatus", _STATUS).alias("flow_status"),
-        protocol.replace_strict(_PROTOCOL, default=None, return_dtype=pl.Int16)
-        .fill_null(pl.when(number.is_between(0, 255)).then(number))
-        .alias("protocol"),
-        pl.col("DestPort").str.replace(r"\.0+$", "").cast(pl.Int32, strict=False).alias("port"),
+        protocol.replace_strict(_PROTOCOL, default=None, return_dtype=pl.Int16).fill_null(number).alias("protocol"),
+        number_of(pl.col("DestPort"), fields.PORT_LIMIT).alias("port"),
         pl.when(mac.str.contains("^[0-9A-F]{12}$")).then(mac).alias("mac_address"),
         encryption.str.to_lowercase()
         .replace_strict(_ENCRYPTION, default=None, return_dtype=pl.String)
@@ -286,7 +292,7 @@ def _parsed() -> list[pl.Expr]:
         _target().alias("target_resource_id"),
         _arm("FlowLogResourceId", 4, "networkwatchers/{}/flowlogs/{}").alias("flow_log_id"),
         *_acl(),
-    ]
+    )
 
 
 def _arm(name: str, parts: int, rest: str) -> pl.Expr:
@@ -355,50 +361,60 @@ def _with_addresses(rows: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _problems(rows: pl.DataFrame) -> pl.DataFrame:
-    """``reason`` why a row cannot be a conversation, null where it can, and ``found``, the text that is to blame."""
+class _Check(NamedTuple):
+    """When a row cannot be a conversation, why, and which column is to blame."""
 
-    def unread(name: str, parsed: str) -> pl.Expr:
-        return pl.col(name).is_not_null() & pl.col(parsed).is_null()
+    is_wrong: pl.Expr
+    reason: str
+    column: str
 
+
+@functools.cache
+def _checks() -> tuple[_Check, ...]:
+    unread = {"FlowStartTime": "flow_start", "FlowEndTime": "flow_end", "DestPort": "port"}
+    unread |= {name: f"{name} count" for name in _COUNTERS}
+    blank = {"FlowIntervalStartTime": "interval_start", "FlowIntervalEndTime": "interval_end"}
+    blank |= {"L4Protocol": "protocol", "FlowDirection": "direction", "FlowStatus": "flow_status"}
     both = (pl.col("Src entries").list.len() > 1) & (pl.col("Dest entries").list.len() > 1)
-    other_side = {side: pl.col("unpacked").fill_null("") != side for side in _SIDES}
+    addresses = (("Src", "src_ip", "a source"), ("Dest", "dst_ip", "a destination"))
+    interval = pl.col("interval_end") < pl.col("interval_start")
     checks = [
-        *((pl.col(c).is_null(), f"expected a time in {n}", n) for c, n in zip(_INTERVAL, _TIMES[:2], strict=True)),
+        *(_Check(pl.col(parsed).is_null(), f"cannot read {name}", name) for name, parsed in blank.items()),
         *(
-            (pl.col(name).is_not_null() & _time(name).is_null(), f"expected a time in {name}", name)
-            for name in _TIMES[2:]
+            _Check(pl.col(name).is_not_null() & pl.col(parsed).is_null(), f"cannot read {name}", name)
+            for name, parsed in unread.items()
         ),
-        (
-            pl.col("interval_end") < pl.col("interval_start"),
-            "the interval ends before it starts",
-            "FlowIntervalEndTime",
+        _Check(interval, "the interval ends before it starts", "FlowIntervalEndTime"),
+        _Check(_LAST_SEEN < _FIRST_SEEN, "the flow ends before it starts", "FlowEndTime"),
+        _Check(both, "several public addresses on both sides cannot be paired", "SrcPublicIps"),
+        *(
+            _Check(
+                (pl.col("unpacked").fill_null("") != side) & pl.col(parsed).is_null(), f"expected {what} address", side
+            )
+            for side, parsed, what in addresses
         ),
-        (pl.col("last_seen") < pl.col("first_seen"), "the flow ends before it starts", "FlowEndTime"),
-        (pl.col("protocol").is_null(), "expected a protocol in L4Protocol", "L4Protocol"),
-        (pl.col("direction").is_null(), "expected a direction in FlowDirection", "FlowDirection"),
-        (pl.col("flow_status").is_null(), "expected a status in FlowStatus", "FlowStatus"),
-        (
-            pl.col("DestPort").is_not_null() & ~pl.col("port").is_between(0, 65535).fill_null(False),
-            "expected a port in DestPort",
-            "DestPort",
-        ),
-        *((unread(name, f"{name} count"), f"expected a count below 2^48 in {name}", name) for name in _COUNTERS),
-        (both.fill_null(False), "several public addresses on both sides cannot be paired", "SrcPublicIps"),
-        (other_side["Src"] & pl.col("src_ip").is_null(), "expected a source address", "Src"),
-        (other_side["Dest"] & pl.col("dst_ip").is_null(), "expected a destination address", "Dest"),
     ]
-    return rows.select(
-        pl.coalesce(pl.when(wrong).then(pl.lit(reason)) for wrong, reason, _ in checks).alias("reason"),
-        pl.coalesce(pl.when(wrong).then(pl.col(name).fill_null("")) for wrong, _, name in checks).alias("found"),
-    )
+    return tuple(check._replace(is_wrong=check.is_wrong.fill_null(False)) for check in checks)
+
+
+def _reasons(bad: pl.DataFrame) -> list[tuple[int, str, str]]:
+    """Offset, reason and the text to blame of rows that some check refuses."""
+    checks = _checks()
+    reason = pl.coalesce(pl.when(check.is_wrong).then(pl.lit(check.reason)) for check in checks)
+    found = pl.coalesce(pl.when(check.is_wrong).then(pl.col(check.column).fill_null("")) for check in checks)
+    return bad.select("offset", reason.alias("reason"), found.alias("found")).rows()
 
 
 def _with_entries(rows: pl.DataFrame) -> pl.DataFrame:
     """A line per conversation: per entry of public addresses where there are any, else the row itself."""
-    lines = rows.with_columns(pl.col("entries").alias("entry")).explode("entry")
+    # Each line would otherwise carry a copy of the text of its row, and of all its entries.
+    lines = rows.drop(*_COLUMNS, *_SIDES, *(side + " entries" for side in _SIDES)).rename({"entries": "entry"})
+    lines = lines.explode("entry")
     part = pl.col("entry").str.split("|")
-    numbers = [_count(part.list.get(n, null_on_oob=True)).alias(name) for n, name in enumerate(_ENTRY, 1)]
+    numbers = [
+        number_of(part.list.get(n, null_on_oob=True), schema.COUNTER_LIMIT).alias(name)
+        for n, name in enumerate(_ENTRY, 1)
+    ]
     lines = lines.with_columns(part.list.first().alias("public"), part.list.len().alias("parts"), *numbers)
     lines = lines.with_columns(_canonical(lines["public"]).alias("public"))
     wrong = (pl.col("parts") != 1 + len(_ENTRY)) | pl.any_horizontal(pl.col("public", *_ENTRY).is_null())
@@ -465,7 +481,7 @@ def _conversations(lines: pl.DataFrame) -> pl.DataFrame:
         pl.when(~(pl.col("protocol").is_in(_PORTLESS) & (pl.col("port") == 0))).then("port").alias("dst_port"),
     )
     traffic = pl.sum_horizontal(sent, received) > 0
-    lines = lines.with_columns(
+    lines = lines.with_columns(_FIRST_SEEN.alias("first_seen"), _LAST_SEEN.alias("last_seen")).with_columns(
         pl.when(traffic).then("first_seen").alias("first_traffic"),
         pl.when(traffic).then("last_seen").alias("last_traffic"),
         pl.when(received > 0).then("last_seen").alias("last_answered"),
@@ -497,6 +513,12 @@ def _unknown(rows: pl.DataFrame) -> dict[str, int]:
 def _inventory(rows: pl.DataFrame) -> pl.DataFrame:
     """What rows say of the addresses on both sides."""
     own = {"Src": schema.DIRECTION_NAME["O"], "Dest": schema.DIRECTION_NAME["I"]}
+    # Few things are said over and over again, so repeats are dropped before anything is made of them.
+    rows = rows.select(
+        *(side + name for side in _SIDES for name in _OF_A_SIDE if name != "PublicIps"),
+        *("src_ip", "dst_ip", "direction", "is_hop", "mac_address", "target_resource_id"),
+        *("FlowType", "PrivateEndpointResourceId"),
+    ).unique()
     sides = [_of_side(rows, side, (pl.col("direction") == own[side]) & ~pl.col("is_hop")) for side in _SIDES]
     return pl.concat(sides).unique().sort(list(_INVENTORY), nulls_last=True)
 

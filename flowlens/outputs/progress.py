@@ -32,4 +32,3 @@ def progress_on(stream: TextIO) -> Callable[[int, int, int], None] | None:
         stream.flush()
 
     return show
-

@@ -51,7 +51,7 @@ class Shown(NamedTuple):
     right: bool = False
 
 
-def _text(name: str, *, whole: bool = False) -> Callable[[Mapping[str, object]], str]:
+def _text(name: str) -> Callable[[Mapping[str, object]], str]:
     return lambda row: "" if row[name] is None else clean(row[name])
 
 
@@ -181,7 +181,9 @@ class Page:
     def table(self, name: str, rows: pl.DataFrame, *, limit: int | None = None) -> None:
         """The rows as a table, or as a list where a table would have to cut something."""
         columns = _columns(name, self.clock)
-        shown = [[column.cell(row) for column in columns] for row in rows.head(limit or rows.height).iter_rows(named=True)]
+        shown = [
+            [column.cell(row) for column in columns] for row in rows.head(limit or rows.height).iter_rows(named=True)
+        ]
         keep = [n for n in range(len(columns)) if any(cells[n] for cells in shown)]
         columns = tuple(columns[n] for n in keep)
         shown = [[cells[n] for n in keep] for cells in shown]
@@ -190,7 +192,12 @@ class Page:
         else:
             self._list(columns, shown)
         if limit is not None and rows.height > limit:
-            self.line(f"  … and {rows.height - limit} more; --format csv or json has them all".replace("…", "..." if self._plain else "…"), "dim")
+            self.line(
+                f"  … and {rows.height - limit} more; --format csv or json has them all".replace(
+                    "…", "..." if self._plain else "…"
+                ),
+                "dim",
+            )
 
     def _fits(self, columns: Iterable[Shown], shown: list[list[str]]) -> bool:
         need = 2
@@ -263,7 +270,10 @@ def _worth_showing(name: str, table: pl.DataFrame) -> tuple[pl.DataFrame, str]:
         rows = table.filter(pl.col("eligibility") == "eligible")
         rest = table.filter(pl.col("eligibility") != "eligible").group_by("eligibility").len().sort("eligibility")
         told = ", ".join(f"{n} {kind}" for kind, n in rest.iter_rows())
-        return rows, f"Beside them, pairs that VNet encryption does not cover or nobody can judge: {told}." if told else ""
+        return (
+            rows,
+            f"Beside them, pairs that VNet encryption does not cover or nobody can judge: {told}." if told else "",
+        )
     if name == "denied_egress":
         quiet = ["Not seen", "Cannot tell", "Not observable"]
         rows = table.filter(~pl.col("status").is_in(quiet))
@@ -283,7 +293,9 @@ def _ranked(name: str, rows: pl.DataFrame) -> pl.DataFrame:
     """The rows in the order in which a person wants to read them."""
     if name == "denied_egress":
         order = {status: n for n, status in enumerate(schema.EGRESS_STATUSES)}
-        return rows.sort(pl.col("status").replace_strict(order, default=99), "workload", "endpoint", maintain_order=True)
+        return rows.sort(
+            pl.col("status").replace_strict(order, default=99), "workload", "endpoint", maintain_order=True
+        )
     if name == "unexpected_destinations":
         known = pl.col("service_tag").is_not_null()
         return rows.sort(known, pl.col("bytes_sent").fill_null(0) * -1, "dst_ip", maintain_order=True)
@@ -331,19 +343,23 @@ def _evidence(page: Page, report: Report) -> None:
 def evidence_lines(ledger: Ledger) -> list[str]:
     """The ledger in sentences."""
     lines = [
-        f"{ledger.blobs} blob(s), {ledger.records:,} records, {ledger.tuples:,} flow tuples: {ledger.rows:,} read, "
-        f"{ledger.outside_window:,} outside the window, {ledger.rejected:,} rejected."
+        (
+            f"{ledger.blobs} blob(s), {ledger.records:,} records, {ledger.tuples:,} flow tuples: {ledger.rows:,} read, "
+            f"{ledger.outside_window:,} outside the window, {ledger.rejected:,} rejected."
+        )
     ]
     if ledger.rejected_records or ledger.unread:
-        lines.append(f"{ledger.rejected_records:,} record(s) could not be decoded, {ledger.unread} source(s) not read to the end.")
+        lines.append(
+            f"{ledger.rejected_records:,} record(s) could not be decoded, {ledger.unread} source(s) not read to the end."
+        )
     if ledger.unknown_codes:
         codes = ", ".join(f"{clean(code)} x{n}" for code, n in sorted(ledger.unknown_codes.items())[:5])
         lines.append(f"Codes that no documentation names, kept as they are: {codes}.")
     if ledger.restarted_bytes_in_doubt:
-        lines.append(f"{size(ledger.restarted_bytes_in_doubt)} may be counted twice: flows re-created in place kept their counters.")
+        lines.append(
+            f"{size(ledger.restarted_bytes_in_doubt)} may be counted twice: flows re-created in place kept their counters."
+        )
     lines += [f"{clean(r.blob)} at byte {r.offset:,}: {clean(r.reason)}" for r in ledger.rejects[:5]]
     if len(ledger.rejects) > 5:
         lines.append(f"and {len(ledger.rejects) - 5} more rejects in the JSON output.")
     return lines + [clean(note) for note in ledger.notes]
-
-

@@ -230,7 +230,7 @@ def test_a_file_cut_anywhere_is_refused(tmp_path):
 
 
 def test_a_wrong_prefix_is_refused_with_its_tag(published):
-    with pytest.raises(CatalogError, match="service tag Bad: expected a prefix such as .* found '10.0.0.0/33'"):
+    with pytest.raises(CatalogError, match=r"service tag Bad: expected a prefix such as .* found '10\.0\.0\.0/33'"):
         load_tags("global", published([*SMALL, tag("Bad", ["10.0.0.0/33"])]))
 
 

@@ -346,15 +346,15 @@ def weigh(codes: Iterable[str]) -> str:
     """Status of a pair from the codes of its allowed traffic, and from those of its drops marked ``drop:``.
 
     >>> weigh(["X", "NX"]), weigh(["X", "drop:NX"])
-    ('Mixed', 'Dropped')
+    ('Mixed', 'Mixed')
     """
     kinds = {
         "Dropped" if code.startswith("drop:") or code in DROPPING else "Encrypted" if code == "X" else "Unencrypted"
         for code in codes
     }
-    if "Dropped" in kinds:
-        return "Dropped"
-    return "Mixed" if len(kinds) > 1 else kinds.pop()
+    if len(kinds) == 1:
+        return kinds.pop()
+    return "Mixed" if "Encrypted" in kinds else "Unencrypted"
 
 
 def _encryption(

@@ -1,0 +1,112 @@
+"""What came of each attempt: a workload, a destination and a port, over the whole window."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from flowlens.analyses.tables import flows_of, rule_name
+from flowlens.schema import TCP
+from flowlens.views import HOP, SOURCE
+
+WORKLOAD = ["vnet", "subnet", "workload"]
+
+
+def attempts_of(views: pl.LazyFrame) -> pl.DataFrame:
+    """Flows from internal addresses by workload, destination and port, counted once, each with what came of it.
+
+    Columns: the workload's, dst_ip, dst_port, protocol, dst_place, status (one of EGRESS_STATUSES), attempts, acl_rule and
+    acl_id of what denied it, last_answered, last_denied, last_failure.
+    """
+    allowed, denied = (pl.col("flow_status") == status for status in ("Allowed", "Denied"))
+    at_source = pl.col("view") == SOURCE
+    traffic = pl.col("first_traffic").is_not_null()
+    at_hop = allowed & (pl.col("view") == HOP)
+    deciding = pl.struct(rule_name().alias("acl_rule"), "acl_id")
+    return (
+        views.filter(pl.col("src_place") == "internal", pl.col("counted"))
+        .join(
+            _denied_inbound(views).lazy(),
+            on=["src_ip", "dst_vnet", "dst_ip", "dst_port", "protocol"],
+            how="left",
+            nulls_equal=True,
+        )
+        .with_columns(
+            vnet=pl.coalesce("src_vnet", "vnet"), workload=pl.coalesce("src_workload", "src_ip"), subnet="src_subnet"
+        )
+        .group_by(*WORKLOAD, "dst_ip", "dst_port", "protocol", "dst_place")
+        .agg(
+            flows_of(allowed).alias("flows"),
+            pl.col("flows_denied").sum(),
+            pl.col("last_answered").max(),
+            pl.col("last_unanswered").filter(at_source).max(),
+            pl.col("last_seen").filter(denied).max().alias("last_denied"),
+            pl.col("tuples_answered").sum(),
+            pl.col("tuples_small_reply").sum(),
+            pl.col("flows_started").filter(allowed).sum(),
+            pl.col("last_seen").filter(allowed & ~traffic & ~at_hop).max().alias("last_begun"),
+            at_hop.any().alias("at_hop"),
+            # The rule that denied last decides whom to ask; equal times fall back to the name, so runs are identical.
+            deciding.filter(denied)
+            .sort_by(pl.col("last_seen").filter(denied), deciding.filter(denied))
+            .last()
+            .alias("by"),
+            pl.col("far_rule", "far_acl").drop_nulls().min(),
+        )
+        .collect(engine="streaming")
+        .unnest("by")
+        .with_columns(status=_status())
+        .with_columns(
+            acl_rule=pl.when(pl.col("status") == "Denied at destination").then("far_rule").otherwise("acl_rule"),
+            acl_id=pl.when(pl.col("status") == "Denied at destination").then("far_acl").otherwise("acl_id"),
+            attempts=pl.col("flows") + pl.col("flows_denied"),
+            last_failure=pl.max_horizontal(
+                "last_denied", pl.when(pl.col("last_answered").is_null()).then("last_unanswered")
+            ),
+        )
+    )
+
+
+def _denied_inbound(views: pl.LazyFrame) -> pl.DataFrame:
+    """What the destination's own NIC logged as denied: the rule that the source cannot see."""
+    deciding = pl.struct(far_rule=rule_name(), far_acl=pl.col("acl_id"))
+    return (
+        views.filter(pl.col("view") == "destination", pl.col("flow_status") == "Denied")
+        .group_by("src_ip", "dst_vnet", "dst_ip", "dst_port", "protocol")
+        .agg(deciding.sort_by("last_seen", deciding).last().alias("far"))
+        .collect(engine="streaming")
+        .unnest("far")
+    )
+
+
+def _status() -> pl.Expr:
+    """The status of one destination, seen by one workload."""
+    answered = pl.col("last_answered").is_not_null()
+    denied = pl.col("last_denied").is_not_null()
+    # Only where every answered tuple is small and each belongs to a flow begun in the window: the keep-alive of a long-lived
+    # flow is as small and means nothing.
+    small = (
+        answered
+        & (pl.col("tuples_answered") > 0)
+        & (pl.col("tuples_small_reply") == pl.col("tuples_answered"))
+        & (pl.col("flows_started") >= pl.col("tuples_answered"))
+        & (pl.col("protocol") == TCP)
+    )
+    return (
+        pl.when(answered & ~small & ~denied)
+        .then(pl.lit("Reached"))
+        .when(answered & ~small & (pl.col("last_answered") > pl.col("last_denied")))
+        .then(pl.lit("Recovered"))
+        .when(answered & ~small)
+        .then(pl.lit("Partly denied"))
+        .when(denied)
+        .then(pl.lit("Denied"))
+        .when(small)
+        .then(pl.lit("Answered without data"))
+        .when(pl.col("last_unanswered").is_not_null() & pl.col("far_acl").is_not_null())
+        .then(pl.lit("Denied at destination"))
+        .when(pl.col("last_unanswered").is_not_null())
+        .then(pl.lit("Unanswered"))
+        .when(pl.col("last_begun").is_not_null())
+        .then(pl.lit("Pending"))
+        .otherwise(pl.lit("Cannot tell"))
+    )

@@ -1,0 +1,255 @@
+"""From attempts to one status per requirement: plain rules over plain records.
+
+An exact match proves an endpoint, a service tag its service only, a port nothing. Alternatives are judged each for itself and
+the best counts; a service is judged over all its addresses, and a denial beside a success counts against it.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from flowlens import schema
+from flowlens.catalog import Expansion, Requirement
+
+ADDRESS, NAME, TAG, APPROXIMATE_TAG, PORT_ONLY = schema.MATCHES
+EXACT = (ADDRESS, NAME)
+SUCCESS = ("Reached", "Service reached", "Recovered")
+
+_COMMON_PORTS = (53, 80, 123, 443)
+_SURE = ("high", "medium")
+_WEEKLY = "windows-kms"
+_WEEK = dt.timedelta(days=7)
+"""Windows renews its activation about every seven days (Microsoft Learn, windows-activation-stopped-working)."""
+
+# Of alternatives the one that needs a person least speaks for all.
+_BEST_FIRST = (
+    "Reached",
+    "Recovered",
+    "Partly denied",
+    "Pending",
+    "Answered without data",
+    "Unanswered",
+    "Denied at destination",
+    "Denied",
+    "Cannot tell",
+)
+
+
+class Need(NamedTuple):
+    """A requirement with the profile it stands in and the prefixes behind it."""
+
+    profile: str
+    requirement: Requirement
+    expansion: Expansion
+
+
+class Length(NamedTuple):
+    """How long the evidence is, and how many NIC-hours were covered of how many expected."""
+
+    time: dt.timedelta
+    covered: int
+    expected: int
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What came of one workload's flows to one address and port, and how it is tied to the requirement."""
+
+    dst_ip: str
+    dst_port: int | None
+    protocol: int
+    status: str
+    match: str
+    endpoint: str
+    confidence: str
+    attempts: int
+    acl_rule: str | None
+    acl_id: str | None
+    last_answered: dt.datetime | None
+    last_denied: dt.datetime | None
+    last_failure: dt.datetime | None
+
+
+class Judged(NamedTuple):
+    """The columns of denied_egress that a judgement fills."""
+
+    profile: str
+    cloud: str
+    endpoint: str
+    requirement: str
+    protocol: str
+    port: str
+    status: str
+    match: str | None
+    dst_ip: str | None
+    acl_rule: str | None
+    acl_id: str | None
+    attempts: int
+    last_success: dt.datetime | None
+    last_failure: dt.datetime | None
+    note: str | None
+    fix: str | None
+
+
+class _Opinion(NamedTuple):
+    status: str
+    match: str | None
+    best: Attempt | None
+    notes: tuple[str, ...] = ()
+
+
+def judge(need: Need, attempts: Sequence[Attempt], logged: bool, evidence: Length) -> Judged | None:
+    """One row of denied_egress; None where silence means nothing: retired and safe-to-block endpoints."""
+    requirement = need.requirement
+    quiet = requirement.retired or requirement.need == "safe-to-block"
+    if not attempts and quiet:
+        return None
+    opinion = _opinion(need, attempts) if attempts else _unseen(need, logged, evidence)
+    notes = [requirement.note, *opinion.notes]
+    if opinion.best is None and need.expansion.untestable:
+        notes.append(f"not tested: {'; '.join(need.expansion.untestable)}")
+    best, status = opinion.best, opinion.status
+    problem = status in schema.EGRESS_PROBLEMS
+    answered = [a.last_answered for a in attempts if a.status in (*SUCCESS, "Partly denied")]
+    once = {(a.dst_ip, a.dst_port, a.protocol): a.attempts for a in attempts}
+    return Judged(
+        profile=need.profile,
+        cloud=requirement.cloud,
+        endpoint=requirement.name,
+        requirement="retired" if requirement.retired else requirement.need,
+        protocol=requirement.protocol.upper(),
+        port=requirement.ports,
+        status=status,
+        match=opinion.match,
+        dst_ip=best.dst_ip if best else None,
+        acl_rule=best.acl_rule if best and problem else None,
+        acl_id=best.acl_id if best and problem else None,
+        attempts=sum(once.values()),
+        last_success=max((t for t in answered if t is not None), default=None),
+        last_failure=max((a.last_failure for a in attempts if a.last_failure is not None), default=None),
+        note=_sentences(notes),
+        fix=_fix(requirement, status, best) if problem and best and not quiet else None,
+    )
+
+
+def _sentences(notes: Sequence[str]) -> str | None:
+    told = dict.fromkeys(note.strip().rstrip(".") for note in notes if note)
+    return " ".join(f"{note[0].upper()}{note[1:]}." for note in told) or None
+
+
+def _opinion(need: Need, attempts: Sequence[Attempt]) -> _Opinion:
+    """Exact success, else success of the service, else the most exact failure."""
+    exact = [a for a in attempts if a.match in EXACT]
+    best = min(exact, key=_alternative_order, default=None)
+    if best is not None and best.status in SUCCESS:
+        failed = sorted({a.dst_ip for a in exact if a.status in schema.EGRESS_PROBLEMS})
+        notes = (f"{', '.join(failed)} failed, an alternative answered",) if failed else ()
+        return _Opinion(best.status, best.match, best, notes)
+    for match in (TAG, APPROXIMATE_TAG):
+        service = _service([a for a in attempts if a.match == match])
+        if best is None and service is not None and service[0] in SUCCESS:
+            return _service_success(service[0], service[1])
+    if best is not None:
+        return _Opinion(best.status, best.match, best)
+    for match in (TAG, APPROXIMATE_TAG, PORT_ONLY):
+        service = _service([a for a in attempts if a.match == match])
+        if service is not None:
+            return _claim(need.requirement, service[0], service[1])
+    raise AssertionError("an attempt without a match")
+
+
+def _alternative_order(attempt: Attempt) -> tuple[int, str, str]:
+    return _BEST_FIRST.index(attempt.status), attempt.endpoint, attempt.dst_ip
+
+
+def _service(attempts: Sequence[Attempt]) -> tuple[str, Attempt] | None:
+    """The status of a service behind many addresses, and the attempt that shows it best."""
+    if not attempts:
+        return None
+    good = [a for a in attempts if a.status in ("Reached", "Recovered", "Partly denied")]
+    denied = [a for a in attempts if a.last_denied is not None]
+    if good and denied:
+        success = max(good, key=_when(lambda a: a.last_answered))
+        denial = max(denied, key=_when(lambda a: a.last_denied))
+        later = _when(lambda a: a.last_answered)(success)[0] > _when(lambda a: a.last_denied)(denial)[0]
+        return ("Recovered", success) if later else ("Partly denied", denial)
+    if good:
+        return "Reached", min(good, key=_alternative_order)
+    # Without a success the worst speaks, since nothing shows that the rest would do.
+    told = [a for a in attempts if a.status != "Cannot tell"] or attempts
+    worst = max(told, key=lambda a: (_BEST_FIRST.index(a.status), a.dst_ip))
+    return worst.status, worst
+
+
+def _when(time: Callable[[Attempt], dt.datetime | None]) -> Callable[[Attempt], tuple[float, str]]:
+    """A key that orders attempts by a time, equal times by address, so that runs are identical."""
+
+    def key(attempt: Attempt) -> tuple[float, str]:
+        at = time(attempt)
+        return (at.timestamp() if at is not None else float("-inf"), attempt.dst_ip)
+
+    return key
+
+
+def _service_success(status: str, best: Attempt) -> _Opinion:
+    if best.match == APPROXIMATE_TAG and best.confidence not in _SURE:
+        return _Opinion(
+            "Cannot tell", best.match, best, (f"some endpoint of its likely service answered ({best.dst_ip})",)
+        )
+    word = "Service reached" if status == "Reached" else status
+    return _Opinion(word, best.match, best, ("some endpoint of the service answered, not necessarily this one",))
+
+
+def _claim(requirement: Requirement, status: str, best: Attempt) -> _Opinion:
+    """What a failure, or a success on a port alone, may claim where no address is named."""
+    low, high = requirement.port_ranges[0]
+    if best.match == PORT_ONLY and (status in SUCCESS or low != high or low in _COMMON_PORTS):
+        return _Opinion("Cannot tell", best.match, best, (f"only the port fits ({best.dst_ip}, {status.lower()})",))
+    if best.match != APPROXIMATE_TAG:
+        return _Opinion(status, best.match, best)
+    if best.confidence not in _SURE:
+        told = f"an endpoint of its likely service was {status.lower()} ({best.dst_ip})"
+        return _Opinion("Cannot tell", best.match, best, (told,))
+    return _Opinion(status, best.match, best, ("some endpoint of the service; this name may be the one",))
+
+
+def _unseen(need: Need, logged: bool, evidence: Length) -> _Opinion:
+    """Nothing matched: never tried, or the evidence cannot tell."""
+    if not logged:
+        return _Opinion("Not observable", None, None, ("no flow log covers this workload",))
+    expansion = need.expansion
+    testable = any(
+        match in (ADDRESS, TAG) or (match == APPROXIMATE_TAG and expansion.confidence.get(endpoint) == "high")
+        for _, match, endpoint in expansion.prefixes
+    )
+    notes = []
+    if evidence.covered < evidence.expected:
+        notes.append(f"only {evidence.covered} of {evidence.expected} NIC-hours are covered")
+    if evidence.time < _WEEK:
+        hours = f"{evidence.time.total_seconds() / 3600:.0f} h of logs"
+        notes.append(f"{hours} prove little: Windows renews weekly" if need.profile == _WEEKLY else hours)
+    return _Opinion("Not seen" if testable and evidence.covered else "Cannot tell", None, None, tuple(notes))
+
+
+def _fix(requirement: Requirement, status: str, best: Attempt) -> str:
+    """The smallest change that mends the problem, in words."""
+    where = f"{requirement.protocol.upper()} {requirement.ports}"
+    named = [e.value for e in requirement.endpoints if e.kind in ("ip", "cidr", "service-tag") and "<" not in e.value]
+    target = ", ".join(dict.fromkeys(named)) or requirement.name
+    acl = (best.acl_id or "").rsplit("/", 1)[-1]
+    by = f"{best.acl_rule} in {acl}"
+    if status in ("Denied", "Partly denied"):
+        if (best.acl_id or "").lower() == schema.UNSPECIFIED:
+            return "Denied by VNet encryption: see the encryption table."
+        return f"Allow outbound {where} to {target} before {by}."
+    if status == "Denied at destination":
+        return f"Allow inbound {where} at the destination before {by}."
+    if status == "Answered without data":
+        return "A firewall or proxy answers and resets: allow the name there."
+    return (
+        f"Allowed by the NSG but nothing answers on {where}: give the subnet an outbound path (NAT gateway, firewall "
+        "route or public IP), or allow it at the firewall on the way."
+    )

@@ -1,0 +1,252 @@
+"""``python -m tests.scenario SEED``: invent a network, run flowlens on its logs, and compare every answer with the truth."""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+import polars as pl
+
+import flowlens as fl
+from flowlens.analyses.attempts import attempts_of
+from flowlens.analyses.encryption import _judged, _status
+from tests import truth as truths
+
+Difference = str
+SUMS = (
+    "flow_tuples",
+    "flows_started",
+    "flows_denied",
+    "packets_sent",
+    "bytes_sent",
+    "packets_received",
+    "bytes_received",
+)
+NOW = dt.datetime(2027, 1, 1, tzinfo=dt.UTC)
+
+
+def differences(seed: int, folder: Path, **overrides: bool | int | None) -> list[Difference]:
+    """Where flowlens disagrees with the truth of a seed; empty where it agrees on everything."""
+    truth = truths.generate(seed, **overrides)
+    truth.write_blobs(folder)
+    scan = fl.scan(folder, start=truth.start, end=truth.end, threads=1, now=NOW)
+    return [
+        *_ledger(truth, scan, folder),
+        *_counted(truth, scan),
+        *_egress(truth, scan),
+        *_encryption(truth, scan),
+        *_destinations(truth, scan),
+        *_denied_at_destination(truth, scan),
+        *_coverage(truth, scan),
+    ]
+
+
+def _compare(what: str, expected: dict, found: dict) -> Iterable[Difference]:
+    for key in sorted(expected.keys() | found.keys(), key=str):
+        if expected.get(key) != found.get(key):
+            yield f"{what} {key}: expected {expected.get(key)}, found {found.get(key)}"
+
+
+def _ledger(truth: truths.Truth, scan: fl.Scan, folder: Path) -> Iterable[Difference]:
+    ledger = scan.ledger
+    everything = fl.scan(folder, threads=1, now=NOW)
+    conversations = everything.conversations.collect()
+    totals = truth.expected.totals
+    found = {name: conversations[name].sum() for name in totals if name in conversations.columns}
+    yield from _compare("total", {n: v for n, v in totals.items() if n in found}, found)
+    yield from _compare(
+        "ledger",
+        {
+            "rows": truth.expected.tuples_in_window,
+            "rejected": 0,
+            "restarted": truth.expected.restarted,
+            "balanced": True,
+        },
+        {
+            "rows": ledger.rows,
+            "rejected": ledger.rejected + ledger.rejected_records,
+            "restarted": conversations["flows_restarted"].sum(),
+            "balanced": ledger.balanced and everything.ledger.balanced,
+        },
+    )
+
+
+def _known(scan: fl.Scan) -> set[tuple[str, str]]:
+    """(vnet, address) whose owner flowlens learned from these logs."""
+    table = scan.inventory.filter(pl.col("mac_address").is_not_null())
+    return {(vnet, address) for vnet, address in table.select("vnet", "address").iter_rows() if "/" in vnet}
+
+
+def _counted(truth: truths.Truth, scan: fl.Scan) -> Iterable[Difference]:
+    known = _known(scan)
+    expected: dict[tuple, list[int]] = defaultdict(lambda: [0] * len(SUMS))
+    loose = set()
+    for row in truth.expected.counted:
+        key = (
+            row.src_vnet if (row.src_vnet, row.src_ip) in known else None,
+            row.src_ip,
+            row.dst_vnet if (row.dst_vnet, row.dst_ip) in known else None,
+            row.dst_ip,
+            row.dst_port,
+            row.protocol,
+        )
+        if row.ambiguous:
+            loose.add((row.src_ip, row.dst_ip))
+        for n, name in enumerate(SUMS):
+            expected[key][n] += getattr(row, name) or 0
+    rows = (
+        scan.evidence.views.filter(pl.col("counted"))
+        .group_by(
+            pl.when(pl.col("src_nic").is_not_null()).then("src_vnet").alias("src_vnet"),
+            "src_ip",
+            pl.when(pl.col("dst_nic").is_not_null()).then("dst_vnet").alias("dst_vnet"),
+            "dst_ip",
+            "dst_port",
+            "protocol",
+        )
+        .agg(pl.col(name).sum() for name in SUMS)
+        .collect()
+    )
+    # A NIC of which only its own flow log is left is a scope of its own; the truth knows its VNet all the same.
+    found = {
+        tuple(None if str(cell).startswith("nic:") else cell for cell in row[:6]): list(row[6:])
+        for row in rows.iter_rows()
+    }
+    # Who owns a source of which no tuple in the window tells is beyond any reader of these logs.
+    logged = {address for nic in truth.topology.nics if nic.logged for address in nic.addresses}
+    unlearned = logged - {address for _, address in known}
+    yield from (
+        line
+        for line in _compare(
+            "counted", dict(expected), {k: v for k, v in found.items() if k[1] not in unlearned or k in expected}
+        )
+        if not any(repr(src) in line and repr(dst) in line for src, dst in loose)
+    )
+
+
+def _egress(truth: truths.Truth, scan: fl.Scan) -> Iterable[Difference]:
+    known = _known(scan)
+    attempts = _attempts_by_address(scan)
+    expected = {
+        (e.src_vnet, e.src_ip, e.dst_ip, e.dst_port): "Cannot tell" if e.status == "hop only" else e.status
+        for e in truth.expected.egress
+        if (e.src_vnet, e.src_ip) in known
+    }
+    wanted = {(dst, port) for _, _, dst, port in expected}
+    found = {key: status for key, status in attempts.items() if key[2:] in wanted and (key[0], key[1]) in known}
+    for key, status in list(expected.items()):
+        if status == "Cannot tell" and found.get(key) in ("Denied", "Cannot tell", "Unanswered"):
+            expected[key] = found[key]
+    yield from _compare("egress", expected, found)
+
+
+def _attempts_by_address(scan: fl.Scan) -> dict[tuple, str]:
+    views = scan.evidence.views.with_columns(src_workload=pl.col("src_ip"))
+    return {
+        (row["vnet"], row["workload"], row["dst_ip"], row["dst_port"]): row["status"]
+        for row in attempts_of(views).iter_rows(named=True)
+    }
+
+
+def _encryption(truth: truths.Truth, scan: fl.Scan) -> Iterable[Difference]:
+    uncertain = {tuple(pair) for pair in truth.expected.encryption_uncertain}
+    expected = {
+        (p.src_vnet, p.src_ip, p.dst_vnet, p.dst_ip): p.status
+        for p in truth.expected.encryption
+        if not p.ambiguous and (p.src_vnet, p.src_ip, p.dst_vnet, p.dst_ip) not in uncertain
+    }
+    skipped = uncertain | {
+        (p.src_vnet, p.src_ip, p.dst_vnet, p.dst_ip) for p in truth.expected.encryption if p.ambiguous
+    }
+    kinds = [pl.col("kind").eq(k).any().alias(f"any_{k}") for k in ("Encrypted", "Unencrypted", "Dropped", "Unknown")]
+    rows = (
+        _judged(scan.evidence.views)
+        .filter(pl.col("src_nic").is_not_null(), pl.col("dst_nic").is_not_null())
+        .group_by("src_vnet", "src_ip", "dst_vnet", "dst_ip")
+        .agg(kinds)
+        .with_columns(status=_status())
+        .collect()
+    )
+    found = {(r["src_vnet"], r["src_ip"], r["dst_vnet"], r["dst_ip"]): r["status"] for r in rows.iter_rows(named=True)}
+    known = _known(scan)
+    yield from _compare(
+        "encryption",
+        {k: v for k, v in expected.items() if {k[:2], k[2:]} <= known},
+        {k: v for k, v in found.items() if k not in skipped and {k[:2], k[2:]} <= known},
+    )
+
+
+def _destinations(truth: truths.Truth, scan: fl.Scan) -> Iterable[Difference]:
+    known = _known(scan)
+    expected = {
+        (d.src_vnet, d.src_ip): set(d.destinations)
+        for d in truth.expected.destinations
+        if (d.src_vnet, d.src_ip) in known
+    }
+    from flowlens.analyses.destinations import destinations
+
+    rows = destinations(scan.evidence.views.with_columns(src_workload=pl.col("src_ip")))
+    found: dict[tuple, set] = defaultdict(set)
+    for row in rows.iter_rows(named=True):
+        if (row["vnet"], row["workload"]) in known:
+            found[row["vnet"], row["workload"]].add((row["dst_ip"], row["dst_port"], row["protocol"]))
+    yield from _compare("destinations", {k: v for k, v in expected.items() if v}, dict(found))
+
+
+def _denied_at_destination(truth: truths.Truth, scan: fl.Scan) -> Iterable[Difference]:
+    known = _known(scan)
+    expected = {
+        (d.src_vnet, d.src_ip, d.dst_ip, d.dst_port): "Denied at destination"
+        for d in truth.expected.denied_at_destination
+        if not d.ambiguous and {(d.src_vnet, d.src_ip), (d.dst_vnet, d.dst_ip)} <= known
+    }
+    attempts = _attempts_by_address(scan)
+    yield from _compare("denied at destination", expected, {k: attempts.get(k) for k in expected})
+
+
+def _coverage(truth: truths.Truth, scan: fl.Scan) -> Iterable[Difference]:
+    expected = {
+        (c.flow_log_id.lower(), c.target_resource_id.lower(), c.mac_address, c.hour): c.state
+        for c in truth.expected.coverage
+    }
+    found = {
+        (
+            r["flow_log_id"].lower(),
+            str(r["target_resource_id"]).lower(),
+            r["mac_address"],
+            int(r["hour"].timestamp() * 1000),
+        ): ("read" if r["state"] == "empty" else r["state"])
+        for r in scan.coverage.iter_rows(named=True)
+    }
+    yield from _compare("coverage", expected, found)
+
+
+def main() -> int:
+    """Print the differences of one or several seeds."""
+    parser = argparse.ArgumentParser(prog="python -m tests.scenario", description=__doc__)
+    parser.add_argument("seeds", nargs="+", help="seeds or ranges such as 0-199")
+    given = parser.parse_args()
+    seeds = [
+        seed
+        for text in given.seeds
+        for low, _, high in [text.partition("-")]
+        for seed in range(int(low), int(high or low) + 1)
+    ]
+    wrong = 0
+    for seed in seeds:
+        with tempfile.TemporaryDirectory() as folder:
+            found = differences(seed, Path(folder))
+        wrong += bool(found)
+        for line in found:
+            sys.stdout.write(f"seed {seed}: {line}\n")
+    sys.stdout.write(f"{len(seeds)} seeds, {wrong} differ\n")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

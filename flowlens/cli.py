@@ -35,7 +35,7 @@ from flowlens.outputs import OUTPUTS, SUFFIXES, terminal
 from flowlens.outputs.progress import progress_on
 from flowlens.outputs.tables import atomic, csv_bytes, json_bytes, parquet_bytes, write_tables
 from flowlens.reporting import Baseline, Gate, Report, parse_gate
-from flowlens.scanning import convert_flows, scan
+from flowlens.scanning import scan
 from flowlens.scope import Scope
 from flowlens.windows import parse_time, parse_window
 
@@ -410,7 +410,7 @@ def convert(sources: Sources, common: Common) -> None:
         raise ConfigError("convert", "expected -o FILE.parquet")
     result, _ = _scan(sources, common)
     with atomic(common.output) as file:
-        ledger = convert_flows(result, file)
+        ledger = result.write_flows(file)
     for line in terminal.evidence_lines(ledger):
         _say(line)
     raise typer.Exit(_ledger_code(ledger))

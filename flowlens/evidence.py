@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
+from typing import BinaryIO
 
 import polars as pl
 import pyarrow as pa
@@ -193,14 +194,14 @@ class Scan:
         window: Window,
         changed_at: dt.datetime | None = None,
         settings: Mapping[str, object] | None = None,
-        plan: object = None,
+        write_flows: Callable[[BinaryIO], Ledger] | None = None,
     ) -> None:
         self._read = read
         self._flows = flows
         self.window = window
         self.changed_at = changed_at
         self.settings = dict(settings or {})
-        self.plan = plan
+        self._write_flows = write_flows
 
     @cached_property
     def evidence(self) -> Evidence:
@@ -211,6 +212,12 @@ class Scan:
     def flows(self) -> pl.LazyFrame:
         """FLOWS, one row per flow tuple, decoded anew at each collect."""
         return self._flows()
+
+    def write_flows(self, file: BinaryIO) -> Ledger:
+        """The ledger of writing all FLOWS to ``file`` as Parquet; raises ValueError where the source keeps no flows."""
+        if self._write_flows is None:
+            raise ValueError("this scan is a part of another: write that one's flows")
+        return self._write_flows(file)
 
     @property
     def conversations(self) -> pl.LazyFrame:

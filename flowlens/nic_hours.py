@@ -15,17 +15,15 @@ from flowlens.evidence import Inventory, Window
 
 SCHEMA = schema.polars_schema(schema.RESULTS["coverage"])
 NIC = ["flow_log_id", "target_resource_id", "mac_address"]
-READ: pl.Schema = pl.Schema(
-    {
-        "flow_log_id": pl.String,
-        "target_resource_id": pl.String,
-        "mac_address": pl.String,
-        "hour": SCHEMA["hour"],
-        "state": pl.String,
-        "tuples": pl.Int64,
-        "rejected": pl.Int64,
-        "root": pl.String,
-    }
+READ = pl.Schema(
+    [
+        *((name, pl.String()) for name in NIC),
+        ("hour", pl.Datetime("us", "UTC")),
+        ("state", pl.String()),
+        ("tuples", pl.Int64()),
+        ("rejected", pl.Int64()),
+        ("root", pl.String()),
+    ]
 )
 """What a scan notes of each NIC-hour that it read or failed to read; ``root`` is the flow log as the blob's path names it."""
 COVERED = ("read", "partly read", "empty")

@@ -20,7 +20,7 @@ from flowlens import schema
 from flowlens.analyses import ANALYSES, denied_egress, unexpected_destinations
 from flowlens.analyses.destinations import Expected
 from flowlens.analyses.egress import AUTO, explained
-from flowlens.catalog import ServiceTags, load_tags
+from flowlens.catalog import ServiceTags, load_profile, load_tags, profile_names
 from flowlens.errors import ConfigError, near_matches
 from flowlens.evidence import Inventory, Ledger, Scan, Window
 from flowlens.prefixes import subnet_of
@@ -32,6 +32,8 @@ QUESTIONS = ("encryption_status", "denied_egress", "unexpected_destinations")
 
 _BAD_PAIRS = ("Unencrypted", "Mixed", "Dropped", "Unknown")
 _TAGS_STALE = dt.timedelta(days=30)
+_FILTERED_FROM = 1000
+"""Flows begun from which a flow log without any tuple of a state looks filtered at its source."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +145,7 @@ def report(
         window=_told_window(scan, evidence.coverage),
         settings={**scan.settings, "profiles": profiles, "cloud": cloud, "placeholders": dict(placeholders or {})},
         catalogue={
-            "date": known_tags.date,
+            "date": max(load_profile(name).as_of for name in profile_names()),
             "tags_date": known_tags.date,
             "stale": age > _TAGS_STALE,
         },
@@ -169,6 +171,18 @@ def summarise(coverage: pl.DataFrame, views: pl.LazyFrame) -> dict[str, object]:
     states = dict(coverage.group_by("state").len().iter_rows())
     total = pl.sum_horizontal("bytes_sent", "bytes_received")
     sums = views.select(observed=total.sum(), counted=total.filter(pl.col("counted")).sum()).collect(engine="streaming")
+    by_log = (
+        views.group_by("flow_log_id")
+        .agg(
+            begun=pl.col("flows_started").sum(),
+            traffic=pl.col("first_traffic").count(),
+            denied=pl.col("flows_denied").sum(),
+        )
+        .sort("flow_log_id")
+        .collect(engine="streaming")
+    )
+    without_traffic = by_log.filter(pl.col("begun") >= _FILTERED_FROM, pl.col("traffic") == 0)
+    without_denied = by_log.filter(pl.col("begun") >= _FILTERED_FROM, pl.col("denied") == 0)
     return {
         "nic_hours": coverage.height,
         **{state.replace(" ", "_"): int(states.get(state, 0)) for state in schema.COVERAGE_STATES},
@@ -176,6 +190,8 @@ def summarise(coverage: pl.DataFrame, views: pl.LazyFrame) -> dict[str, object]:
         "nics": coverage["mac_address"].n_unique(),
         "observed_bytes": int(sums["observed"].item() or 0),
         "counted_bytes": int(sums["counted"].item() or 0),
+        "logs_without_traffic": without_traffic["flow_log_id"].to_list(),
+        "logs_without_denied": without_denied["flow_log_id"].to_list(),
     }
 
 
@@ -199,7 +215,7 @@ def _verdicts(
 ) -> dict[str, Verdict]:
     judge: dict[str, Callable[[pl.DataFrame], Verdict]] = {
         "encryption_status": _encryption_verdict,
-        "denied_egress": _egress_verdict,
+        "denied_egress": lambda table: _egress_verdict(table, coverage),
         "unexpected_destinations": lambda table: _destinations_verdict(table, judged),
     }
     verdicts = {}
@@ -258,7 +274,20 @@ def _problems(table: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _egress_verdict(table: pl.DataFrame) -> Verdict:
+def _filter_text(coverage: Mapping[str, object]) -> str:
+    """What a filter on a flow log may have taken away (Microsoft Learn, "Virtual network flow logs filtering", preview)."""
+    told = []
+    for key, words in (
+        ("logs_without_traffic", "no Continuing or End tuple, so nothing unanswered can be seen"),
+        ("logs_without_denied", "no Deny tuple: either nothing was denied or a filter removes them"),
+    ):
+        logs = coverage[key]
+        if isinstance(logs, list) and logs:
+            told.append(f"{len(logs)} flow log(s) hold {words}")
+    return f" {'; '.join(told)}." if told else ""
+
+
+def _egress_verdict(table: pl.DataFrame, coverage: Mapping[str, object]) -> Verdict:
     if table.is_empty():
         return Verdict(
             NOT_DETERMINED, "Not determined: no workload tried an endpoint of a known profile; name one with --profile."
@@ -266,7 +295,9 @@ def _egress_verdict(table: pl.DataFrame) -> Verdict:
     bad = _problems(table)
     reached = table.filter(pl.col("status").is_in(["Reached", "Service reached", "Recovered"])).height
     unsure = table.filter(pl.col("status").is_in(["Cannot tell", "Not observable"])).height
-    tail = f"{reached} reached, {unsure} cannot be told without names."
+    tail = f"{reached} reached, {unsure} cannot be told without names.{_filter_text(coverage)}"
+    if bad.is_empty() and coverage["logs_without_traffic"]:
+        return Verdict(NOT_DETERMINED, f"Not determined: {tail}")
     if bad.is_empty():
         return Verdict(OK, f"No required endpoint is denied or unanswered; {tail}")
     kinds = ", ".join(f"{n} {status.lower()}" for status, n in bad.group_by("status").len().sort("status").iter_rows())
@@ -397,15 +428,26 @@ def _fold(one: Finding, other: Finding) -> Finding:
     """Two rows of the same group, destination and port as one finding."""
     firsts = [t for t in (one.first_seen, other.first_seen) if t is not None]
     lasts = [t for t in (one.last_seen, other.last_seen) if t is not None]
-    workloads = dict.fromkeys([*one.workload.split(", "), *other.workload.split(", ")])
     rows = int(str(one.evidence.get("rows", 1))) + int(str(other.evidence.get("rows", 1)))
     return replace(
         one,
-        workload=", ".join(workloads),
+        workload=_joined(one.workload, other.workload),
+        subject=_joined(one.subject, other.subject),
         first_seen=min(firsts, default=None),
         last_seen=max(lasts, default=None),
         evidence={**one.evidence, "rows": rows},
     )
+
+
+def _joined(one: str, other: str) -> str:
+    """Both texts, each part once."""
+    return ", ".join(dict.fromkeys([*one.split(", "), *other.split(", ")]))
+
+
+def _named_destination(row: Mapping[str, object]) -> object:
+    """What a finding on an endpoint is about: the endpoint, or the service where only that is known."""
+    exact = row["match"] in ("address", "name") or row["service_tag"] is None
+    return row["endpoint"] if exact else row["service_tag"]
 
 
 def _pair_findings(tables: Mapping[str, pl.DataFrame], groups: Mapping[tuple[str | None, str], str]) -> list[Finding]:
@@ -446,7 +488,7 @@ def _egress_findings(tables: Mapping[str, pl.DataFrame], groups: Mapping[tuple[s
                 row["vnet"],
                 groups.get((row["vnet"], row["workload"]), row["workload"]),
                 row["profile"],
-                _named(row),
+                _named_destination(row),
                 row["port"],
             ),
             question="denied_egress",

@@ -108,7 +108,7 @@ def scan(
         window=window,
         changed_at=changed_at,
         settings=settings,
-        plan=plan,
+        write_flows=lambda file: _write_flows(plan, file),
     )
 
 
@@ -522,11 +522,8 @@ def _blob_flows(blob: Blob, plan: _Plan) -> Iterator[pa.Table]:
             yield schema.plain(kept)
 
 
-def convert_flows(source: Scan, file: BinaryIO) -> Ledger:
-    """The ledger of writing all FLOWS of ``source`` to ``file`` as Parquet, in large row groups, zstd-compressed."""
-    plan = source.plan
-    if not isinstance(plan, _Plan):
-        raise SourceError("convert", "expected a scan of files")
+def _write_flows(plan: _Plan, file: BinaryIO) -> Ledger:
+    """The ledger of writing all FLOWS to ``file`` as Parquet, in large row groups, zstd-compressed."""
     ledger = Ledger(sources=len(plan.sources))
     pending: list[pa.Table] = []
     selected = _flow_logs(plan)

@@ -12,6 +12,7 @@ import polars as pl
 
 from flowlens.evidence import Inventory
 from flowlens.inventory import EXTERNAL, INTERNAL, vnet_key
+from flowlens.nic_hours import COVERED
 
 SOURCE, DESTINATION, HOP = "source", "destination", "hop"
 SUBJECTS = ("vnet", "workload", "subnet", "kind", "nic")
@@ -95,16 +96,10 @@ def subjects_of(inventory: Inventory) -> pl.DataFrame:
     )
     own = own.with_columns(nic=pl.when(pl.col("nic") != "").then("nic"), ambiguous=pl.lit(False))
     near = own.select(pl.col("vnet").alias("seen_in"), "address", "vnet", *SUBJECTS[1:], "ambiguous")
-    far = (
-        inventory.peers.join(near, on=["vnet", "address"], how="anti")
-        if near.is_empty()
-        else inventory.peers.join(
-            near.select("seen_in", "address"), left_on=["vnet", "address"], right_on=["seen_in", "address"], how="anti"
-        )
+    far = inventory.peers.join(near, left_on=["vnet", "address"], right_on=["seen_in", "address"], how="anti").rename
+        {"vnet": "seen_in", "owner_vnet": "vnet", "ambiguous": "unclear"}
     )
-    far = far.rename({"vnet": "seen_in", "owner_vnet": "vnet", "ambiguous": "unclear"}).join(
-        own, on=["vnet", "address"], how="left"
-    )
+    far = far.join(own, on=["vnet", "address"], how="left")
     unclear = pl.col("unclear")
     far = far.with_columns(*(pl.when(~unclear).then(pl.col(s)).alias(s) for s in SUBJECTS), ambiguous=unclear)
     return pl.concat([near, far.select(near.columns)])
@@ -117,7 +112,7 @@ def _with_logged_once(rows: pl.LazyFrame, coverage: pl.DataFrame) -> pl.LazyFram
     rank = pl.lit(3)
     for part, place in _RANK_OF_TARGET:
         rank = pl.when(target.str.contains(part, literal=True) & (rank == 3)).then(place).otherwise(rank)
-    read = coverage.filter(pl.col("state").is_in(["read", "partly read", "empty"])).select(
+    read = coverage.filter(pl.col("state").is_in(COVERED)).select(
         "mac_address", "hour", *logs, covers=pl.lit(True)
     )
     several = (
@@ -248,7 +243,7 @@ def _with_counted(rows: pl.LazyFrame, inventory: Inventory, coverage: pl.DataFra
 def _covered(inventory: Inventory, coverage: pl.DataFrame) -> pl.DataFrame:
     """(nic, full_hour) whose log was read; an address that changed hands is covered where any of its NICs is."""
     read = (
-        coverage.filter(pl.col("state").is_in(["read", "partly read", "empty"]))
+        coverage.filter(pl.col("state").is_in(COVERED))
         .select(nic="mac_address", full_hour="hour")
         .drop_nulls()
         .unique()

@@ -89,7 +89,7 @@ _LIMITS = {
 }
 # What Arrow's CSV reader takes for part of a number and the strict decoder does not (tried with 26.0): a minus, blanks
 # around it, hexadecimal (0X is found by counting X, far cheaper). CR would end a row; a backslash may hide anything.
-_FOREIGN = (b"\\", b"-", b" ", b"\t", b"\r", b"x")
+_FOREIGN = (b"\\", b"-", b" ", b"\t", b"\r")
 # What says that the flow tuples were not cut apart where they end.
 _LEFT_OVER = tuple(re.compile(re.escape(byte)) for byte in (b'"', b"[", b"]"))
 _SEPARATOR = re.compile(rb'"[ \t\r\n]*,[ \t\r\n]*"')

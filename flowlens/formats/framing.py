@@ -250,6 +250,8 @@ class _Framer(Generic[Value, Fitted]):
         if self.fit is None or not (match := _OPENER.match(data, at)):
             return None
         opener = match.group()
+        if self.opener not in (b"", opener):
+            return None
         following = data.find(opener, at + len(opener), at + _CUT_WINDOW)
         if following < 0:
             return None

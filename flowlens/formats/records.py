@@ -62,6 +62,8 @@ def groups(record: dict[str, Any], shape: Shape, notes: Notes) -> Iterator[Group
             tuples = _get(group, "flowTuples")
             if isinstance(group, Malformed):
                 yield group
+            elif not isinstance(group, dict):
+                yield Malformed(f"{shape.inner}: expected an object, found {fields.kind(group)}")
             elif not isinstance(tuples, list):
                 yield Malformed(f"{shape.inner}.flowTuples: expected a list, found {fields.kind(tuples)}")
             else:

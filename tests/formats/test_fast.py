@@ -123,6 +123,14 @@ def test_a_number_that_only_a_csv_reader_takes_is_rejected(field: str, at: int) 
     assert (ledger.rows, ledger.rejected, ledger.strict_records) == (2, 1, 1)
 
 
+@pytest.mark.parametrize("damage", ["1,2\xff", "\xff", TUPLE.replace("NX", "\xff"), TUPLE.replace("10.0.0.6", "\xff")])
+def test_flow_tuples_that_are_not_utf_8(damage: str) -> None:
+    text = blob(record([TUPLE, "damage", TUPLE])).replace(b"damage", damage.encode("latin-1"))
+    rows, ledger = agreed(text)
+    assert ledger.tuples == 3
+    assert len(rows) == 3 - ledger.rejected
+
+
 @pytest.mark.parametrize("separator", ['", "', '" ,"', '",\n"', '"\t,\r\n  "'])
 def test_blanks_between_flow_tuples_do_not_matter(separator: str) -> None:
     text = blob(record([TUPLE, TUPLE, TUPLE])).replace(b'","1663', separator.encode() + b"1663")

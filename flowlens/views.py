@@ -96,10 +96,11 @@ def subjects_of(inventory: Inventory) -> pl.DataFrame:
     )
     own = own.with_columns(nic=pl.when(pl.col("nic") != "").then("nic"), ambiguous=pl.lit(False))
     near = own.select(pl.col("vnet").alias("seen_in"), "address", "vnet", *SUBJECTS[1:], "ambiguous")
-    far = inventory.peers.join(near, left_on=["vnet", "address"], right_on=["seen_in", "address"], how="anti").rename
-        {"vnet": "seen_in", "owner_vnet": "vnet", "ambiguous": "unclear"}
+    far = (
+        inventory.peers.join(near, left_on=["vnet", "address"], right_on=["seen_in", "address"], how="anti")
+        .rename({"vnet": "seen_in", "owner_vnet": "vnet", "ambiguous": "unclear"})
+        .join(own, on=["vnet", "address"], how="left")
     )
-    far = far.join(own, on=["vnet", "address"], how="left")
     unclear = pl.col("unclear")
     far = far.with_columns(*(pl.when(~unclear).then(pl.col(s)).alias(s) for s in SUBJECTS), ambiguous=unclear)
     return pl.concat([near, far.select(near.columns)])
@@ -112,9 +113,7 @@ def _with_logged_once(rows: pl.LazyFrame, coverage: pl.DataFrame) -> pl.LazyFram
     rank = pl.lit(3)
     for part, place in _RANK_OF_TARGET:
         rank = pl.when(target.str.contains(part, literal=True) & (rank == 3)).then(place).otherwise(rank)
-    read = coverage.filter(pl.col("state").is_in(COVERED)).select(
-        "mac_address", "hour", *logs, covers=pl.lit(True)
-    )
+    read = coverage.filter(pl.col("state").is_in(COVERED)).select("mac_address", "hour", *logs, covers=pl.lit(True))
     several = (
         coverage.select("mac_address", *logs)
         .drop_nulls("mac_address")

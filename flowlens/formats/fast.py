@@ -89,7 +89,7 @@ _LIMITS = {
 }
 # What Arrow's CSV reader takes for part of a number and the strict decoder does not (tried with 26.0): a minus, blanks
 # around it, hexadecimal (0X is found by counting X, far cheaper). CR would end a row; a backslash may hide anything.
-_FOREIGN = (b"\\", b"-", b" ", b"\t", b"\r")
+_FOREIGN = (b"\\", b"-", b" ", b"\t", b"\r", b"x")
 # What says that the flow tuples were not cut apart where they end.
 _LEFT_OVER = tuple(re.compile(re.escape(byte)) for byte in (b'"', b"[", b"]"))
 _SEPARATOR = re.compile(rb'"[ \t\r\n]*,[ \t\r\n]*"')
@@ -241,7 +241,7 @@ def _lines(groups: _Groups) -> _Lines | None:
     if not (joined.startswith(b'["') and joined.endswith(b'"],["')):
         return None
     # Arrow takes a byte-order mark in front of the first number for none of it.
-    if joined.startswith(BOM, 2) or any(foreign in joined for foreign in _FOREIGN) or not _is_utf8(joined):
+    if any(foreign in joined for foreign in _FOREIGN) or not _is_utf8(joined):
         return None
     offsets = pa.array([2, len(joined)], pa.int64()).buffers()[1]
     whole = pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, pa.py_buffer(joined)])

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import datetime as dt
 import os
-import re
 import shutil
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,27 +26,22 @@ import pyarrow.parquet as pq
 from polars.io.plugins import register_io_source
 
 from flowlens import conversations, inventory, nic_hours, schema, views
-from flowlens.errors import FlowlensError, SourceError
+from flowlens.errors import FlowlensError
 from flowlens.evidence import Evidence, Ledger, Reject, Scan, Window, total
 from flowlens.formats import decode_flow_log
-from flowlens.formats.traffic_analytics import DecodedRows, decode_traffic_analytics, looks_like_traffic_analytics
+from flowlens.formats.traffic_analytics import DecodedRows, decode_traffic_analytics
 from flowlens.inventory import Networks
 from flowlens.scope import Scope
-from flowlens.sources.files import Blob, find_blobs, read_chunks
+from flowlens.selecting import Item, Plan, Progress, Selected, flow_logs_only, select
+from flowlens.sources.files import Blob
 
-_HEAD = 1 << 14
-_FLOW_LOG_WORDS = re.compile(rb'"records"\s*:\s*\[|"(?:flowRecords|flowTuples)"\s*:')
 _ROW_GROUP = 131_072
 _NIC = ["flow_log_id", "target_resource_id", "mac_address"]
 _FLOW = ["mac_address", "target_resource_id", "direction", *schema.FIVE_TUPLE]
 _UNIT_ROWS = 50_000
 _UNIT_BYTES = 4_000_000
 _UNIT_BLOBS = 100
-_HOUR = dt.timedelta(hours=1)
 _FLOWS_BATCH_SCHEMA = schema.polars_schema(schema.FLOWS)
-
-Progress = Callable[[int, int, int], None]
-"""Called with (blobs done, bytes done, bytes in all) as a scan goes on; bytes are those of the files."""
 
 
 @dataclass(slots=True)
@@ -91,7 +85,7 @@ def scan(
     if changed_at is not None and changed_at.tzinfo is None:
         raise ValueError(f"changed_at needs a time with a zone, found {changed_at.isoformat()}")
     names = tuple(os.fspath(source) for source in sources)
-    plan = _Plan(names, window, changed_at, strict, threads or os.cpu_count() or 1, progress)
+    plan = Plan(names, window, changed_at, strict, threads or os.cpu_count() or 1, progress)
     known = inventory.read_inventory(os.fspath(inventory_file)) if inventory_file is not None else None
     moment = now or dt.datetime.now(dt.UTC)
     settings: dict[str, object] = {
@@ -112,95 +106,6 @@ def scan(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    sources: tuple[str, ...]
-    window: Window
-    changed_at: dt.datetime | None
-    strict: bool
-    threads: int
-    progress: Progress | None
-
-    @property
-    def edges(self) -> tuple[dt.datetime, ...]:
-        return tuple(edge for edge in (self.window.start, self.window.end, self.changed_at) if edge is not None)
-
-
-@dataclass(frozen=True, slots=True)
-class _Selected:
-    flow_logs: tuple[Blob, ...]
-    exports: tuple[Blob, ...]
-    notes: tuple[str, ...]
-    unread: int
-
-    @property
-    def blobs(self) -> tuple[Blob, ...]:
-        return self.flow_logs or self.exports
-
-
-def _select(plan: _Plan) -> _Selected:
-    """The blobs inside the window, told apart by format; blobs and Traffic Analytics rows are never added up.
-
-    Beside blobs in the container's layout, a folder's other files are read only where they look like flow logs, and what is
-    left out is said.
-    """
-    found = find_blobs(plan.sources)
-    notes = [*found.skipped, *found.notes]
-    if found.duplicates:
-        notes.append(f"{found.duplicates} file(s) were given twice and are read once")
-    inside = [blob for blob in found.blobs if _may_hold(blob, plan.window)]
-    loose = [blob for blob in inside if blob.flow_log is None]
-    heads = {blob.path: _head(blob) for blob in loose}
-    exports = [blob for blob in loose if looks_like_traffic_analytics(heads[blob.path])]
-    left_out = set(exports)
-    if len(loose) < len(inside):
-        named = {Path(source).resolve() for source in plan.sources}
-        foreign = [
-            blob
-            for blob in loose
-            if blob not in left_out
-            and Path(blob.path).resolve() not in named
-            and not _FLOW_LOG_WORDS.search(heads[blob.path])
-        ]
-        left_out |= set(foreign)
-        if foreign:
-            notes.append(_not_read(foreign, "do not look like flow logs"))
-    flow_logs = [blob for blob in inside if blob not in left_out]
-    if exports and flow_logs:
-        named = {Path(source).resolve() for source in plan.sources}
-        explicit = [blob for blob in exports if Path(blob.path).resolve() in named]
-        if explicit:
-            raise SourceError(
-                explicit[0].name,
-                "a Traffic Analytics export cannot be added to flow log blobs: both describe the same traffic",
-                hint="analyse one of them at a time",
-            )
-        notes.append(_not_read(exports, "are Traffic Analytics rows, which describe the same traffic as the blobs"))
-    return _Selected(tuple(flow_logs), tuple(exports), tuple(notes), found.unread)
-
-
-def _not_read(blobs: Sequence[Blob], why: str) -> str:
-    names = ", ".join(blob.name for blob in blobs[:3])
-    return f"{len(blobs)} file(s) beside the blobs were not read, since they {why}: {names}{', ...' if len(blobs) > 3 else ''}"
-
-
-def _may_hold(blob: Blob, window: Window) -> bool:
-    """Whether tuples of the window can be in the blob: a record flushed just after the hour holds tuples of before it."""
-    if blob.hour is None:
-        return True
-    return (window.start is None or blob.hour + _HOUR > window.start) and (
-        window.end is None or blob.hour - _HOUR < window.end
-    )
-
-
-def _head(blob: Blob) -> bytes:
-    """The first bytes of a file; empty where it cannot be read, which reading it later tells in its place."""
-    try:
-        return next(iter(read_chunks(blob, _HEAD)), b"")[:_HEAD]
-    except FlowlensError:
-        return b""
-
-
 def _inside(flows: pa.Table, window: Window) -> tuple[pa.Table, int]:
     """The rows inside the window, and how many lie outside."""
     if window.start is None and window.end is None:
@@ -217,7 +122,7 @@ class _Unit:
     Rolling up costs the same for a hundred tuples as for ten thousand, so the tuples of small blobs are gathered first.
     """
 
-    def __init__(self, blobs: Sequence[Blob], rollup: conversations.BlobRollup, plan: _Plan) -> None:
+    def __init__(self, items: Sequence[Item], rollup: conversations.BlobRollup, plan: Plan) -> None:
         self._plan = plan
         self._rollup = rollup
         self._pending: list[pa.Table] = []
@@ -225,15 +130,16 @@ class _Unit:
         self._read: list[_Blob] = []
         self._hours: list[pl.DataFrame] = []
         self.restarted_ends: list[pl.DataFrame] = []
-        for number, blob in enumerate(blobs):
-            self._read.append(self._decode(number, blob))
+        self._blobs = [item.blob for item in items]
+        for number, item in enumerate(items):
+            self._read.append(self._decode(number, item))
         self._flush()
 
-    def _decode(self, number: int, blob: Blob) -> _Blob:
+    def _decode(self, number: int, item: Item) -> _Blob:
         ledger = Ledger(blobs=1)
         failed = False
         try:
-            for decoded in decode_flow_log(read_chunks(blob), where=blob.name, strict=self._plan.strict):
+            for decoded in decode_flow_log(item.chunks(), where=item.blob.name, strict=self._plan.strict):
                 ledger += decoded.ledger
                 self._pending.append(decoded.flows.append_column("blob", pa.repeat(number, decoded.flows.num_rows)))
                 self._rows += decoded.flows.num_rows
@@ -241,7 +147,7 @@ class _Unit:
                     self._flush()
         except FlowlensError as error:
             failed = True
-            ledger += Ledger(unread=1, rejects=(Reject(blob.name, ledger.bytes, error.problem, ""),))
+            ledger += Ledger(unread=1, rejects=(Reject(item.blob.name, ledger.bytes, error.problem, ""),))
         return _Blob(ledger, failed=failed)
 
     def _flush(self) -> None:
@@ -268,15 +174,15 @@ class _Unit:
         suspects = pl.concat([*self.restarted_ends, ends.filter("restarted")]).select(_FLOW).unique()
         self.restarted_ends.append(ends.join(suspects, on=_FLOW, how="semi", nulls_equal=True))
 
-    def results(self, blobs: Sequence[Blob]) -> list[_Blob]:
+    def results(self) -> list[_Blob]:
         """What each blob gave, its NIC-hours filled in."""
         hours = pl.concat(self._hours).rows() if self._hours else []
         of_blob: dict[int, dict[tuple[object, ...], tuple[int, int]]] = {}
         for number, *nic, hour, tuples, seen in sorted(hours, key=str):
-            key = (*nic, blobs[number].hour or hour)
+            key = (*nic, self._blobs[number].hour or hour)
             before = of_blob.setdefault(number, {}).get(key, (0, 0))
             of_blob[number][key] = (before[0] + tuples, before[1] + seen)
-        for number, (blob, read) in enumerate(zip(blobs, self._read, strict=True)):
+        for number, (blob, read) in enumerate(zip(self._blobs, self._read, strict=True)):
             found = of_blob.get(number, {})
             inside = sum(tuples for tuples, _ in found.values())
             read.ledger = replace(read.ledger, rows=inside, outside_window=read.ledger.rows - inside)
@@ -285,28 +191,28 @@ class _Unit:
 
 
 def _read_flow_logs(
-    blobs: Sequence[Blob], plan: _Plan, contexts: conversations.Contexts, store: conversations.Store, folder: Path
+    items: Sequence[Item], plan: Plan, contexts: conversations.Contexts, store: conversations.Store, folder: Path
 ) -> list[_Blob]:
     """Decode and roll up flow log blobs into ``store``."""
     rollup = conversations.BlobRollup(contexts, plan.edges, folder)
-    unit = _Unit(blobs, rollup, plan)
-    results = unit.results(blobs)
+    unit = _Unit(items, rollup, plan)
+    results = unit.results()
     results[0].restarted_ends = unit.restarted_ends
     for piece in rollup.finish():
         store.add(piece)
     return results
 
 
-def _units(blobs: Sequence[Blob]) -> list[list[Blob]]:
+def _units(items: Sequence[Item]) -> list[list[Item]]:
     """Blobs in pieces of work: large ones alone, small ones together, in the order of their names."""
-    units: list[list[Blob]] = []
+    units: list[list[Item]] = []
     size = 0
-    for blob in blobs:
-        if not units or size + blob.size > _UNIT_BYTES or len(units[-1]) >= _UNIT_BLOBS:
+    for item in items:
+        if not units or size + item.blob.size > _UNIT_BYTES or len(units[-1]) >= _UNIT_BLOBS:
             units.append([])
             size = 0
-        units[-1].append(blob)
-        size += blob.size
+        units[-1].append(item)
+        size += item.blob.size
     return units
 
 
@@ -335,18 +241,18 @@ def _in_window(time: pl.Expr, window: Window) -> pl.Expr:
     return inside
 
 
-def _read_export(blob: Blob, plan: _Plan) -> _Blob:
+def _read_export(item: Item, plan: Plan) -> _Blob:
     """Decode one Traffic Analytics export; its rows are conversations already."""
     result = _Blob(Ledger(blobs=1))
     try:
-        for decoded in decode_traffic_analytics(read_chunks(blob), where=blob.name):
+        for decoded in decode_traffic_analytics(item.chunks(), where=item.blob.name):
             _take_rows(result, decoded, plan)
     except FlowlensError as error:
-        result.ledger += Ledger(unread=1, rejects=(Reject(blob.name, result.ledger.bytes, error.problem, ""),))
+        result.ledger += Ledger(unread=1, rejects=(Reject(item.blob.name, result.ledger.bytes, error.problem, ""),))
     return result
 
 
-def _take_rows(result: _Blob, decoded: DecodedRows, plan: _Plan) -> None:
+def _take_rows(result: _Blob, decoded: DecodedRows, plan: Plan) -> None:
     rows = decoded.conversations
     start = pl.col("interval_start")
     kept = rows.filter(_in_window(start, plan.window))
@@ -363,9 +269,9 @@ def _take_rows(result: _Blob, decoded: DecodedRows, plan: _Plan) -> None:
 
 
 def _read(
-    plan: _Plan, known: pl.DataFrame | None, networks: Networks, scope: Scope | None, now: dt.datetime
+    plan: Plan, known: pl.DataFrame | None, networks: Networks, scope: Scope | None, now: dt.datetime
 ) -> Evidence:
-    selected = _select(plan)
+    selected = select(plan)
     folder = Path(tempfile.mkdtemp(prefix="flowlens-"))
     contexts = conversations.Contexts()
     store = conversations.Store(contexts, folder)
@@ -380,28 +286,28 @@ def _read(
 
 
 def _run(
-    plan: _Plan,
-    selected: _Selected,
+    plan: Plan,
+    selected: Selected,
     contexts: conversations.Contexts,
     store: conversations.Store,
     folder: Path,
 ) -> list[_Blob]:
     """All blobs read, a thread each, in the order of their names."""
-    units = _units(selected.blobs) if selected.flow_logs else [[blob] for blob in selected.exports]
-    size = sum(blob.size for blob in selected.blobs)
+    units = _units(selected.items) if selected.flow_logs else [[item] for item in selected.exports]
+    size = sum(item.blob.size for item in selected.items)
     done = 0
     read_bytes = 0
     lock = threading.Lock()
 
-    def work(unit: Sequence[Blob]) -> list[_Blob]:
+    def work(unit: Sequence[Item]) -> list[_Blob]:
         nonlocal done, read_bytes
         if selected.flow_logs:
             results = _read_flow_logs(unit, plan, contexts, store, folder)
         else:
-            results = [_read_export(blob, plan) for blob in unit]
+            results = [_read_export(item, plan) for item in unit]
         with lock:
             done += len(unit)
-            read_bytes += sum(blob.size for blob in unit)
+            read_bytes += sum(item.blob.size for item in unit)
             if plan.progress is not None:
                 plan.progress(done, read_bytes, size)
         return results
@@ -417,8 +323,8 @@ def _run(
 
 
 def _evidence(
-    plan: _Plan,
-    selected: _Selected,
+    plan: Plan,
+    selected: Selected,
     results: Sequence[_Blob],
     store: conversations.Store,
     folder: Path,
@@ -490,15 +396,15 @@ def _keep(annotated: pl.LazyFrame, rows: int, folder: Path) -> pl.LazyFrame:
     return pl.scan_parquet(path)
 
 
-def _scan_flows(plan: _Plan) -> pl.LazyFrame:
+def _scan_flows(plan: Plan) -> pl.LazyFrame:
     """FLOWS as a LazyFrame that decodes the source at each collect."""
 
     def batches(
         with_columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, _batch_size: int | None
     ) -> Iterator[pl.DataFrame]:
         left = n_rows
-        for blob in _flow_logs(plan).flow_logs:
-            for flows in _blob_flows(blob, plan):
+        for item in flow_logs_only(plan).flow_logs:
+            for flows in _blob_flows(item, plan):
                 frame = pl.DataFrame(pl.from_arrow(flows))
                 if predicate is not None:
                     frame = frame.filter(predicate)
@@ -514,25 +420,25 @@ def _scan_flows(plan: _Plan) -> pl.LazyFrame:
     return register_io_source(batches, schema=_FLOWS_BATCH_SCHEMA, validate_schema=True)
 
 
-def _blob_flows(blob: Blob, plan: _Plan) -> Iterator[pa.Table]:
+def _blob_flows(item: Item, plan: Plan) -> Iterator[pa.Table]:
     """FLOWS of one blob inside the window; a blob that ends in the middle gives what it has."""
-    for decoded in decode_flow_log(read_chunks(blob), where=blob.name, strict=plan.strict):
+    for decoded in decode_flow_log(item.chunks(), where=item.blob.name, strict=plan.strict):
         kept, _ = _inside(decoded.flows, plan.window)
         if kept.num_rows:
             yield schema.plain(kept)
 
 
-def _write_flows(plan: _Plan, file: BinaryIO) -> Ledger:
+def _write_flows(plan: Plan, file: BinaryIO) -> Ledger:
     """The ledger of writing all FLOWS to ``file`` as Parquet, in large row groups, zstd-compressed."""
     ledger = Ledger(sources=len(plan.sources))
     pending: list[pa.Table] = []
-    selected = _flow_logs(plan)
+    selected = flow_logs_only(plan)
     ledger = replace(ledger, notes=selected.notes, unread=selected.unread)
     with pq.ParquetWriter(file, schema.FLOWS, compression="zstd", compression_level=1) as writer:
-        for blob in selected.flow_logs:
+        for item in selected.flow_logs:
             ledger += Ledger(blobs=1)
             try:
-                for decoded in decode_flow_log(read_chunks(blob), where=blob.name, strict=plan.strict):
+                for decoded in decode_flow_log(item.chunks(), where=item.blob.name, strict=plan.strict):
                     kept, outside = _inside(decoded.flows, plan.window)
                     ledger += replace(decoded.ledger, rows=decoded.ledger.rows - outside, outside_window=outside)
                     pending.append(schema.plain(kept))
@@ -540,22 +446,10 @@ def _write_flows(plan: _Plan, file: BinaryIO) -> Ledger:
                         writer.write_table(pa.concat_tables(pending).combine_chunks())
                         pending.clear()
             except FlowlensError as error:
-                ledger += Ledger(unread=1, rejects=(Reject(blob.name, ledger.bytes, error.problem, ""),))
+                ledger += Ledger(unread=1, rejects=(Reject(item.blob.name, ledger.bytes, error.problem, ""),))
         if pending:
             writer.write_table(pa.concat_tables(pending).combine_chunks())
     return ledger
-
-
-def _flow_logs(plan: _Plan) -> _Selected:
-    """What is selected; Traffic Analytics alone is an error, since it keeps no flow tuples."""
-    selected = _select(plan)
-    if not selected.flow_logs and selected.exports:
-        raise SourceError(
-            selected.exports[0].name,
-            "Traffic Analytics keeps no flow tuples",
-            hint="read the storage account's blobs for the tuples behind a row",
-        )
-    return selected
 
 
 def _in_doubt(ends: pl.DataFrame) -> int:

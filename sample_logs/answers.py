@@ -39,10 +39,27 @@ from plan import (
 )
 
 
-def preferred(lines: Iterable[Line], covered: set[tuple[Nic, int]]) -> list[Line]:
+def forward(lines: list[Line]) -> list[Line]:
+    """The lines that are flows of their own: the way back of a flow, logged as a row of its own, is none.
+
+    It comes from a low source port to a high one, and the flow that it answers is there.
+    """
+
+    def may_be_reply(line: Line) -> bool:
+        return (line.src_port or 1024) < 1024 and (line.dst_port or 0) >= 32_768
+
+    opened = {(line.src, line.dst, line.dst_port, line.protocol) for line in lines if not may_be_reply(line)}
+    return [
+        line
+        for line in lines
+        if not (may_be_reply(line) and (line.dst, line.src, line.src_port, line.protocol) in opened)
+    ]
+
+
+def preferred(lines: list[Line], covered: set[tuple[Nic, int]]) -> list[Line]:
     """Each flow once: per hour at the source's NIC if its blob of that hour is there, else at the destination's."""
     chosen = []
-    for line in lines:
+    for line in forward(lines):
         source, destination = OWNER.get(line.src), OWNER.get(line.dst)
         if source is not None and (source, line.hour) in covered:
             best = source
@@ -123,16 +140,18 @@ def latest(times: Iterable[int]) -> str | None:
     return max(map(iso, times), default=None)
 
 
-# Workload, profile, endpoint, its service tag where it is matched by one, addresses, port, protocol, status, denying rule.
+# Workload, profile, requirement as the profile names it, its service tag where it is matched by one, addresses, port, protocol, status, denying rule.
 REQUIREMENTS: tuple[tuple[Nic, str, str, str | None, tuple[str, ...], int, int, str, str | None], ...] = (
-    (WIN1, "windows-kms", "azkms.core.windows.net", None, KMS, 1688, TCP, "Reached", None),
-    (WIN2, "windows-kms", "azkms.core.windows.net", None, KMS, 1688, TCP, "Denied", "UserRule_DenyKms"),
-    (WIN3, "windows-kms", "azkms.core.windows.net", None, KMS, 1688, TCP, "Unanswered", None),
-    (RHEL1, "rhui", "rhui4-1.microsoft.com", None, (RHUI,), 443, TCP, "Reached", None),
+    (WIN1, "windows-kms", "KMS activation", None, KMS, 1688, TCP, "Reached", None),
+    (WIN2, "windows-kms", "KMS activation", None, KMS, 1688, TCP, "Denied", "UserRule_DenyKms"),
+    (WIN3, "windows-kms", "KMS activation", None, KMS, 1688, TCP, "Unanswered", None),
+    (RHEL1, "rhui", "RHUI 4 package updates", None, (RHUI,), 443, TCP, "Reached", None),
     (AKS1, "aks-core", "mcr.microsoft.com", "AzureFrontDoor.FirstParty", REGISTRY, 443, TCP, "Denied",
      "UserRule_DenyInternet443"),
-    (AKS1, "aks-core", "AzureCloud.<Region>", "AzureCloud.japaneast", (API_SERVER,), 1194, UDP, "Service reached", None),
-    (AKS1, "aks-core", "AzureCloud.<Region>", "AzureCloud.japaneast", (API_SERVER,), 9000, TCP, "Service reached", None),
+    (AKS1, "aks-core", "Node to control plane tunnel (UDP 1194)", "AzureCloud.japaneast", (API_SERVER,), 1194, UDP,
+     "Service reached", None),
+    (AKS1, "aks-core", "Node to control plane tunnel (TCP 9000)", "AzureCloud.japaneast", (API_SERVER,), 9000, TCP,
+     "Service reached", None),
     *((nic, "entra-id", "AzureActiveDirectory", "AzureActiveDirectory", (SIGN_IN,), 443, TCP, "Service reached", None)
       for nic in (WEB1, WIN1, AKS1)),
     *((nic, "azure-monitor-agent", "AzureMonitor", "AzureMonitor", (MONITOR,), 443, TCP, "Service reached", None)
@@ -165,7 +184,7 @@ def egress_answers(lines: list[Line]) -> list[dict[str, object]]:
                 "match": "address"
                 if tag is None
                 else "service tag"
-                if endpoint.startswith("Azure")
+                if nic is not AKS1 or addresses != REGISTRY
                 else "approximate tag",
                 "matched_tag": tag,
                 "addresses": sorted({line.dst for line in tried}),
@@ -200,7 +219,7 @@ def unexpected_answers(lines: list[Line]) -> list[dict[str, object]]:
 
 def rule_answers(lines: list[Line]) -> list[dict[str, object]]:
     rules: dict[tuple[str, str, str], list[Line]] = defaultdict(list)
-    for line in lines:
+    for line in forward(lines):
         rules[line.acl, line.rule, line.direction].append(line)
     return [
         {
@@ -209,7 +228,10 @@ def rule_answers(lines: list[Line]) -> list[dict[str, object]]:
             "direction": "Outbound" if direction == "O" else "Inbound",
             "flows_allowed": sum(line.state == "B" for line in group),
             "flows_denied": sum(line.state == "D" for line in group),
-            "bytes": sum(line.counters[1] + line.counters[3] for line in group),
+            # A denied flow has no counters, which is not the same as no bytes.
+            "bytes": sum(line.counters[1] + line.counters[3] for line in group)
+            if any(line.state in "CE" for line in group)
+            else None,
             "workloads": len({line.nic for line in group}),
         }
         for (acl, rule, direction), group in sorted(rules.items())

@@ -30,14 +30,15 @@ LAYERS = {
     "sources": 4,
     "views": 4,
     "doctor": 5,
-    "scanning": 5,
-    "analyses": 6,
-    "flow_search": 7,
-    "reporting": 7,
-    "__init__": 8,
-    "outputs": 8,
-    "cli": 9,
-    "__main__": 10,
+    "selecting": 5,
+    "scanning": 6,
+    "analyses": 7,
+    "flow_search": 8,
+    "reporting": 8,
+    "__init__": 9,
+    "outputs": 9,
+    "cli": 10,
+    "__main__": 11,
 }
 
 

@@ -1,0 +1,356 @@
+"""Flow log blobs of any size whose sums are known: ``python -m bench.generate FOLDER --kind big --megabytes 250``.
+
+Seeded, standard library only. Flow tuples are put together from pieces made once (time, addresses, source port, rest), so that
+writing is about as fast as the disk, and every sum is a difference of two prefix sums. A blob is one NIC's hour in
+the container layout; its conversations are met in a cycle, half of all tuples in the first fiftieth of them, as busy peers are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import itertools
+import json
+import random
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+KINDS = ("big", "small", "ragged", "pretty", "nsg")
+START = dt.datetime(2026, 3, 2, tzinfo=dt.UTC)
+EXPECTED = "expected.json"
+BLOBS = "blobs"
+"""The folder beside EXPECTED that a program is pointed at."""
+
+_SUBSCRIPTION = "00000000-0000-0000-0000-000000000000"
+_POOL = 1 << 15
+_HOT_SHARE = 50
+"""One conversation of this many is busy; busy ones get half of all tuples."""
+_IPV6_EVERY = 20
+_SCRAMBLE = 2_654_435_761  # odd, so that multiplying by it visits every number below a power of two once
+_TUPLES = {"big": 400, "ragged": 400, "pretty": 400, "nsg": 400, "small": 72}
+"""Tuples of a record: 32 KB in a large blob; small ones come in many short groups."""
+COUNTERS = ("packets_sent", "bytes_sent", "packets_received", "bytes_received")
+
+
+class Rule(NamedTuple):
+    """A rule and the traffic that it decides; ``weight`` is its share of tuples, ``keys`` of conversations, in percent."""
+
+    acl: str
+    name: str
+    weight: int
+    keys: int
+    direction: str
+    allowed: bool
+    internal: bool
+    protocol: int
+    ports: tuple[int, ...]
+    encryption: str
+
+
+RULES = (
+    Rule("nsg-app", "UserRule_AllowWebOutBound", 40, 45, "O", True, False, 6, (443, 80), "NX"),
+    Rule("nsg-app", "DefaultRule_AllowVnetOutBound", 20, 15, "O", True, True, 6, (1433, 5432, 6379, 443), "X"),
+    Rule("nsg-app", "UserRule_AllowHttpsInBound", 20, 20, "I", True, False, 6, (443,), "NX"),
+    Rule("nsg-app", "DefaultRule_DenyAllInBound", 10, 15, "I", False, False, 6, (22, 23, 3389, 8080), "NX"),
+    Rule("nsg-subnet", "UserRule_DenyMailOutBound", 5, 4, "O", False, False, 6, (25, 587), "NX"),
+    Rule("nsg-subnet", "DefaultRule_AllowVnetInBound", 5, 1, "I", True, True, 17, (53, 514), "NX"),
+)
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to generate: ``megabytes`` (10^6) in ``blobs`` blobs with about ``keys`` conversations in all."""
+
+    kind: str = "big"
+    megabytes: float = 60.0
+    blobs: int = 1
+    keys: int = 100_000
+    seed: int = 1
+
+
+@dataclass
+class Expected:
+    """What a program must find in the blobs: exact sums, by rule too."""
+
+    order: Order
+    bytes: int = 0
+    blobs: int = 0
+    records: int = 0
+    tuples: int = 0
+    keys: int = 0
+    """Distinct conversations as CONVERSATIONS counts them, blob by blob."""
+    sums: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("flows_started", "flows_denied", *COUNTERS), 0))
+    rule_tuples: dict[str, int] = field(default_factory=lambda: {rule.name: 0 for rule in RULES})
+    rule_bytes: dict[str, int] = field(default_factory=lambda: {rule.name: 0 for rule in RULES})
+
+
+class _Tails:
+    """A cycle of tuple endings (state, encryption, counters) and the prefix sums of what stands in them."""
+
+    def __init__(self, rng: random.Random, rule: Rule, kind: str) -> None:
+        nsg = kind == "nsg"
+        letter = "A," if rule.allowed else "D,"
+        texts: list[bytes] = []
+        numbers: list[tuple[int, ...]] = []
+        for _ in range(_POOL):
+            state = rng.choices("BCE", (34, 32, 34))[0] if rule.allowed else "D"
+            counters = _counters(rng) if state in "CE" else None
+            odd = rng.random() if kind == "ragged" else 1.0
+            if nsg:
+                text = f"{letter}{state if rule.allowed else 'B'}" + (",%d,%d,%d,%d" % counters if counters else ",,,,")
+            elif counters is None:
+                text = f"{state},{rule.encryption}" + ("" if odd < 0.02 else ",0,0,0,0")
+            else:
+                text = f"{state},{rule.encryption},%d,%d,%d,%d" % counters + (",1" if odd < 0.02 else "")
+            texts.append(text.encode())
+            numbers.append((state == "B", state == "D", *(counters or (0, 0, 0, 0))))
+        self.texts = texts * 2
+        self.sums = [list(itertools.accumulate(column * 2, initial=0)) for column in map(list, zip(*numbers, strict=True))]
+
+    def take(self, at: int, count: int) -> tuple[list[bytes], list[int]]:
+        """``count`` endings from ``at`` on, and the sums of their numbers."""
+        return self.texts[at : at + count], [sums[at + count] - sums[at] for sums in self.sums]
+
+
+def _counters(rng: random.Random) -> tuple[int, int, int, int]:
+    sent = 1 + int(rng.expovariate(0.08))
+    received = sent + rng.randrange(-sent // 2, sent + 1)
+    return sent, sent * rng.randrange(60, 900), received, received * rng.randrange(80, 1400)
+
+
+class _Cycle:
+    """A list met round and round."""
+
+    def __init__(self, items: Sequence[tuple[bytes, bytes]]) -> None:
+        self.items = items
+        self.at = 0
+        self.met = 0
+
+    def take(self, count: int) -> list[tuple[bytes, bytes]]:
+        """The next ``count`` items, from the start again behind the last."""
+        if not self.items:
+            return []
+        taken = list(self.items[self.at : self.at + count])
+        while len(taken) < count:
+            taken += self.items[: count - len(taken)]
+        self.at = (self.at + count) % len(self.items)
+        self.met = min(self.met + count, len(self.items))
+        return taken
+
+
+def _address(number: int, internal: bool) -> str:
+    """A peer's address, different for each number: every twentieth is IPv6."""
+    if number % _IPV6_EVERY == _IPV6_EVERY - 1:
+        low = number * _SCRAMBLE % 2**32
+        return f"{'fd00' if internal else '2001:db8'}::{low >> 16 or 1:x}:{low & 0xFFFF or 1:x}"
+    host = number * _SCRAMBLE % 2**23
+    first = 10 if internal else 20 + 25 * (number % 2)
+    return f"{first}.{128 + (host >> 16)}.{host >> 8 & 255}.{host & 255}"
+
+
+def _conversations(rule: Rule, count: int, first: int, own: int, nsg: bool) -> list[tuple[bytes, bytes]]:
+    """What stands before and behind the source port, for ``count`` conversations of the NIC numbered ``own``."""
+    found = []
+    protocol = {6: "T", 17: "U"}[rule.protocol] if nsg else str(rule.protocol)
+    for index in range(count):
+        number = first + index // len(rule.ports)
+        peer = _address(number, rule.internal)
+        mine = f"fd01::{own + 4:x}" if ":" in peer else f"10.{own >> 16 & 63}.{own >> 8 & 255}.{own & 255}"
+        ends = (mine, peer) if rule.direction == "O" else (peer, mine)
+        port = rule.ports[index % len(rule.ports)]
+        found.append((f"{ends[0]},{ends[1]},".encode(), f",{port},{protocol},{rule.direction},".encode()))
+    return found
+
+
+class _Pools:
+    """Pieces that all blobs share."""
+
+    def __init__(self, order: Order) -> None:
+        rng = random.Random(order.seed)
+        self.rng = rng
+        self.tails = [_Tails(rng, rule, order.kind) for rule in RULES]
+        ports = rng.sample(range(32_768, 60_999), 1 << 14)
+        self.ports = [b"%d" % port for port in ports * 3]
+        self.offsets = sorted(rng.choices(range(60_000), k=1 << 12))
+
+
+def _resource(kind: str, name: str) -> str:
+    return f"/subscriptions/{_SUBSCRIPTION}/resourceGroups/rg-bench/providers/Microsoft.Network/{kind}/{name}"
+
+
+def _skeleton(order: Order, mac: str, sizes: Sequence[int]) -> bytes:
+    """A record with a mark at its time and in each list of tuples, laid out as the kind wants."""
+    wanted = [(rule, f"@{number}@") for number, rule in enumerate(RULES) if sizes[number]]
+    record: dict[str, object] = {"time": "@time@"}
+    if order.kind == "nsg":
+        flows = [{"rule": rule.name, "flows": [{"mac": mac, "flowTuples": [mark]}]} for rule, mark in wanted]
+        record |= {
+            "systemId": "00000000-0000-0000-0000-000000000002",
+            "macAddress": mac,
+            "category": "NetworkSecurityGroupFlowEvent",
+            "resourceId": _resource("networkSecurityGroups", "nsg-app").upper(),
+            "operationName": "NetworkSecurityGroupFlowEvents",
+            "properties": {"Version": 2, "flows": flows},
+        }
+    else:
+        flows = [
+            {
+                "aclID": _resource("networkSecurityGroups", acl),
+                "flowGroups": [{"rule": rule.name, "flowTuples": [mark]} for rule, mark in members],
+            }
+            for acl, members in itertools.groupby(wanted, lambda pair: pair[0].acl)
+        ]
+        record |= {
+            "flowLogGUID": "00000000-0000-0000-0000-00000000f001",
+            "macAddress": mac,
+            "category": "FlowLogFlowEvent",
+            "flowLogResourceID": _resource("networkWatchers", "NetworkWatcher_japaneast/flowLogs/bench").upper(),
+            "targetResourceID": _resource("virtualNetworks", "vnet-bench"),
+            "flowLogVersion": 4,
+            "operationName": "FlowLogFlowEvent",
+            "flowRecords": {"flows": flows},
+        }
+    text = json.dumps(record, indent=2) if order.kind == "pretty" else json.dumps(record, separators=(",", ":"))
+    return text.encode()
+
+
+def _sizes(order: Order) -> list[int]:
+    """Tuples of each rule in a record."""
+    return [_TUPLES[order.kind] * rule.weight // 100 for rule in RULES]
+
+
+def _path(order: Order, mac: str, hour: dt.datetime) -> str:
+    nsg = order.kind == "nsg"
+    container = f"insights-logs-{'networksecuritygroupflowevent' if nsg else 'flowlogflowevent'}"
+    root = (
+        f"resourceId={_resource('networkSecurityGroups', 'nsg-app').upper()}"
+        if nsg
+        else f"flowLogResourceID=/{_SUBSCRIPTION}_NETWORKWATCHERRG/NETWORKWATCHER_JAPANEAST_BENCH"
+    )
+    return f"{container}/{root}/{hour:y=%Y/m=%m/d=%d/h=%H/m=00}/macAddress={mac}/PT1H.json"
+
+
+class _Writer:
+    """Records of one blob after the other."""
+
+    def __init__(self, order: Order, expected: Expected) -> None:
+        self.order = order
+        self.expected = expected
+        self.pools = _Pools(order)
+        self.separator = b'",\n            "' if order.kind == "pretty" else b'","'
+
+    def blob(self, number: int, size: int) -> Iterator[bytes]:
+        """The bytes of blob ``number`` in pieces, ``size`` or a record more."""
+        order = self.order
+        nic, hour_number = divmod(number, 24)
+        hour = START + dt.timedelta(hours=hour_number)
+        mac = f"00224{nic:07X}"
+        nsg = order.kind == "nsg"
+        keys = max(len(RULES) * 2, order.keys // order.blobs)
+        pairs = []
+        for place, rule in enumerate(RULES):
+            found = _conversations(rule, max(2, keys * rule.keys // 100), (number * 8 + place) * 100_003, nic, nsg)
+            busy = max(1, len(found) // _HOT_SHARE)
+            pairs.append((_Cycle(found[:busy]), _Cycle(found[busy:])))
+        sizes = _sizes(order)
+        skeleton = _skeleton(order, mac, sizes)
+        marks = [b"@%d@" % place for place in range(len(RULES))]
+        yield b'{"records":['
+        written, records = 14, 0
+        expected_records = max(1, size // (sum(sizes) * 80))
+        while written < size:
+            minute = min(59, records * 60 // expected_records)
+            moment = hour + dt.timedelta(minutes=minute)
+            text = skeleton.replace(b"@time@", f"{moment + dt.timedelta(minutes=1):%Y-%m-%dT%H:%M:03.6278181Z}".encode())
+            parts: list[bytes] = [b","] if records else []
+            for place, mark in enumerate(marks):
+                if sizes[place]:
+                    before, mark_found, text = text.partition(mark)
+                    assert mark_found
+                    parts += [before, self._group(place, sizes[place], pairs[place], moment)]
+            parts.append(text)
+            record = b"".join(parts)
+            written += len(record)
+            records += 1
+            yield record
+        yield b"]}"
+        expected = self.expected
+        expected.bytes += written
+        expected.blobs += 1
+        expected.records += records
+        expected.keys += sum(cycle.met for pair in pairs for cycle in pair)
+
+    def _group(self, place: int, count: int, cycles: tuple[_Cycle, _Cycle], moment: dt.datetime) -> bytes:
+        """The tuples of one rule in one record, quotes between them but not around them."""
+        rng, pools, expected, rule = self.pools.rng, self.pools, self.expected, RULES[place]
+        seconds = int(moment.timestamp())
+        start = rng.randrange(len(pools.offsets) - count)
+        offsets = pools.offsets[start : start + count]
+        if self.order.kind == "nsg":
+            times = [b"%d," % (seconds + offset // 1000) for offset in offsets]
+        else:
+            times = [b"%d," % (seconds * 1000 + offset) for offset in offsets]
+        met = cycles[0].take(count // 2) + cycles[1].take(count - count // 2)
+        at = rng.randrange(1 << 14)
+        tails, sums = pools.tails[place].take(rng.randrange(_POOL), count)
+        parts: list[bytes] = [b""] * (6 * count)
+        parts[0::6] = [self.separator] * count
+        parts[1::6] = times
+        parts[2::6] = [pair[0] for pair in met]
+        parts[3::6] = pools.ports[at : at + count]
+        parts[4::6] = [pair[1] for pair in met]
+        parts[5::6] = tails
+        expected.tuples += count
+        for name, value in zip(expected.sums, sums, strict=True):
+            expected.sums[name] += value
+        expected.rule_tuples[rule.name] += count
+        expected.rule_bytes[rule.name] += sums[3] + sums[5]
+        return b"".join(parts[1:])
+
+
+def generate(folder: Path, order: Order) -> Expected:
+    """Write the blobs of ``order`` below ``folder/blobs`` and what they hold to ``folder/expected.json``.
+
+    What is there from the same order is used again.
+    """
+    found = folder / EXPECTED
+    if found.is_file():
+        told = json.loads(found.read_text())
+        if told["order"] == asdict(order):
+            return Expected(**{**told, "order": order})
+    expected = Expected(order)
+    writer = _Writer(order, expected)
+    # Small blobs have sizes from a third of the mean to almost double of it, as hours of busy and quiet NICs have.
+    rng = random.Random(order.seed)
+    weights = [1.0 if order.blobs == 1 else rng.uniform(0.35, 1.65) for _ in range(order.blobs)]
+    scale = order.megabytes * 1e6 / sum(weights)
+    for number, weight in enumerate(weights):
+        nic, hour_number = divmod(number, 24)
+        path = folder / BLOBS / _path(order, f"00224{nic:07X}", START + dt.timedelta(hours=hour_number))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb", buffering=1 << 20) as file:
+            file.writelines(writer.blob(number, int(weight * scale)))
+    found.write_text(json.dumps(asdict(expected), indent=1) + "\n")
+    return expected
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m bench.generate", description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--kind", choices=KINDS, default="big")
+    parser.add_argument("--megabytes", type=float, default=Order.megabytes)
+    parser.add_argument("--blobs", type=int, default=1)
+    parser.add_argument("--keys", type=int, default=Order.keys)
+    parser.add_argument("--seed", type=int, default=1)
+    given = parser.parse_args(arguments)
+    order = Order(given.kind, given.megabytes, given.blobs, given.keys, given.seed)
+    json.dump(asdict(generate(given.folder, order)), sys.stdout, indent=1)
+    sys.stdout.write("\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -25,7 +25,7 @@ BLOBS = "blobs"
 """The folder beside EXPECTED that a program is pointed at."""
 
 _SUBSCRIPTION = "00000000-0000-0000-0000-000000000000"
-_POOL = 1 << 15
+_POOL = 1 << 13
 _HOT_SHARE = 50
 """One conversation of this many is busy; busy ones get half of all tuples."""
 _IPV6_EVERY = 20
@@ -144,8 +144,7 @@ class _Cycle:
 def _address(number: int, internal: bool) -> str:
     """A peer's address, different for each number: every twentieth is IPv6."""
     if number % _IPV6_EVERY == _IPV6_EVERY - 1:
-        low = number * _SCRAMBLE % 2**32
-        return f"{'fd00' if internal else '2001:db8'}::{low >> 16 or 1:x}:{low & 0xFFFF or 1:x}"
+        return f"{'fd00' if internal else '2001:db8'}::1{number >> 12 & 0xFFF:03x}:1{number & 0xFFF:03x}"
     host = number * _SCRAMBLE % 2**23
     first = 10 if internal else 20 + 25 * (number % 2)
     return f"{first}.{128 + (host >> 16)}.{host >> 8 & 255}.{host & 255}"
@@ -158,7 +157,7 @@ def _conversations(rule: Rule, count: int, first: int, own: int, nsg: bool) -> l
     for index in range(count):
         number = first + index // len(rule.ports)
         peer = _address(number, rule.internal)
-        mine = f"fd01::{own + 4:x}" if ":" in peer else f"10.{own >> 16 & 63}.{own >> 8 & 255}.{own & 255}"
+        mine = f"fd01::{own + 4:x}" if ":" in peer else f"10.{own >> 14 & 63}.{own >> 6 & 255}.{4 + (own & 63)}"
         ends = (mine, peer) if rule.direction == "O" else (peer, mine)
         port = rule.ports[index % len(rule.ports)]
         found.append((f"{ends[0]},{ends[1]},".encode(), f",{port},{protocol},{rule.direction},".encode()))

@@ -45,7 +45,7 @@ def read_config(path: str | Path | None = None) -> Config:
     try:
         with file.open("rb") as handle:
             content = tomllib.load(handle)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(str(file), f"cannot be read: {error}") from error
     return _config(file, content)
 

@@ -23,7 +23,9 @@ SAMPLE_LENGTH = 200
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Half-open ``[start, end)`` in UTC; None is unbounded.
+    """Half-open ``[start, end)`` in UTC, whatever zone the times given have; None is unbounded.
+
+    Raises ValueError for a time without zone and for a window that ends before it starts.
 
     >>> utc = dt.timezone.utc
     >>> Window(dt.datetime(2026, 1, 1, tzinfo=utc), None).contains(dt.datetime(2026, 1, 2, tzinfo=utc))
@@ -34,9 +36,11 @@ class Window:
     end: dt.datetime | None = None
 
     def __post_init__(self) -> None:
-        for edge in (self.start, self.end):
+        for name, edge in (("start", self.start), ("end", self.end)):
             if edge is not None and edge.tzinfo is None:
                 raise ValueError(f"a window needs times with a zone, found {edge.isoformat()}")
+            # Two times of one zone are compared by their clocks, which is wrong where clocks are put back.
+            object.__setattr__(self, name, edge and edge.astimezone(dt.UTC))
         if self.start is not None and self.end is not None and self.start >= self.end:
             raise ValueError(
                 f"a window starts before it ends, found {self.start.isoformat()} .. {self.end.isoformat()}"

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import csv
 import io
+import ipaddress
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,7 @@ FIELDS = ("vnet", "address", "mac_address", "workload", "subnet", "kind")
 _VNET = r"(?i)^/?subscriptions/([^/]+)/resourcegroups/([^/]+)/providers/microsoft\.network/virtualnetworks/([^/]+)"
 _SUBNET = r"(?i)/virtualnetworks/[^/]+/subnets/([^/]+)"
 _NIC = r"(?i)/networkinterfaces/([^/]+)"
+_MAC = re.compile(r"[0-9A-F]{12}")
 _FORWARDED = ("mac_address", "src_ip", "dst_ip", "dst_port", "reply_from_port", "protocol")
 
 INTERNAL, PLATFORM, EXTERNAL = "internal", "platform", "external"
@@ -184,8 +187,8 @@ def _nics(
         known.filter(pl.col("mac_address").is_not_null())
         .group_by("mac_address")
         .agg(
-            pl.col("workload").drop_nulls().min(),
-            pl.col("subnet").drop_nulls().min(),
+            _told("workload"),
+            _told("subnet"),
             pl.col("kind").filter(pl.col("kind") != "nic").min(),
         )
     )
@@ -197,7 +200,7 @@ def _nics(
     by_address = (
         known.filter(pl.col("workload").is_not_null())
         .group_by("vnet", "address")
-        .agg(told_workload=pl.col("workload").min(), told_subnet=pl.col("subnet").min())
+        .agg(told_workload=_told("workload"), told_subnet=_told("subnet"))
     )
     nics = nics.join(by_address, on=["vnet", "address"], how="left")
     label = pl.format("{} ({})", pl.col("address").fill_null("nic"), pl.col("mac_address"))
@@ -213,6 +216,12 @@ def _nics(
     )
 
 
+def _told(column: str) -> pl.Expr:
+    """What the user says of it, else what Traffic Analytics says."""
+    by_user = pl.col("learned_from") != "traffic analytics"
+    return pl.coalesce(pl.col(column).filter(by_user).min(), pl.col(column).min())
+
+
 def _table(claims: pl.DataFrame, nics: pl.DataFrame, known: pl.DataFrame, networks: Networks) -> pl.DataFrame:
     """INVENTORY: learned claims first, then known rows that add addresses."""
     learned = claims.join(nics.drop("vnet", "address"), on="mac_address", how="left").with_columns(
@@ -225,18 +234,19 @@ def _table(claims: pl.DataFrame, nics: pl.DataFrame, known: pl.DataFrame, networ
     # What somebody says of an address corrects what the logs show of its kind and subnet, not who owns it.
     better = told.group_by("vnet", "address").agg(
         told_kind=pl.col("kind").filter(pl.col("kind") != "nic").min(),
-        told_subnet=pl.col("subnet").drop_nulls().min(),
-        told_workload=pl.col("workload").drop_nulls().min(),
+        told_subnet=_told("subnet"),
+        told_workload=_told("workload"),
     )
     learned = learned.join(better, on=["vnet", "address"], how="left").with_columns(
         kind=pl.coalesce("told_kind", "kind"),
         subnet=pl.coalesce("told_subnet", "subnet"),
         workload=pl.coalesce("told_workload", "workload"),
     )
-    rest = told.join(learned, on=["vnet", "address"], how="anti")
+    rest = told.join(learned, on=["vnet", "address"], how="anti").join(better, on=["vnet", "address"], how="left")
     rest = rest.with_columns(
-        subnet=pl.col("subnet").fill_null(networks.subnets(rest["address"])),
-        kind=pl.col("kind").fill_null("nic"),
+        workload=pl.col("told_workload"),
+        subnet=pl.col("told_subnet").fill_null(networks.subnets(rest["address"])),
+        kind=pl.coalesce("told_kind", "kind", pl.lit("nic")),
     )
     columns = list(SCHEMA)
     return pl.concat([learned.select(columns), rest.select(columns)]).unique().sort(columns, nulls_last=True)
@@ -293,17 +303,25 @@ def read_inventory(path: str | Path) -> pl.DataFrame:
     Columns: vnet, address, mac_address, workload, subnet, kind; any may be missing but one of address and mac_address.
     ``vnet`` is an ARM id, ``sub/rg/vnet`` or, where only one VNet has it, the bare name.
 
-    Raises ConfigError where the file cannot be read or a row names neither an address nor a NIC.
+    Raises ConfigError where the file cannot be read, a row names neither an address nor a NIC, or a cell is not what its
+    column holds.
     """
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(str(path), f"cannot be read as an inventory: {error}") from error
-    rows = _json_rows(path, text) if text.lstrip()[:1] in ("[", "{") else list(csv.DictReader(io.StringIO(text)))
+    rows = _json_rows(path, text) if text.lstrip()[:1] in ("[", "{") else _csv_rows(path, text)
     return pl.DataFrame(
         [_inventory_row(path, number, row) for number, row in enumerate(rows, 1)], schema=SCHEMA, orient="row"
     )
+
+
+def _csv_rows(path: Path, text: str) -> Sequence[Mapping[str, object]]:
+    try:
+        return list(csv.DictReader(io.StringIO(text, newline="")))
+    except csv.Error as error:
+        raise ConfigError(str(path), f"is not CSV: {error}") from error
 
 
 def _json_rows(path: Path, text: str) -> Sequence[Mapping[str, object]]:
@@ -318,7 +336,9 @@ def _json_rows(path: Path, text: str) -> Sequence[Mapping[str, object]]:
 
 
 def _inventory_row(path: Path, number: int, row: Mapping[str, object]) -> dict[str, str | None]:
-    given = {str(k).strip().lower(): str(v).strip() for k, v in row.items() if k and v not in (None, "")}
+    cells = {str(k).strip().lower(): str(v).strip() for k, v in row.items() if k and v is not None}
+    # JSON can write half a surrogate pair, which no table can hold.
+    given = {name: cell.encode(errors="replace").decode() for name, cell in cells.items() if cell}
     if not (given.get("address") or given.get("mac_address")):
         raise ConfigError(
             str(path), f"row {number}: expected an address or a mac_address", hint=f"columns: {', '.join(FIELDS)}"
@@ -329,17 +349,33 @@ def _inventory_row(path: Path, number: int, row: Mapping[str, object]) -> dict[s
             str(path), f"row {number}: unknown kind {kind!r}", hint=f"known: {', '.join(schema.ADDRESS_KINDS)}"
         )
     vnet = given.get("vnet", "").lower()
-    key = pl.select(vnet_key(pl.lit(vnet))).item() if vnet.startswith("/") else vnet
+    key = pl.select(vnet_key(pl.lit(vnet))).item() if "/providers/" in vnet else vnet
+    if key is None:
+        raise ConfigError(str(path), f"row {number}: expected the id of a VNet, found {vnet!r:.80}")
     mac = given.get("mac_address", "").replace("-", "").replace(":", "").upper()
+    if mac and not _MAC.fullmatch(mac):
+        raise ConfigError(str(path), f"row {number}: expected 12 hex digits as mac_address, found {mac!r:.40}")
     return {
         "vnet": key,
-        "address": given.get("address", ""),
+        "address": _address(path, number, given["address"]) if "address" in given else "",
         "mac_address": mac or None,
         "workload": given.get("workload"),
         "subnet": given.get("subnet"),
         "kind": kind,
         "learned_from": "inventory",
     }
+
+
+def _address(path: Path, number: int, text: str) -> str:
+    """Canonical text, as flow logs are decoded to; another spelling of an address would never be met."""
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError as error:
+        raise ConfigError(
+            str(path),
+            f"row {number}: expected one address, found {text!r:.60}",
+            hint="names for whole prefixes stand in flowlens.toml under [networks.names]",
+        ) from error
 
 
 def qualify(known: pl.DataFrame, vnets: Sequence[str]) -> pl.DataFrame:

@@ -84,6 +84,7 @@ def scan(
     window = Window(start, end)
     if changed_at is not None and changed_at.tzinfo is None:
         raise ValueError(f"changed_at needs a time with a zone, found {changed_at.isoformat()}")
+    changed_at = changed_at and changed_at.astimezone(dt.UTC)
     names = tuple(os.fspath(source) for source in sources)
     plan = Plan(names, window, changed_at, strict, threads or os.cpu_count() or 1, progress)
     known = inventory.read_inventory(os.fspath(inventory_file)) if inventory_file is not None else None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import polars as pl
 
+from flowlens import schema
 from flowlens.evidence import Inventory
 from flowlens.inventory import EXTERNAL, INTERNAL, vnet_key
 from flowlens.nic_hours import COVERED
@@ -150,30 +151,39 @@ def _with_logged_once(rows: pl.LazyFrame, coverage: pl.DataFrame) -> pl.LazyFram
 
 
 def _with_replies(rows: pl.LazyFrame) -> pl.LazyFrame:
-    """A reply candidate is a reply only if its forward conversation is there too, so that a low source port can't hide egress."""
-    forward = {
-        "vnet": "vnet",
-        "src_ip": "dst_ip",
-        "dst_ip": "src_ip",
-        "dst_port": "reply_from_port",
-        "protocol": "protocol",
-    }
-    wanted = (
-        rows.filter(pl.col("reply_from_port").is_not_null())
-        .select(**{name: pl.col(source) for name, source in forward.items()})
-        .unique()
+    """A reply candidate is a reply only if its forward conversation is there too, so that a low source port can't hide egress.
+
+    Traffic Analytics keeps no source port. There a row of a hop towards an ephemeral port is a reply where the hop logged the
+    way back's forward conversation.
+    """
+    reverse = {"vnet": "vnet", "src_ip": "dst_ip", "dst_ip": "src_ip", "protocol": "protocol"}
+    ports = {**reverse, "dst_port": "reply_from_port"}
+    candidate = pl.col("reply_from_port").is_not_null()
+    rows = _with_reverse(rows, rows.filter(candidate), ports, "is_reply")
+    portless = (
+        pl.col("flow_tuples").is_null()
+        & (pl.col("view") == HOP)
+        & (pl.col("dst_port") >= schema.REPLY_DESTINATION_PORT_FROM).fill_null(False)
     )
+    rows = _with_reverse(rows, rows.filter(portless), reverse, "has_reverse")
+    return rows.with_columns(is_reply=pl.col("is_reply") | (portless & pl.col("has_reverse"))).drop("has_reverse")
+
+
+def _with_reverse(rows: pl.LazyFrame, candidates: pl.LazyFrame, reverse: dict[str, str], flag: str) -> pl.LazyFrame:
+    """``flag``: whether the row's reverse conversation was logged in the same VNet; looked up for ``candidates`` only."""
+    key = list(reverse)
+    wanted = candidates.select(**{name: pl.col(source) for name, source in reverse.items()}).unique()
     found = (
         rows.filter(pl.col("reply_from_port").is_null())
-        .select(*forward)
-        .join(wanted, on=list(forward), how="semi")
+        .select(key)
+        .join(wanted, on=key, how="semi")
         .unique()
-        .with_columns(is_reply=pl.lit(True))
+        .with_columns(pl.lit(True).alias(flag))
         .collect(engine="streaming")
     )
     return rows.join(
-        found.lazy(), left_on=list(forward.values()), right_on=list(forward), how="left", maintain_order="left"
-    ).with_columns(pl.col("is_reply").fill_null(False))
+        found.lazy(), left_on=list(reverse.values()), right_on=key, how="left", maintain_order="left"
+    ).with_columns(pl.col(flag).fill_null(False))
 
 
 def _with_counted(rows: pl.LazyFrame, inventory: Inventory, coverage: pl.DataFrame) -> pl.LazyFrame:

@@ -26,15 +26,15 @@ def parse_time(text: str, *, now: dt.datetime, name: str = "") -> dt.datetime:
     ago = _AGO.match(text)
     try:
         if ago:
-            return now - dt.timedelta(**{_UNIT[ago[2]]: int(ago[1])})
+            return now.astimezone(dt.UTC) - dt.timedelta(**{_UNIT[ago[2]]: int(ago[1])})
         time = dt.datetime.fromisoformat(text)
+        if time.tzinfo is not None:
+            return time.astimezone(dt.UTC)
     except (ValueError, OverflowError) as error:
         raise ConfigError(
             f"{name} {text!r:.60}".strip(), "is no time", hint="write 2026-06-15T11:00Z or 24h"
         ) from error
-    if time.tzinfo is None:
-        raise ConfigError(f"{name} {text}".strip(), "has no time zone", hint=f"write {text}Z for UTC")
-    return time.astimezone(dt.UTC)
+    raise ConfigError(f"{name} {text}".strip(), "has no time zone", hint=f"write {time.isoformat()}Z for UTC")
 
 
 def parse_window(

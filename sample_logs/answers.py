@@ -140,7 +140,8 @@ def latest(times: Iterable[int]) -> str | None:
     return max(map(iso, times), default=None)
 
 
-# Workload, profile, requirement as the profile names it, its service tag where it is matched by one, addresses, port, protocol, status, denying rule.
+# Workload, profile, requirement as the profile names it, its service tag where it is matched by one, addresses, port,
+# protocol, status, denying rule.
 REQUIREMENTS: tuple[tuple[Nic, str, str, str | None, tuple[str, ...], int, int, str, str | None], ...] = (
     (WIN1, "windows-kms", "KMS activation", None, KMS, 1688, TCP, "Reached", None),
     (WIN2, "windows-kms", "KMS activation", None, KMS, 1688, TCP, "Denied", "UserRule_DenyKms"),
@@ -181,11 +182,7 @@ def egress_answers(lines: list[Line]) -> list[dict[str, object]]:
                 "protocol": PROTOCOL_NAME[protocol],
                 "port": port,
                 "status": status,
-                "match": "address"
-                if tag is None
-                else "service tag"
-                if nic is not AKS1 or addresses != REGISTRY
-                else "approximate tag",
+                "match": "address" if tag is None else "approximate tag" if addresses is REGISTRY else "service tag",
                 "matched_tag": tag,
                 "addresses": sorted({line.dst for line in tried}),
                 "acl_rule": rule,

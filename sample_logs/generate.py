@@ -25,6 +25,7 @@ from plan import (
     APP_NET,
     AZURE_REGION,
     DAY,
+    EXPECTED,
     MISSING,
     OFFICE,
     OWNER,
@@ -227,6 +228,15 @@ def inventory() -> str:
     return "\n".join(rows) + "\n"
 
 
+def expected_list() -> str:
+    head = "# What the workloads of these logs are expected to talk to, for --expect; two destinations are not in it.\n"
+    entries = [
+        f'\n[[expected]]\n{kind} = "{value}"\nports = {list(ports)}\nprotocol = "{protocol}"\nname = "{name}"\n'
+        for kind, value, ports, protocol, name in EXPECTED
+    ]
+    return head + "".join(entries)
+
+
 def files() -> dict[str, bytes]:
     """Name -> content of everything that is generated."""
     blobs = logged()
@@ -237,6 +247,7 @@ def files() -> dict[str, bytes]:
     rows = traffic_analytics(line for minutes in blobs.values() for tuples in minutes.values() for line in tuples)
     made["traffic_analytics/ntanetanalytics.json"] = "[\n" + ",\n".join(map(compact, rows)) + "\n]\n"
     made["inventory.csv"] = inventory()
+    made["expected.toml"] = expected_list()
     made["expected.json"] = json.dumps(answers(blobs, len(rows)), indent=1) + "\n"
     return {name: text.encode() for name, text in made.items()}
 

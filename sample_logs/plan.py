@@ -114,6 +114,21 @@ PLATFORM_NOISE = "40.80.44.0"
 PARTNER6 = "2001:db8:feed::53"
 UNEXPECTED = ("203.0.113.77", "198.51.100.23")
 
+# What the owners of the network expect: how it is named, ports, protocol, why. Platform addresses need no entry.
+EXPECTED = (
+    ("service_tag", "AzureMonitor", (443,), "TCP", "agents"),
+    ("service_tag", "Storage", (443,), "TCP", "storage accounts"),
+    ("service_tag", "AzureActiveDirectory", (443,), "TCP", "sign-in"),
+    ("service_tag", "AzureResourceManager", (443,), "TCP", "Azure's own interface"),
+    ("service_tag", "AzureFrontDoor.FirstParty", (443,), "TCP", "container images of Microsoft"),
+    ("prefix", f"{API_SERVER}/32", (443, 9000), "TCP", "control plane of the AKS cluster"),
+    ("prefix", f"{API_SERVER}/32", (1194,), "UDP", "control plane of the AKS cluster"),
+    ("prefix", f"{KMS[0]}/32", (1688,), "TCP", "Windows activation"),
+    ("prefix", f"{KMS[1]}/32", (1688,), "TCP", "Windows activation"),
+    ("prefix", f"{RHUI}/32", (443,), "TCP", "Red Hat updates"),
+    ("prefix", f"{PARTNER6}/128", (443,), "TCP", "the partner"),
+)
+
 AZURE_REGION = {
     DNS: "", **dict.fromkeys(REGISTRY, ""), KMS[0]: "southcentralus", KMS[1]: "westus", RHUI: "southeastasia",
     API_SERVER: "japaneast", MONITOR: "japaneast", MANAGEMENT: "japaneast", SIGN_IN: "koreacentral",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from flowlens.analyses.tables import flows_of, rule_name
-from flowlens.schema import TCP
+from flowlens.schema import SMALL_REPLY_BYTES, TCP
 from flowlens.views import HOP, SOURCE
 
 WORKLOAD = ["vnet", "subnet", "workload"]
@@ -31,7 +31,15 @@ def attempts_of(views: pl.LazyFrame) -> pl.DataFrame:
             nulls_equal=True,
         )
         .with_columns(
-            vnet=pl.coalesce("src_vnet", "vnet"), workload=pl.coalesce("src_workload", "src_ip"), subnet="src_subnet"
+            vnet=pl.coalesce("src_vnet", "vnet"),
+            workload=pl.coalesce("src_workload", "src_ip"),
+            subnet="src_subnet",
+            # Traffic Analytics keeps no tuples; an interval whose replies are small all together had none that was not.
+            tuples_answered=pl.coalesce("tuples_answered", pl.col("last_answered").is_not_null().cast(pl.Int64)),
+            tuples_small_reply=pl.coalesce(
+                "tuples_small_reply",
+                (pl.col("last_answered").is_not_null() & (pl.col("bytes_received") < SMALL_REPLY_BYTES)).cast(pl.Int64),
+            ),
         )
         .group_by(*WORKLOAD, "dst_ip", "dst_port", "protocol", "dst_place")
         .agg(

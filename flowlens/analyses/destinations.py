@@ -17,7 +17,7 @@ from flowlens.evidence import Scan
 from flowlens.prefixes import PrefixTable
 from flowlens.views import is_egress
 
-_FIELDS = {"prefix", "service_tag", "port", "ports", "protocol", "name", "workload"}
+_FIELDS = {"prefix", "service_tag", "port", "ports", "protocol", "name"}
 
 
 @dataclass(frozen=True, slots=True)

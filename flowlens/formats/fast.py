@@ -368,7 +368,7 @@ def _checked(parsed: pa.Table, notes: Notes) -> tuple[Columns, int]:
     Raises Deviation.
     """
     raw = {name: _single(parsed.column(name)) for name in _CSV_COLUMNS}
-    if False:
+    if any(raw[name].null_count for name in _NEVER_NULL):
         raise Deviation
     for name, limit in _LIMITS.items():
         most = pc.max(raw[name]).as_py()

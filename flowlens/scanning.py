@@ -117,14 +117,50 @@ def _inside(flows: pa.Table, window: Window) -> tuple[pa.Table, int]:
     return kept, flows.num_rows - kept.num_rows
 
 
+class _Interrupted(Exception):  # noqa: N818
+    """Another thread failed or the user stopped the run; this thread's work is of no use any more."""
+
+
+class _Meter:
+    """How far a run is, and whether it shall stop; shared by the threads."""
+
+    def __init__(self, items: Sequence[Item], progress: Progress | None) -> None:
+        self._total = sum(item.blob.size for item in items)
+        self._progress = progress
+        self._blobs = 0
+        self._bytes = 0
+        self._lock = threading.Lock()
+        self.stop = threading.Event()
+
+    def chunks(self, item: Item) -> Iterator[bytes]:
+        """The item's chunks, counted up to its size as listed: a gzip file gives more."""
+        left = item.blob.size
+        for chunk in item.chunks():
+            if self.stop.is_set():
+                raise _Interrupted
+            step = min(left, len(chunk))
+            left -= step
+            self._advance(step, 0)
+            yield chunk
+        self._advance(left, 1)
+
+    def _advance(self, size: int, blobs: int) -> None:
+        with self._lock:
+            self._bytes += size
+            self._blobs += blobs
+            if self._progress is not None:
+                self._progress(self._blobs, self._bytes, self._total)
+
+
 class _Unit:
     """One thread's piece of work: a large blob, or many small ones whose tuples are rolled up together.
 
     Rolling up costs the same for a hundred tuples as for ten thousand, so the tuples of small blobs are gathered first.
     """
 
-    def __init__(self, items: Sequence[Item], rollup: conversations.BlobRollup, plan: Plan) -> None:
+    def __init__(self, items: Sequence[Item], rollup: conversations.BlobRollup, plan: Plan, meter: _Meter) -> None:
         self._plan = plan
+        self._meter = meter
         self._rollup = rollup
         self._pending: list[pa.Table] = []
         self._rows = 0
@@ -140,7 +176,7 @@ class _Unit:
         ledger = Ledger(blobs=1)
         failed = False
         try:
-            for decoded in decode_flow_log(item.chunks(), where=item.blob.name, strict=self._plan.strict):
+            for decoded in decode_flow_log(self._meter.chunks(item), where=item.blob.name, strict=self._plan.strict):
                 ledger += decoded.ledger
                 self._pending.append(decoded.flows.append_column("blob", pa.repeat(number, decoded.flows.num_rows)))
                 self._rows += decoded.flows.num_rows
@@ -192,11 +228,16 @@ class _Unit:
 
 
 def _read_flow_logs(
-    items: Sequence[Item], plan: Plan, contexts: conversations.Contexts, store: conversations.Store, folder: Path
+    items: Sequence[Item],
+    plan: Plan,
+    meter: _Meter,
+    contexts: conversations.Contexts,
+    store: conversations.Store,
+    folder: Path,
 ) -> list[_Blob]:
     """Decode and roll up flow log blobs into ``store``."""
     rollup = conversations.BlobRollup(contexts, plan.edges, folder)
-    unit = _Unit(items, rollup, plan)
+    unit = _Unit(items, rollup, plan, meter)
     results = unit.results()
     results[0].restarted_ends = unit.restarted_ends
     for piece in rollup.finish():
@@ -242,11 +283,11 @@ def _in_window(time: pl.Expr, window: Window) -> pl.Expr:
     return inside
 
 
-def _read_export(item: Item, plan: Plan) -> _Blob:
+def _read_export(item: Item, plan: Plan, meter: _Meter) -> _Blob:
     """Decode one Traffic Analytics export; its rows are conversations already."""
     result = _Blob(Ledger(blobs=1))
     try:
-        for decoded in decode_traffic_analytics(item.chunks(), where=item.blob.name):
+        for decoded in decode_traffic_analytics(meter.chunks(item), where=item.blob.name):
             _take_rows(result, decoded, plan)
     except FlowlensError as error:
         result.ledger += Ledger(unread=1, rejects=(Reject(item.blob.name, result.ledger.bytes, error.problem, ""),))
@@ -293,33 +334,25 @@ def _run(
     store: conversations.Store,
     folder: Path,
 ) -> list[_Blob]:
-    """All blobs read, a thread each, in the order of their names."""
+    """All blobs read, a piece of work to a thread, in the order of their names."""
     units = _units(selected.items) if selected.flow_logs else [[item] for item in selected.exports]
-    size = sum(item.blob.size for item in selected.items)
-    done = 0
-    read_bytes = 0
-    lock = threading.Lock()
+    meter = _Meter(selected.items, plan.progress)
 
     def work(unit: Sequence[Item]) -> list[_Blob]:
-        nonlocal done, read_bytes
         if selected.flow_logs:
-            results = _read_flow_logs(unit, plan, contexts, store, folder)
-        else:
-            results = [_read_export(item, plan) for item in unit]
-        with lock:
-            done += len(unit)
-            read_bytes += sum(item.blob.size for item in unit)
-            if plan.progress is not None:
-                plan.progress(done, read_bytes, size)
-        return results
+            return _read_flow_logs(unit, plan, meter, contexts, store, folder)
+        return [_read_export(item, plan, meter) for item in unit]
 
     if plan.threads == 1 or len(units) == 1:
         return [result for unit in units for result in work(unit)]
     pool = ThreadPoolExecutor(plan.threads, thread_name_prefix="flowlens")
     try:
         return [result for results in pool.map(work, units) for result in results]
+    except BaseException:
+        # What still runs stops at its next chunk, so that an interrupt ends the program at once.
+        meter.stop.set()
+        raise
     finally:
-        # After an interrupt nothing further is begun; what runs ends with its piece.
         pool.shutdown(wait=True, cancel_futures=True)
 
 

@@ -221,7 +221,12 @@ def counted_once(tuples: list[Tuple], owners: dict) -> list[Tuple]:
     def logs(address: str, hour: str) -> bool:
         return address in nics and (nics[address], hour) != (missing["mac_address"], missing["hour"])
 
-    return [t for t in tuples if t.direction == "O" or not logs(t.src, t.hour)]
+    return [t for t in tuples if (t.direction == "O" or not logs(t.src, t.hour)) and not is_reply(t)]
+
+
+def is_reply(t: Tuple) -> bool:
+    """The way back of a flow of vm-app1 to storage, logged as a row of its own; it is no flow."""
+    return (t.src, t.src_port, t.rule) == ("20.60.172.11", "443", "PlatformRule")
 
 
 def test_each_flow_counts_once(tuples: list[Tuple], owners: dict) -> None:
@@ -320,14 +325,16 @@ def test_destinations_are_either_expected_or_not(tuples: list[Tuple]) -> None:
 
 def test_rules_agree_with_a_recount(tuples: list[Tuple]) -> None:
     letters = {"Inbound": "I", "Outbound": "O"}
+    assert sum(map(is_reply, tuples)) == 4
     for row in EXPECTED["rules"]:
         of_rule = [
             t
             for t in tuples
             if (t.acl, t.rule, t.direction) == (row["acl_id"], row["acl_rule"], letters[row["direction"]])
+            and not is_reply(t)
         ]
         assert row["flows_denied"] == sum(t.state == "D" for t in of_rule)
-        assert row["bytes"] == sum(t.both_ways for t in of_rule)
+        assert row["bytes"] == (sum(t.both_ways for t in of_rule) if row["flows_allowed"] else None)
         assert row["workloads"] == len({t.mac for t in of_rule})
         # Each flow begins and ends in the logs, so that counting either gives the same.
         assert row["flows_allowed"] == sum(t.state == "B" for t in of_rule) == sum(t.state == "E" for t in of_rule)

@@ -16,8 +16,12 @@ import polars as pl
 
 from flowlens.errors import ConfigError, SourceError
 from flowlens.evidence import Ledger
-from flowlens.outputs.text import is_formula, utc
+from flowlens.outputs.text import clean, is_formula, utc
 from flowlens.reporting import SCHEMA_VERSION, Report
+
+APOSTROPHE = "'"
+_ODD = r"[^ -~]|^[=+\-@]"
+"""Text that may need a guard: anything but printable ASCII, or the start of a formula."""
 
 
 def document(report: Report) -> dict[str, object]:
@@ -45,9 +49,11 @@ def ledger_document(ledger: Ledger) -> dict[str, object]:
 def json_bytes(content: object) -> bytes:
     """JSON in ASCII with times as ISO 8601 and ``Z``; integers above 2^53 are written as they are.
 
-    ASCII, so that no text of a log can put a control or bidi character on a terminal.
+    ASCII, so that no text of a log can put a control or bidi character on a terminal; DEL alone is ASCII and is not escaped
+    by the library.
     """
-    return (json.dumps(content, default=_plain, ensure_ascii=True, indent=1) + "\n").encode("ascii")
+    text = json.dumps(content, default=_plain, ensure_ascii=True, indent=1).replace("\x7f", "\\u007f")
+    return f"{text}\n".encode("ascii")
 
 
 def _plain(value: object) -> object:
@@ -68,19 +74,26 @@ def json_document(report: Report) -> bytes:
 
 
 def csv_bytes(table: pl.DataFrame) -> bytes:
-    """One table as CSV in UTF-8; a text that a spreadsheet would run as a formula gets an apostrophe before it."""
-    texts = [name for name, kind in table.schema.items() if kind == pl.String]
+    """One table as CSV in UTF-8, for people and spreadsheets; Parquet and JSON keep text as it is.
+
+    What could steer a terminal is written as an escape; a text that a spreadsheet would run as a formula gets an apostrophe
+    before it.
+    """
     times = [name for name, kind in table.schema.items() if isinstance(kind, pl.Datetime)]
     guarded = table.with_columns(
-        *(
-            pl.col(name).map_elements(lambda t: f"'{t}" if is_formula(t) else t, return_dtype=pl.String)
-            for name in texts
-        ),
+        *(pl.col(name).replace(_guards(table[name])) for name, kind in table.schema.items() if kind == pl.String),
         *(pl.col(name).dt.strftime("%Y-%m-%dT%H:%M:%S%.6fZ") for name in times),
     )
     buffer = io.BytesIO()
     guarded.write_csv(buffer)
     return buffer.getvalue()
+
+
+def _guards(texts: pl.Series) -> dict[str, str]:
+    """What to write for the few texts that cannot be written as they are."""
+    odd = texts.unique().drop_nulls()
+    odd = odd.filter(odd.str.contains(_ODD))
+    return {text: f"{APOSTROPHE if is_formula(text) else ''}{clean(text)}" for text in odd}
 
 
 def parquet_bytes(table: pl.DataFrame) -> bytes:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import datetime as dt
 import unicodedata
+from collections.abc import Iterable
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_NAMES_SHOWN = 3
 _HIDDEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 """Categories of control, format (bidi), surrogate, private, unassigned and line-separator characters."""
 
@@ -25,12 +27,12 @@ def clean(text: object) -> str:
 
 
 def is_formula(text: str) -> bool:
-    """Whether a spreadsheet would run the text as a formula.
+    """Whether a spreadsheet would run the text as a formula; some take the full-width signs too (OWASP, "CSV Injection").
 
-    >>> is_formula("=1+1"), is_formula("10.0.0.4")
-    (True, False)
+    >>> is_formula("=1+1"), is_formula("＝1+1"), is_formula("10.0.0.4")
+    (True, True, False)
     """
-    return text.startswith(_FORMULA)
+    return unicodedata.normalize("NFKC", text[:1]).startswith(_FORMULA)
 
 
 def utc(time: dt.datetime | None) -> str:
@@ -58,3 +60,23 @@ def size(count: int | None) -> str:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1000
     raise AssertionError("unreachable")
+
+
+def counted(number: int, word: str) -> str:
+    """The number with its word, in the plural where there is not exactly one.
+
+    >>> counted(1, "file"), counted(1752, "flow tuple")
+    ('1 file', '1,752 flow tuples')
+    """
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
+
+
+def listed(names: Iterable[str]) -> str:
+    """The names in a row, the first three of them where there are more.
+
+    >>> listed(["a", "b"]), listed("abcde")
+    ('a, b', 'a, b, c and 2 more')
+    """
+    every = list(names)
+    rest = len(every) - _NAMES_SHOWN
+    return ", ".join(every[:_NAMES_SHOWN]) + (f" and {rest} more" if rest > 0 else "")

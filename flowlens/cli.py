@@ -9,10 +9,9 @@ from __future__ import annotations
 import datetime as dt
 import functools
 import inspect
-import json
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import FrameType
@@ -25,22 +24,32 @@ import typer
 import flowlens
 from flowlens import reporting
 from flowlens.analyses import ANALYSES
-from flowlens.catalog import load_profile, load_tags, profile_names
+from flowlens.analyses.destinations import read_expected
+from flowlens.catalog import Profile, load_profile, load_tags, profile_names
 from flowlens.config import CLOUDS, read_config
 from flowlens.doctor import describe as doctor_lines
 from flowlens.errors import CatalogError, ConfigError, FlowlensError, near_matches
 from flowlens.evidence import Ledger, Scan
-from flowlens.flow_search import FlowFilter
-from flowlens.outputs import OUTPUTS, SUFFIXES, terminal
+from flowlens.flow_search import FlowFilter, find_flows
+from flowlens.outputs import OUTPUTS, terminal
+from flowlens.outputs.delivery import Target, deliver, say, standard_output, target_of
+from flowlens.outputs.page import Page
 from flowlens.outputs.progress import progress_on
-from flowlens.outputs.tables import atomic, csv_bytes, json_bytes, parquet_bytes, write_tables
+from flowlens.outputs.tables import (
+    BY_TABLE,
+    atomic,
+    flows_document,
+    json_bytes,
+    parquet_bytes,
+    read_baseline,
+)
 from flowlens.reporting import Baseline, Gate, Report, parse_gate
 from flowlens.scanning import scan
 from flowlens.scope import Scope
 from flowlens.windows import parse_time, parse_window
 
 DONE, GATE_FIRED, WRONG_USAGE, ERROR, INCOMPLETE = range(5)
-_FORMATS = ("table", *OUTPUTS)
+INTERRUPTED = 130
 
 app = typer.Typer(
     name="flowlens",
@@ -55,42 +64,55 @@ tags_app = typer.Typer(no_args_is_help=True, help="Azure service tags; works off
 app.add_typer(profiles_app, name="profiles")
 app.add_typer(tags_app, name="tags")
 
-Sources = Annotated[list[str], typer.Argument(help="Files, folders or globs of flow logs.", metavar="SOURCE...")]
+Sources = Annotated[list[str], typer.Argument(help="Files, folders or globs of flow logs.", metavar="SOURCE")]
+
+
+def _option(panel: str, metavar: str | None, text: str, *names: str, **more: Any) -> Any:
+    return typer.Option(*names, help=text, metavar=metavar, rich_help_panel=panel, **more)
+
+
+_window = functools.partial(_option, "Window: which flows, by their own time")
+_scope = functools.partial(_option, "Scope: which part of the network")
+_network = functools.partial(_option, "Your network")
+_result = functools.partial(_option, "Result")
+_reading = functools.partial(_option, "Reading")
 
 
 @dataclass(frozen=True)
 class Common:
     """Options that every command over a source takes."""
 
-    start: Annotated[str | None, typer.Option(help="From this time on: ISO 8601 with zone, or 24h, 7d before now.")] = (
+    start: Annotated[str | None, _window("TIME", "From this time on: ISO 8601 with zone, or 24h, 7d before now.")] = (
         None
     )
-    end: Annotated[str | None, typer.Option(help="Up to, not including, this time.")] = None
+    end: Annotated[str | None, _window("TIME", "Up to, not including, this time.")] = None
     window: Annotated[
-        str | None, typer.Option(help="today, yesterday, last-week, last-month, 2026-06 or 2026-06-15.")
+        str | None, _window("WORD", "today, yesterday, last-week, last-month, a month 2026-06 or a day 2026-06-15.")
     ] = None
-    tz: Annotated[str | None, typer.Option(help="Time zone for display and for what yesterday means; default UTC.")] = (
+    tz: Annotated[str | None, _window("ZONE", "Zone of the times shown and of what yesterday means. Default UTC.")] = (
         None
     )
-    subscription: Annotated[list[str] | None, typer.Option(help="Only this subscription; repeatable.")] = None
-    resource_group: Annotated[list[str] | None, typer.Option(help="Only this resource group; repeatable.")] = None
-    vnet: Annotated[list[str] | None, typer.Option(help="Only this VNet; repeatable.")] = None
-    subnet: Annotated[list[str] | None, typer.Option(help="Only this subnet; repeatable.")] = None
-    nic: Annotated[list[str] | None, typer.Option(help="Only this NIC (MAC address or workload); repeatable.")] = None
+    subscription: Annotated[list[str] | None, _scope("ID", "Only this subscription; repeatable.")] = None
+    resource_group: Annotated[list[str] | None, _scope("NAME", "Only this resource group; repeatable.")] = None
+    vnet: Annotated[list[str] | None, _scope("NAME", "Only this VNet; repeatable.")] = None
+    subnet: Annotated[list[str] | None, _scope("NAME", "Only this subnet; repeatable.")] = None
+    nic: Annotated[list[str] | None, _scope("MAC", "Only this NIC, by MAC address or workload; repeatable.")] = None
     config: Annotated[
-        Path | None, typer.Option(help="flowlens.toml; else FLOWLENS_CONFIG, else the working folder's.")
+        Path | None, _network("FILE", "flowlens.toml; else FLOWLENS_CONFIG, else the one in this folder.")
     ] = None
-    inventory: Annotated[Path | None, typer.Option(help="CSV or JSON that names addresses and NICs.")] = None
+    inventory: Annotated[Path | None, _network("FILE", "CSV or JSON that names addresses and NICs.")] = None
     format: Annotated[
-        str | None, typer.Option(help="table, json, csv or parquet; default by -o's suffix, else table.")
+        str | None, _result("FORMAT", "table, json, csv or parquet. Default: by the suffix of -o, else table.")
     ] = None
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="File, or FOLDER/ for several tables.")] = None
+    output: Annotated[
+        str | None, _result("FILE", "Write here; FOLDER/ for several tables as CSV or Parquet.", "--output", "-o")
+    ] = None
+    limit: Annotated[int, _result("N", "Rows of each table on the terminal.", min=1)] = 20
     fail_on: Annotated[
-        list[str] | None, typer.Option(help="Exit 1 when this holds, e.g. 'unencrypted > 0'; repeatable.")
+        list[str] | None, _result("GATE", "Exit with 1 when this holds, e.g. 'unencrypted > 0'; repeatable.")
     ] = None
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads that decode; default one per core.")] = None
-    strict: Annotated[bool, typer.Option("--strict", help="Decode with the reference decoder only.")] = False
-    limit: Annotated[int, typer.Option(min=1, help="Rows of a table on the terminal.")] = 20
+    threads: Annotated[int | None, _reading("N", "Threads that decode. Default: one per core.", min=1)] = None
+    strict: Annotated[bool, _reading(None, "Decode with the reference decoder only.", "--strict")] = False
 
 
 def _with_common(command: Callable[..., None]) -> Callable[..., None]:
@@ -123,30 +145,13 @@ def _zone(common: Common) -> ZoneInfo | None:
         ) from error
 
 
-def _format(common: Common) -> str:
-    """The format asked for by option or suffix; a conflict of the two is wrong usage."""
-    suffix = common.output.suffix.lower() if common.output is not None else ""
-    inferred = SUFFIXES.get(suffix)
-    wanted = common.format or inferred or "table"
-    if wanted not in _FORMATS:
-        raise ConfigError(f"--format {wanted}", "is not a format", hint=near_matches(wanted, _FORMATS))
-    if common.format and inferred and inferred != common.format:
-        raise ConfigError(f"-o {common.output}", f"asks for {inferred}, --format for {common.format}")
-    return wanted
-
-
-def _scan(sources: Sequence[str], common: Common, changed_at: str | None = None) -> tuple[Scan, ZoneInfo | None]:
+def _scan(
+    sources: Sequence[str], common: Common, scope: Scope | None, changed_at: str | None = None
+) -> tuple[Scan, ZoneInfo | None]:
     zone = _zone(common)
     now = dt.datetime.now(dt.UTC)
     start, end = parse_window(common.start, common.end, common.window, zone=zone, now=now)
     settings = read_config(common.config)
-    scope = Scope(
-        tuple(common.subscription or ()),
-        tuple(common.resource_group or ()),
-        tuple(common.vnet or ()),
-        tuple(common.subnet or ()),
-        tuple(common.nic or ()),
-    )
     result = scan(
         *sources,
         start=start,
@@ -154,13 +159,24 @@ def _scan(sources: Sequence[str], common: Common, changed_at: str | None = None)
         changed_at=parse_time(changed_at, now=now, name="--changed-at") if changed_at else None,
         inventory_file=common.inventory,
         networks=settings.networks,
-        scope=scope or None,
+        scope=scope,
         threads=common.threads,
         strict=common.strict,
         progress=progress_on(sys.stderr),
     )
     result.settings["config"] = str(settings.path) if settings.path else None
     return result, zone
+
+
+def _scope_of(common: Common) -> Scope | None:
+    scope = Scope(
+        tuple(common.subscription or ()),
+        tuple(common.resource_group or ()),
+        tuple(common.vnet or ()),
+        tuple(common.subnet or ()),
+        tuple(common.nic or ()),
+    )
+    return scope or None
 
 
 def _report(
@@ -176,101 +192,110 @@ def _report(
 ) -> NoReturn:
     """Scan, judge, write, and leave with the exit code of the contract."""
     gates = [parse_gate(text) for text in common.fail_on or ()]
-    face = _format(common)
+    target = target_of(common.format, common.output, tables=len(questions) + 2 * (changed_at is not None))
     settings = read_config(common.config)
-    cloud = cloud or settings.cloud
-    if cloud not in CLOUDS:
-        raise ConfigError(f"--cloud {cloud}", "is not a cloud", hint=near_matches(cloud, CLOUDS))
+    cloud = _known_cloud(cloud or settings.cloud)
     for name in profiles or ():
         if name != "auto":
             load_profile(name)
-    result, zone = _scan(sources, common, changed_at)
+    expected = expect or (settings.path if settings.has_expected else None)
+    if expected is not None:
+        read_expected(expected)
+    earlier = _baseline(baseline, common) if baseline else None
+    result, zone = _scan(sources, common, _scope_of(common), changed_at)
+    result.settings["expected"] = str(expected) if expected else None
+    result.settings["baseline"] = baseline
     report = reporting.report(
         result,
         questions=questions,
         profiles=list(profiles) if profiles else "auto",
         cloud=cloud,
         placeholders=settings.placeholders,
-        expected=expect or (settings.path if settings.has_expected else None),
-        baseline=_baseline(baseline, common) if baseline else None,
+        expected=expected,
+        baseline=earlier,
     )
-    _write(report, common, face, zone)
+    for gate in gates:
+        if gate.metric not in report.metrics:
+            raise ConfigError(
+                f"--fail-on {gate.metric}", "belongs to another question", hint="flowlens analyze asks all"
+            )
+    deliver(
+        target,
+        render=lambda page, limit: terminal.render(report, page, limit=limit),
+        encode=lambda: OUTPUTS[target.face](report),
+        tables=report.tables,
+        limit=common.limit,
+        zone=zone,
+    )
+    _told_apart(target, report.ledger)
     raise typer.Exit(_exit_code(report, gates))
+
+
+def _told_apart(target: Target, ledger: Ledger) -> None:
+    """How complete the evidence was, on stderr where the format has no place for it."""
+    if target.face in BY_TABLE:
+        for line in terminal.evidence_lines(ledger):
+            say(line)
+
+
+def _known_cloud(cloud: str) -> str:
+    if cloud not in CLOUDS:
+        raise ConfigError(f"--cloud {cloud}", "is not a cloud", hint=near_matches(cloud, CLOUDS))
+    return cloud
 
 
 def _exit_code(report: Report, gates: Sequence[Gate]) -> int:
     fired = [str(gate) for gate in gates if gate.fires(report)]
     if fired:
-        _say(f"--fail-on: {'; '.join(fired)}")
+        say(f"--fail-on: {'; '.join(fired)}")
         return GATE_FIRED
-    if not report.ledger.blobs or not report.ledger.complete:
-        _say("nothing was selected" if not report.ledger.blobs else "not everything that was selected could be used")
-        return INCOMPLETE
-    return DONE
+    return _ledger_code(report.ledger)
+
+
+def _ledger_code(ledger: Ledger) -> int:
+    if ledger.blobs and ledger.complete:
+        return DONE
+    say("not everything that was selected could be used" if ledger.blobs else "nothing was selected")
+    return INCOMPLETE
 
 
 def _baseline(text: str, common: Common) -> Scan | Baseline:
     """An earlier report's JSON, or an earlier source to scan."""
-    path = Path(text)
-    if path.is_file() and path.suffix.lower() == ".json":
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise ConfigError(f"--baseline {text}", f"cannot be read: {error}") from error
-        if isinstance(found, dict) and "schema_version" in found:
-            if found["schema_version"] != reporting.SCHEMA_VERSION:
-                raise ConfigError(f"--baseline {text}", f"has schema version {found['schema_version']!r:.20}")
-            return Baseline(
-                findings=tuple(found.get("findings", ())),
-                destinations=tuple(found.get("tables", {}).get("unexpected_destinations", ())),
-            )
+    earlier = read_baseline(Path(text))
+    if earlier is not None:
+        return earlier
     settings = read_config(common.config)
     return scan(text, inventory_file=common.inventory, networks=settings.networks, threads=common.threads)
 
 
-def _write(report: Report, common: Common, face: str, zone: ZoneInfo | None) -> None:
-    several = common.output is not None and (str(common.output).endswith(("/", "\\")) or common.output.is_dir())
-    if face == "table":
-        if common.output is None:
-            terminal.render(report, terminal.Page(sys.stdout, zone=zone), limit=common.limit)
-            return
-        with atomic(common.output) as file, open(file.fileno(), "w", encoding="utf-8", closefd=False) as text:
-            terminal.render(report, terminal.Page(text, width=120, zone=zone))
-    elif several and face != "json":
-        assert common.output is not None
-        for path in write_tables(report, common.output, face):
-            _say(f"wrote {path}")
-    elif common.output is not None:
-        content = OUTPUTS[face](report)
-        with atomic(common.output) as file:
-            file.write(content)
-        _say(f"wrote {common.output}")
-    else:
-        _to_stdout(OUTPUTS[face](report), face)
+def _lines(lines: Iterable[tuple[str, str]]) -> None:
+    """Lines with their styles on stdout."""
+    with standard_output():
+        page = Page(sys.stdout)
+        for line, style in lines:
+            page.line(line, style)
 
 
-def _to_stdout(content: bytes, face: str) -> None:
-    if face == "parquet" and sys.stdout.isatty():
-        raise ConfigError("--format parquet", "is not for a terminal", hint="use -o FILE or a pipe")
-    sys.stdout.flush()
-    sys.stdout.buffer.write(content)
-    sys.stdout.buffer.flush()
+def _complain(error: FlowlensError) -> None:
+    say(f"error: {error.where}: {error.problem}" if error.where else f"error: {error.problem}")
+    if error.hint:
+        say(f"  hint: {error.hint}")
 
 
-def _say(text: str) -> None:
-    """One line to stderr."""
-    terminal.Page(sys.stderr).line(text)
-
-
-ChangedAt = Annotated[str | None, typer.Option(help="Show before and after this time, e.g. 2026-06-15T11:00Z.")]
+_question = functools.partial(_option, "Question")
+ChangedAt = Annotated[
+    str | None, _question("TIME", "Show before and after this time too, e.g. 2026-06-15T11:00Z.", "--changed-at")
+]
 ProfileNames = Annotated[
-    list[str] | None, typer.Option("--profile", help="Profile name or file; repeatable. Default auto.")
+    list[str] | None,
+    _question("PROFILE", "Name (flowlens profiles list) or file; repeatable. Default auto.", "--profile"),
 ]
-Cloud = Annotated[str | None, typer.Option(help="global, usgov or china.")]
-Expect = Annotated[Path | None, typer.Option(help="TOML list of expected destinations.")]
+Cloud = Annotated[str | None, _question("CLOUD", "global, usgov or china.", "--cloud")]
+Expect = Annotated[Path | None, _question("FILE", "TOML list of expected destinations.", "--expect")]
 BaselineOption = Annotated[
-    str | None, typer.Option("--baseline", help="An earlier report's JSON, or an earlier source.")
+    str | None, _question("FILE", "An earlier report's JSON, or an earlier source.", "--baseline")
 ]
+CatalogueCloud = Annotated[str, typer.Option(metavar="CLOUD", help="global, usgov or china.")]
 
 
 @app.command()
@@ -354,49 +379,48 @@ def coverage(sources: Sources, common: Common) -> None:
     _report(sources, common, ["coverage"])
 
 
+_filter = functools.partial(_option, "Filter: all of these must hold")
+
+
 @app.command()
 @_with_common
 def flows(
     sources: Sources,
     common: Common,
-    src: Annotated[list[str] | None, typer.Option(help="Source address or prefix; repeatable.")] = None,
-    dst: Annotated[list[str] | None, typer.Option(help="Destination address or prefix; repeatable.")] = None,
-    port: Annotated[list[int] | None, typer.Option(help="Destination port; repeatable.")] = None,
-    protocol: Annotated[str | None, typer.Option(help="tcp, udp, icmp or an IANA number.")] = None,
-    rule: Annotated[str | None, typer.Option(help="Rule that decided, with or without UserRule_.")] = None,
-    state: Annotated[str | None, typer.Option(help="Begin, Continuing, End or Deny.")] = None,
+    src: Annotated[list[str] | None, _filter("PREFIX", "Source address or prefix; repeatable.")] = None,
+    dst: Annotated[list[str] | None, _filter("PREFIX", "Destination address or prefix; repeatable.")] = None,
+    port: Annotated[list[int] | None, _filter("PORT", "Destination port; repeatable.")] = None,
+    protocol: Annotated[str | None, _filter("PROTOCOL", "tcp, udp, icmp or an IANA number.")] = None,
+    rule: Annotated[str | None, _filter("NAME", "Rule that decided, with or without UserRule_.")] = None,
+    state: Annotated[str | None, _filter("STATE", "Begin, Continuing, End or Deny.")] = None,
 ) -> None:
     """The flow tuples behind a row: the evidence.
 
     Example: flowlens flows sample_logs --dst 20.118.99.224 --port 1688
     """
-    face = _format(common)
+    _no_gates(common)
+    target = target_of(common.format, common.output)
     wanted = FlowFilter(tuple(src or ()), tuple(dst or ()), tuple(port or ()), protocol, rule, state)
-    chosen = wanted.expression()
-    result, zone = _scan(sources, common)
-    found = wanted.within(result.flows.filter(chosen)).collect()
-    found = found.sort(found.columns, nulls_last=True)
-    encode: dict[str, Callable[[pl.DataFrame], bytes]] = {
-        "json": lambda table: json_bytes(
-            {
-                "schema_version": reporting.SCHEMA_VERSION,
-                "settings": result.settings,
-                "tables": {"flows": table.to_dicts()},
-            }
-        ),
-        "csv": csv_bytes,
-        "parquet": parquet_bytes,
-    }
-    if face == "table":
-        page = terminal.Page(sys.stdout, zone=zone)
-        page.table("flows", found, limit=common.limit)
-        page.line(f"{found.height} flow tuple(s)")
-    elif common.output is not None:
-        with atomic(common.output) as file:
-            file.write(encode[face](found))
-        _say(f"wrote {common.output}")
-    else:
-        _to_stdout(encode[face](found), face)
+    wanted.expression()
+    scope = _scope_of(common)
+    result, zone = _scan(sources, common, scope)
+    found, ledger = find_flows(result, wanted, scope)
+
+    def encode() -> bytes:
+        if target.face in BY_TABLE:
+            return BY_TABLE[target.face](found)
+        return json_bytes(flows_document(found, ledger, result.settings))
+
+    deliver(
+        target,
+        render=lambda page, limit: terminal.render_flows(found, ledger, page, limit=limit),
+        encode=encode,
+        tables={"flows": found},
+        limit=common.limit,
+        zone=zone,
+    )
+    _told_apart(target, ledger)
+    raise typer.Exit(_ledger_code(ledger))
 
 
 @app.command()
@@ -406,33 +430,38 @@ def convert(sources: Sources, common: Common) -> None:
 
     Example: flowlens convert sample_logs -o flows.parquet
     """
-    if common.output is None or _format(common) != "parquet":
+    _no_gates(common)
+    target = target_of(common.format, common.output)
+    if target.path is None or target.folder or target.face != "parquet":
         raise ConfigError("convert", "expected -o FILE.parquet")
-    result, _ = _scan(sources, common)
-    with atomic(common.output) as file:
-        ledger = result.write_flows(file)
-    for line in terminal.evidence_lines(ledger):
-        _say(line)
+    scope = _scope_of(common)
+    result, _ = _scan(sources, common, scope)
+    with atomic(target.path) as file:
+        if scope is None:
+            ledger = result.write_flows(file)
+        else:
+            found, ledger = find_flows(result, FlowFilter(), scope)
+            file.write(parquet_bytes(found))
+    _told_apart(target, ledger)
+    say(f"wrote {target.path}")
     raise typer.Exit(_ledger_code(ledger))
 
 
-def _ledger_code(ledger: Ledger) -> int:
-    return DONE if ledger.blobs and ledger.complete else INCOMPLETE
+def _no_gates(common: Common) -> None:
+    """Flow tuples answer no question that could fire a gate."""
+    if common.fail_on:
+        raise ConfigError("--fail-on", "has no meaning for flow tuples", hint="use it with a question, e.g. analyze")
 
 
 @app.command()
 def doctor(
-    sources: Annotated[
-        list[str] | None, typer.Argument(help="Files or folders to look at.", metavar="[SOURCE]...")
-    ] = None,
+    sources: Annotated[list[str] | None, typer.Argument(help="Files or folders to look at.", metavar="SOURCE")] = None,
 ) -> None:
     """Which engine is in use, what can be read, and how much there is; reads no flow.
 
     Example: flowlens doctor sample_logs
     """
-    page = terminal.Page(sys.stdout)
-    for line in doctor_lines(sources or []):
-        page.line(line)
+    _lines((line, "") for line in doctor_lines(sources or []))
 
 
 @profiles_app.command("list")
@@ -441,71 +470,67 @@ def profiles_list() -> None:
 
     Example: flowlens profiles list
     """
-    page = terminal.Page(sys.stdout)
-    for name in profile_names():
-        profile = load_profile(name)
-        counts = ", ".join(
-            f"{sum(r.cloud == cloud for r in profile.requirements)} {cloud}"
-            for cloud in CLOUDS
-            if any(r.cloud == cloud for r in profile.requirements)
-        )
-        page.line(f"{name}: {profile.title} ({counts}; as of {profile.as_of})")
+    _lines((_summary(load_profile(name)), "") for name in profile_names())
+
+
+def _summary(profile: Profile) -> str:
+    counts = {cloud: sum(r.cloud == cloud for r in profile.requirements) for cloud in CLOUDS}
+    told = ", ".join(f"{n} {cloud}" for cloud, n in counts.items() if n)
+    return f"{profile.name}: {profile.title} ({told}; as of {profile.as_of})"
 
 
 @profiles_app.command("show")
 def profiles_show(
-    name: Annotated[str, typer.Argument(help="Profile name or file.")],
-    cloud: Annotated[str, typer.Option(help="global, usgov or china.")] = "global",
+    name: Annotated[str, typer.Argument(help="Profile name or file.", metavar="PROFILE")],
+    cloud: CatalogueCloud = "global",
 ) -> None:
     """One profile's requirements with their endpoints.
 
     Example: flowlens profiles show windows-kms
     """
-    if cloud not in CLOUDS:
-        raise ConfigError(f"--cloud {cloud}", "is not a cloud", hint=near_matches(cloud, CLOUDS))
-    profile = load_profile(name)
-    page = terminal.Page(sys.stdout)
-    page.line(f"{profile.name}: {profile.title}", "bold")
+    _lines(_profile_lines(load_profile(name), _known_cloud(cloud)))
+
+
+def _profile_lines(profile: Profile, cloud: str) -> Iterator[tuple[str, str]]:
+    yield f"{profile.name}: {profile.title}", "bold"
     for source in profile.sources:
-        page.line(f"  source: {source}")
+        yield f"  source: {source}", ""
     for requirement in (r for r in profile.requirements if r.cloud == cloud):
         need = "retired" if requirement.retired else requirement.need
-        page.line(
-            f"{requirement.name}  [{need}]  {requirement.protocol.upper()} {requirement.ports}  as of {requirement.as_of}"
-        )
-        page.line("  " + ", ".join(f"{e.value} ({e.kind})" for e in requirement.endpoints))
+        where = f"{requirement.protocol.upper()} {requirement.ports}"
+        yield f"{requirement.name}  [{need}]  {where}  as of {requirement.as_of}", ""
+        yield "  " + ", ".join(f"{e.value} ({e.kind})" for e in requirement.endpoints), ""
         if requirement.note:
-            page.line(f"  {requirement.note}", "dim")
+            yield f"  {requirement.note}", "dim"
 
 
 @tags_app.command("show")
 def tags_show(
-    name: Annotated[str | None, typer.Argument(help="Tag; without one, the names of all tags.")] = None,
-    cloud: Annotated[str, typer.Option(help="global, usgov or china.")] = "global",
+    name: Annotated[str | None, typer.Argument(help="Tag; without one, the names of all tags.", metavar="TAG")] = None,
+    cloud: CatalogueCloud = "global",
 ) -> None:
     """The prefixes of a service tag, or the names of all tags.
 
     Example: flowlens tags show AzureMonitor
     """
-    tags = load_tags(cloud)
-    sys.stdout.write("".join(f"{line}\n" for line in (tags.prefixes(name) if name else tags.names)))
-    _say(f"{cloud}, service tags of {tags.date}")
+    tags = load_tags(_known_cloud(cloud))
+    _lines((line, "") for line in (tags.prefixes(name) if name else tags.names))
+    say(f"{cloud}, service tags of {tags.date}")
 
 
 @tags_app.command("lookup")
 def tags_lookup(
-    addresses: Annotated[list[str], typer.Argument(help="Addresses.", metavar="IP...")],
-    cloud: Annotated[str, typer.Option(help="global, usgov or china.")] = "global",
+    addresses: Annotated[list[str], typer.Argument(help="Addresses.", metavar="IP")],
+    cloud: CatalogueCloud = "global",
 ) -> None:
     """The service tags that hold an address, the most specific first.
 
     Example: flowlens tags lookup 20.118.99.224
     """
-    tags = load_tags(cloud)
-    page = terminal.Page(sys.stdout)
-    for row in tags.identify(pl.Series(addresses, dtype=pl.String)).iter_rows(named=True):
-        page.line(f"{row['address']}: {', '.join(row['service_tags'] or ()) or 'no service tag'}")
-    page.line(f"service tags of {tags.date}")
+    tags = load_tags(_known_cloud(cloud))
+    rows = tags.identify(pl.Series(addresses, dtype=pl.String)).iter_rows(named=True)
+    _lines((f"{row['address']}: {', '.join(row['service_tags'] or ()) or 'no service tag'}", "") for row in rows)
+    say(f"{cloud}, service tags of {tags.date}")
 
 
 def _version(value: bool) -> None:
@@ -533,25 +558,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     >>> main(["profiles", "show", "no-such-profile"])
     2
     """
-    signal.signal(signal.SIGTERM, _terminate)
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
-        code = app(args=arguments, standalone_mode=False, windows_expand_args=False)
+        code = app(args=arguments, prog_name="flowlens", standalone_mode=False, windows_expand_args=False)
         return code if isinstance(code, int) else DONE
     except (ConfigError, CatalogError) as error:
-        _say(f"error: {error}")
+        _complain(error)
         return WRONG_USAGE
     except FlowlensError as error:
-        _say(f"error: {error}")
+        _complain(error)
         return ERROR
-    except typer.Exit as stop:
-        return stop.exit_code
-    except typer.Abort:
-        return 130
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        sys.stderr.close()
-        return DONE
     except typer.TyperException as error:
-        _say(f"error: {error.format_message()}")
+        # Without arguments the help says it all.
+        if message := error.format_message():
+            say(f"error: {message}")
         return WRONG_USAGE
+    except (typer.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -15,7 +15,7 @@ import datetime as dt
 import math
 import tempfile
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -38,6 +38,8 @@ _COMPACT_KEYS = (*_ADDRESSES, "ports", "context")
 _HOUR_US = 3_600_000_000
 _PORT_SPAN = 65_537  # 65,536 ports and one place for "none"
 _PROTOCOL_SPAN = 256
+_PACKED_BELOW = 2**62
+"""Codes are packed into one signed integer as long as their product stays below this."""
 _CONTEXT_SPAN = 2**62  # what a context packed into one integer can hold
 
 MERGE_ROWS = 150_000
@@ -174,9 +176,7 @@ def compact(flows: pa.Table, contexts: Contexts, edges: Sequence[dt.datetime] = 
         pl.col("time").cast(pl.Int64)
     )
 
-    context = pl.lit(0, pl.Int64)
-    for name in _CONTEXT_TEXT:
-        context = context * spans[name] + pl.col(f"#{name}")
+    frame, context_codes = _with_context(frame, spans)
     reply = (pl.col("src_port") < schema.REPLY_SOURCE_PORT_BELOW) & (
         pl.col("dst_port") >= schema.REPLY_DESTINATION_PORT_FROM
     )
@@ -201,7 +201,7 @@ def compact(flows: pa.Table, contexts: Contexts, edges: Sequence[dt.datetime] = 
         frame.lazy()
         .select(
             _hour(time, edges).alias("hour"),
-            context.alias("context"),
+            "context",
             (pl.col("#src_ip") * spans["dst_ip"] + pl.col("#dst_ip")).alias("pair"),
             ports.alias("ports"),
             time,
@@ -235,7 +235,29 @@ def compact(flows: pa.Table, contexts: Contexts, edges: Sequence[dt.datetime] = 
         )
         .collect()
     )
-    return _with_text(grouped, contexts, spans, words)
+    return _with_text(grouped, context_codes, contexts, spans, words)
+
+
+def _with_context(frame: pl.DataFrame, spans: Mapping[str, int]) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The frame with one integer ``context``, and for each context the codes that it stands for.
+
+    The codes are packed into one integer. Whoever names resources could make their product overflow; then contexts are
+    numbered instead, which costs more and is as exact.
+    """
+    names = [f"#{name}" for name in _CONTEXT_TEXT]
+    if math.prod(spans[name] for name in _CONTEXT_TEXT) >= _PACKED_BELOW:
+        numbered = frame.select(names).unique(maintain_order=True).with_row_index("context").cast(pl.Int64)
+        return frame.join(numbered, on=names, how="left", maintain_order="left"), numbered
+    context = pl.lit(0, pl.Int64)
+    for name in _CONTEXT_TEXT:
+        context = context * spans[name] + pl.col(f"#{name}")
+    frame = frame.with_columns(context=context)
+    left = pl.col("context")
+    codes = []
+    for name in reversed(_CONTEXT_TEXT):
+        codes.append((left % spans[name]).alias(f"#{name}"))
+        left = left // spans[name]
+    return frame, frame.select(pl.col("context").unique()).with_columns(codes)
 
 
 def _number(words: pl.Series, word: str) -> int:
@@ -244,20 +266,19 @@ def _number(words: pl.Series, word: str) -> int:
 
 
 def _with_text(
-    grouped: pl.DataFrame, contexts: Contexts, spans: dict[str, int], words: dict[str, pl.Series]
+    grouped: pl.DataFrame,
+    context_codes: pl.DataFrame,
+    contexts: Contexts,
+    spans: Mapping[str, int],
+    words: Mapping[str, pl.Series],
 ) -> pl.DataFrame:
     """Grouped integer keys turned into address text and scan-wide context numbers."""
     distinct = grouped.select("hour", "context").unique()
-    left = pl.col("context")
-    texts: list[pl.Expr] = []
-    for name in reversed(_CONTEXT_TEXT):
-        texts.append((left % spans[name]).alias(name))
-        left = left // spans[name]
-    decoded = distinct.with_columns(texts).with_columns(
-        pl.col("hour").cast(pl.Datetime("us", "UTC")).alias("#hour"),
-        *(_gather(words[name], name) for name in _CONTEXT_TEXT),
+    decoded = distinct.join(context_codes, on="context", how="left", maintain_order="left").select(
+        pl.col("hour").cast(pl.Datetime("us", "UTC")),
+        *(_gather(words[name], f"#{name}").alias(name) for name in _CONTEXT_TEXT),
     )
-    ids = contexts.numbers(decoded.select("#hour", *_CONTEXT_TEXT).iter_rows())
+    ids = contexts.numbers(decoded.iter_rows())
     distinct = distinct.with_columns(pl.Series("number", ids, pl.Int32))
     times = (*MINS, *MAXS)
     return (

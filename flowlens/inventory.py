@@ -81,23 +81,28 @@ def learn(
     known: pl.DataFrame | None = None,
     networks: Networks | None = None,
     forwarders: Iterable[str] = (),
+    logged: pl.DataFrame | None = None,
 ) -> Inventory:
     """Inventory learned from CONVERSATIONS and completed by ``known`` rows (INVENTORY columns, any number of sources).
 
-    ``forwarders`` are MACs already known to forward, as Traffic Analytics says of UDR hops.
+    ``forwarders`` are MACs already known to forward, as Traffic Analytics says of UDR hops. ``logged`` (mac_address,
+    target_resource_id) are NICs with a log, those among them whose log holds no flow.
     """
     networks = networks or Networks()
     known = known if known is not None else pl.DataFrame(schema=SCHEMA)
     places = _places(conversations, networks)
     internal = places.lazy().filter(pl.col("place") == INTERNAL).select("address")
     rows = conversations.select("target_resource_id", "direction", "flow_status", *_FORWARDED)
-    vnet_of_nic = _vnet_of_nic(rows, known)
+    targets = rows.select("mac_address", "target_resource_id").unique().collect(engine="streaming")
+    if logged is not None:
+        targets = pl.concat([targets, logged.select(targets.columns)]).unique()
+    vnet_of_nic = _vnet_of_nic(targets, known)
     by_nic = known.select("mac_address").join(vnet_of_nic, on="mac_address", how="left", maintain_order="left")
     known = known.with_columns(vnet=pl.when(pl.col("vnet") != "").then("vnet").otherwise(by_nic["vnet"].fill_null("")))
     forwarding, forwarded = _forwarding(rows, internal, forwarders)
     claims = _claims(rows, internal, forwarding, forwarded).join(vnet_of_nic, on="mac_address", how="left")
     claims = _without_forwarders_claims(claims.with_columns(pl.col("vnet").fill_null("")), forwarding)
-    nics = _nics(rows, vnet_of_nic, claims, known, forwarding, networks)
+    nics = _nics(targets, vnet_of_nic, claims, known, forwarding, networks)
     table = _table(claims, nics, known, networks)
     peers = _peers(rows, vnet_of_nic, table, internal)
     return Inventory(table, nics, places, peers, frozenset(forwarding))
@@ -111,14 +116,13 @@ def _places(conversations: pl.LazyFrame, networks: Networks) -> pl.DataFrame:
     return placed.filter(pl.col("place") != EXTERNAL).sort("address")
 
 
-def _vnet_of_nic(rows: pl.LazyFrame, known: pl.DataFrame) -> pl.DataFrame:
-    seen = rows.select("mac_address", "target_resource_id").unique().collect(engine="streaming")
-    logged = seen.select("mac_address", vnet=vnet_key(pl.col("target_resource_id")))
+def _vnet_of_nic(targets: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
+    logged = targets.select("mac_address", vnet=vnet_key(pl.col("target_resource_id")))
     told = known.select("mac_address", pl.col("vnet")).filter(pl.col("vnet").str.contains("/"))
     vnets = pl.concat([logged, told]).drop_nulls().group_by("mac_address").agg(pl.col("vnet").min())
     # A NIC whose VNet nobody names is a scope of its own: no claim is made that two such NICs share a VNet.
     return (
-        seen.select("mac_address")
+        targets.select("mac_address")
         .drop_nulls()
         .unique()
         .join(vnets, on="mac_address", how="full", coalesce=True)
@@ -168,7 +172,7 @@ def _without_forwarders_claims(claims: pl.DataFrame, forwarding: set[str]) -> pl
 
 
 def _nics(
-    rows: pl.LazyFrame,
+    targets: pl.DataFrame,
     vnet_of_nic: pl.DataFrame,
     claims: pl.DataFrame,
     known: pl.DataFrame,
@@ -176,7 +180,6 @@ def _nics(
     networks: Networks,
 ) -> pl.DataFrame:
     """One row per NIC with the best name that is known for it."""
-    targets = rows.select("mac_address", "target_resource_id").unique().collect(engine="streaming")
     names = targets.group_by("mac_address").agg(
         nic_name=pl.col("target_resource_id").str.extract(_NIC, 1).str.to_lowercase().drop_nulls().min(),
         subnet_name=pl.col("target_resource_id").str.extract(_SUBNET, 1).str.to_lowercase().drop_nulls().min(),

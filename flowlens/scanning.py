@@ -390,7 +390,7 @@ def _evidence(
             known_rows, keys.drop_nulls().filter(keys.drop_nulls().str.contains("/")).to_list()
         )
     hops = {mac for result in results for mac in result.hops}
-    learned = inventory.learn(rows, known=known_rows, networks=networks, forwarders=hops)
+    learned = inventory.learn(rows, known=known_rows, networks=networks, forwarders=hops, logged=read)
     ends = views.with_ends(rows, learned)
     covered = nic_hours.coverage(read, views.mentions(ends), learned, plan.window, now)
     annotated = views.annotate(ends, learned, covered)

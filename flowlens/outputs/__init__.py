@@ -14,5 +14,5 @@ OUTPUTS: dict[str, Callable[[Report], bytes]] = {
 }
 """Format -> the bytes of a report in it; ``table``, the terminal's own, needs a console and stands in terminal.py."""
 
-SUFFIXES = {".json": "json", ".csv": "csv", ".parquet": "parquet"}
+SUFFIXES = {".json": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "table"}
 """What format a file name asks for."""

@@ -29,6 +29,7 @@ _GAP = 2
 _BROKEN = 14
 """How far a name that is no address may be folded in the middle of a word."""
 _ADDRESS = re.compile(r"\d+\.\d+\.\d+\.\d+|[0-9a-f]*:[0-9a-f:]*:", re.IGNORECASE)
+_TRAILING = re.compile(r" +(?=\n)")
 _ASCII_HEAD = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
 
 
@@ -96,7 +97,7 @@ class Page:
         """Put one renderable, made of safe text, on the console."""
         with self._console.capture() as captured:
             self._console.print(content)
-        self._out.write(captured.get())
+        self._out.write(_TRAILING.sub("", captured.get()))
 
     def line(self, text: str = "", style: str = "", *, indent: int = 0) -> None:
         """One paragraph, folded between words at the width."""
@@ -129,27 +130,38 @@ class Page:
         """
         head = rows.head(limit or rows.height)
         days = self._days(head)
-        chosen = columns(lambda time: self.clock(time, day=len(days) != 1))
-        self.line(f"{title}, {days.pop():%Y-%m-%d}" if len(days) == 1 else title, "bold")
+        told = False
+
+        def clock(time: object) -> str:
+            nonlocal told
+            told = told or time is not None
+            return self.clock(time, day=len(days) != 1)
+
+        chosen = columns(clock)
         cells = [[self.safe(column.cell(row)) for column in chosen] for row in head.iter_rows(named=True)]
+        self.line(f"{title}, {min(days):%Y-%m-%d}" if told and len(days) == 1 else title, "bold")
         filled = [n for n in range(len(chosen)) if any(row[n] for row in cells)]
-        for kept in _attempts(chosen, filled):
-            widths = self._widths([chosen[n] for n in kept], [[row[n] for n in kept] for row in cells])
+        for kept, broken in _attempts(chosen, filled):
+            fitting = [chosen[n] for n in kept]
+            shown = [[row[n] for n in kept] for row in cells]
+            widths = self._widths(fitting, shown, broken=broken)
             if widths is not None:
-                self.write(self._grid([chosen[n] for n in kept], widths, [[row[n] for n in kept] for row in cells]))
+                self.write(self._grid(fitting, widths, shown))
                 break
         else:
             for row in cells:
                 self._item([(chosen[n].heading, row[n]) for n in filled if row[n]])
         if rows.height > head.height:
-            self.line(f"and {rows.height - head.height} more: see --limit, or --format csv or json for all", "dim", indent=1)
+            self.line(
+                f"and {rows.height - head.height} more: see --limit, or --format csv or json for all", "dim", indent=1
+            )
 
     def _days(self, rows: pl.DataFrame) -> set[dt.date]:
         times = [rows[name].drop_nulls() for name, kind in rows.schema.items() if isinstance(kind, pl.Datetime)]
         return {time.astimezone(self._zone or dt.UTC).date() for column in times for time in column.unique()}
 
-    def _widths(self, columns: Sequence[Shown], cells: Sequence[Sequence[str]]) -> list[int] | None:
-        """A width for each column that cuts no word it may not cut; None where the page has no room for them."""
+    def _widths(self, columns: Sequence[Shown], cells: Sequence[Sequence[str]], *, broken: bool) -> list[int] | None:
+        """A width for each column that cuts no word but names, and those if ``broken``; None where there is no room."""
         if self.width < _NARROW:
             return None
         least, most = [], []
@@ -157,7 +169,7 @@ class Page:
             words = [column.heading, *(row[n] for row in cells)]
             most.append(max(map(cell_len, words)))
             stiff = column.whole or column.right
-            least.append(most[-1] if stiff else max(_least(word, name=column.name) for word in words))
+            least.append(most[-1] if stiff else max(_least(word, broken=broken and column.name) for word in words))
         free = self.width - _GAP * len(columns) - sum(least)
         if free < 0:
             return None
@@ -173,7 +185,11 @@ class Page:
         grid = Table(box=head, show_edge=False, pad_edge=False, padding=(0, _GAP - 1, 0, 0))
         for column, width in zip(columns, widths, strict=True):
             grid.add_column(
-                column.heading, width=width, justify="right" if column.right else "left", overflow="fold", header_style="dim"
+                column.heading,
+                width=width,
+                justify="right" if column.right else "left",
+                overflow="fold",
+                header_style="dim",
             )
         for row in cells:
             grid.add_row(*(Text(cell, style=self._colours.get(cell, "")) for cell in row))
@@ -185,15 +201,15 @@ class Page:
             self.write(lead.append(cell, style=self._colours.get(cell, "")))
 
 
-def _attempts(columns: Sequence[Shown], filled: Sequence[int]) -> list[list[int]]:
-    """The columns to try: all that are filled, then without the most minor one, and so on."""
-    attempts = [list(filled)]
+def _attempts(columns: Sequence[Shown], filled: Sequence[int]) -> list[tuple[list[int], bool]]:
+    """The columns to try, and whether to break names: all that are filled, then without the most minor ones, and so on."""
+    kept = [list(filled)]
     for minor in sorted({columns[n].minor for n in filled} - {0}, reverse=True):
-        attempts.append([n for n in attempts[-1] if columns[n].minor < minor])
-    return attempts
+        kept.append([n for n in kept[-1] if columns[n].minor < minor])
+    return [(some, broken) for broken in (False, True) for some in kept]
 
 
-def _least(text: str, *, name: bool) -> int:
+def _least(text: str, *, broken: bool) -> int:
     """The narrowest that ``text`` may be folded to."""
-    longest = max((cell_len(word) for word in text.split(" ") if not name or _ADDRESS.search(word)), default=0)
-    return max(longest, min(cell_len(text), _BROKEN)) if name else longest
+    longest = max((cell_len(word) for word in text.split(" ") if not broken or _ADDRESS.search(word)), default=0)
+    return max(longest, min(cell_len(text), _BROKEN)) if broken else longest

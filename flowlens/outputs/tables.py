@@ -8,7 +8,7 @@ import io
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,7 +17,7 @@ import polars as pl
 from flowlens.errors import ConfigError, SourceError
 from flowlens.evidence import Ledger
 from flowlens.outputs.text import clean, is_formula, utc
-from flowlens.reporting import SCHEMA_VERSION, Report
+from flowlens.reporting import SCHEMA_VERSION, Baseline, Report
 
 APOSTROPHE = "'"
 _ODD = r"[^ -~]|^[=+\-@]"
@@ -44,6 +44,45 @@ def ledger_document(ledger: Ledger) -> dict[str, object]:
     told = {name: getattr(ledger, name) for name in ledger.__slots__ if name != "rejects"}
     rejects = [{name: getattr(r, name) for name in r.__slots__} for r in ledger.rejects]
     return {**told, "complete": ledger.complete, "rejects": rejects}
+
+
+def flows_document(flows: pl.DataFrame, ledger: Ledger, settings: Mapping[str, object]) -> dict[str, object]:
+    """Flow tuples as a JSON document of the same shape."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "settings": dict(settings),
+        "ledger": ledger_document(ledger),
+        "tables": {"flows": flows.to_dicts()},
+    }
+
+
+def read_baseline(path: Path) -> Baseline | None:
+    """What an earlier report's JSON document holds for comparison; None where the file is something else, such as a flow log.
+
+    Raises ConfigError for a report that cannot be read or compared.
+    """
+    where = f"--baseline {path}"
+    if not path.is_file() or path.suffix.lower() != ".json":
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(where, f"cannot be read: {error}") from error
+    if not isinstance(found, dict) or "schema_version" not in found:
+        return None
+    if found["schema_version"] != SCHEMA_VERSION:
+        raise ConfigError(where, f"expected schema version {SCHEMA_VERSION}, found {found['schema_version']!r:.20}")
+    tables = found.get("tables")
+    return Baseline(
+        findings=_objects(where, found.get("findings")),
+        destinations=_objects(where, tables.get("unexpected_destinations", []) if isinstance(tables, dict) else None),
+    )
+
+
+def _objects(where: str, found: object) -> tuple[Mapping[str, object], ...]:
+    if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
+        raise ConfigError(where, "is not a whole report", hint="write it with --format json")
+    return tuple(found)
 
 
 def json_bytes(content: object) -> bytes:
@@ -103,32 +142,33 @@ def parquet_bytes(table: pl.DataFrame) -> bytes:
     return buffer.getvalue()
 
 
+BY_TABLE: dict[str, Callable[[pl.DataFrame], bytes]] = {"csv": csv_bytes, "parquet": parquet_bytes}
+"""Formats that hold one table a file."""
+
+
 def csv_table(report: Report) -> bytes:
     """The report's one table as CSV."""
-    return csv_bytes(_only_table(report, "CSV"))
+    return csv_bytes(_only_table(report, "csv"))
 
 
 def parquet_table(report: Report) -> bytes:
     """The report's one table as Parquet."""
-    return parquet_bytes(_only_table(report, "Parquet"))
+    return parquet_bytes(_only_table(report, "parquet"))
 
 
 def _only_table(report: Report, face: str) -> pl.DataFrame:
     if len(report.tables) != 1:
-        raise ConfigError(
-            f"--format {face.lower()}", f"{len(report.tables)} tables do not fit one {face} file", hint="use -o FOLDER/"
-        )
+        raise ConfigError(f"--format {face}", f"{len(report.tables)} tables do not fit one file", hint="use -o FOLDER/")
     return next(iter(report.tables.values()))
 
 
-def write_tables(report: Report, folder: Path, face: str) -> list[Path]:
+def write_tables(tables: Mapping[str, pl.DataFrame], folder: Path, face: str) -> list[Path]:
     """The files written: one per table, each complete or not there."""
-    encode = {"csv": csv_bytes, "parquet": parquet_bytes}[face]
     written = []
-    for name, table in report.tables.items():
+    for name, table in tables.items():
         path = folder / f"{name}.{face}"
         with atomic(path) as file:
-            file.write(encode(table))
+            file.write(BY_TABLE[face](table))
         written.append(path)
     return written
 

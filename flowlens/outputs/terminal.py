@@ -6,7 +6,7 @@ Status is always a word; colour only repeats it. What a first look does not need
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import polars as pl
@@ -80,7 +80,7 @@ def _columns(name: str, clock: Clock) -> tuple[Shown, ...]:
         "denied_egress": (
             Shown("workload", _text("workload")),
             Shown("endpoint", _text("endpoint"), name=True),
-            Shown("port", lambda row: f"{row['protocol']} {row['port']}"),
+            Shown("port", lambda row: f"{row['protocol']} {row['port']}", whole=True),
             Shown("status", _text("status")),
             Shown("address", _text("dst_ip"), whole=True),
             Shown("by rule", _text("acl_rule"), name=True),
@@ -91,7 +91,7 @@ def _columns(name: str, clock: Clock) -> tuple[Shown, ...]:
         "unexpected_destinations": (
             Shown("workload", _text("workload")),
             Shown("destination", _text("dst_ip"), whole=True),
-            Shown("port", _service),
+            Shown("port", _service, whole=True),
             Shown("service tag", _text("service_tag"), name=True),
             Shown("sent", _bytes("bytes_sent"), right=True),
             Shown("received", _bytes("bytes_received"), right=True, minor=2),
@@ -151,7 +151,8 @@ def render(report: Report, page: Page, *, limit: int | None = None) -> None:
     if start[:10] == end[:10]:
         end = end[11:]
     page.line(f"From {start} to {end}." if start and end else "No flow log was read.")
-    page.line()
+    if report.verdicts:
+        page.line()
     page.marked(
         [
             (f"[{word}]", style, f"{TITLES[name]}: ", verdict.text.removeprefix("Not determined: "))
@@ -164,7 +165,7 @@ def render(report: Report, page: Page, *, limit: int | None = None) -> None:
     for name, table in report.tables.items():
         # The state after a change is what there is to act on.
         acting = f"{name}_after" not in report.tables and not name.endswith("_before")
-        _section(page, name, table, limit, alone=len(questions) == 1, acting=acting)
+        _section(page, name, table, limit, alone=len(questions) == 1 and name in questions, acting=acting)
     _evidence(page, report)
 
 
@@ -211,7 +212,7 @@ def _section(page: Page, name: str, table: pl.DataFrame, limit: int | None, *, a
     if acting:
         advice = list(_advice(stem, rows))
         if advice:
-            page.line("What to do:", indent=2)
+            page.line("Advice:", indent=2)
         page.marked([("  >", "", start, text) for start, text in advice])
 
 
@@ -233,8 +234,11 @@ def _worth_showing(name: str, table: pl.DataFrame, *, alone: bool) -> tuple[pl.D
         return table.filter(~hidden), note
     if name == "rule_usage":
         rows = table.filter(pl.col("flows_denied") > 0)
-        rest = table.height - rows.height
-        return rows, f"Not shown: {counted(rest, 'rule')} that only allowed (flowlens rules lists them)." if rest else ""
+        left = table.height - rows.height
+        return (
+            rows,
+            f"Not shown: {counted(left, 'rule')} that only allowed (flowlens rules lists them)." if left else "",
+        )
     if name == "coverage":
         rows = table.filter(pl.col("state") != "read")
         return rows, f"{table.height - rows.height} of {counted(table.height, 'NIC-hour')} were read."
@@ -245,7 +249,9 @@ def _ranked(name: str, rows: pl.DataFrame) -> pl.DataFrame:
     """The rows in the order in which a person wants to read them."""
     if name == "denied_egress":
         order = {status: n for n, status in enumerate(schema.EGRESS_STATUSES)}
-        return rows.sort(pl.col("status").replace_strict(order, default=99), "workload", "endpoint", maintain_order=True)
+        return rows.sort(
+            pl.col("status").replace_strict(order, default=99), "workload", "endpoint", maintain_order=True
+        )
     if name == "unexpected_destinations":
         known = pl.col("service_tag").is_not_null()
         return rows.sort(known, pl.col("bytes_sent").fill_null(0) * -1, "dst_ip", maintain_order=True)
@@ -275,7 +281,9 @@ def _with_bare_addresses(rows: pl.DataFrame) -> pl.DataFrame:
 def _as_one(rows: pl.DataFrame) -> pl.DataFrame:
     """Rows that differ only in which endpoint was wanted, and by which profile, as one."""
     together = ["endpoint", "profile", "match"]
-    one = rows.group_by(_SEEN_AS_ONE, maintain_order=True).agg(pl.col(together).drop_nulls().unique(maintain_order=True))
+    one = rows.group_by(_SEEN_AS_ONE, maintain_order=True).agg(
+        pl.col(together).drop_nulls().unique(maintain_order=True)
+    )
     return one.with_columns(pl.col(name).map_elements(listed, return_dtype=pl.String) for name in together)
 
 

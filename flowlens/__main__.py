@@ -1,5 +1,7 @@
 """``python -m flowlens`` is the command line."""
 
+import sys
+
 from flowlens.cli import main
 
-main()
+sys.exit(main())

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import datetime as dt
 import functools
-import inspect
+import ipaddress
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import polars as pl
@@ -29,10 +28,27 @@ from flowlens.catalog import Profile, load_profile, load_tags, profile_names
 from flowlens.config import CLOUDS, read_config
 from flowlens.doctor import describe as doctor_lines
 from flowlens.errors import CatalogError, ConfigError, FlowlensError, near_matches
-from flowlens.evidence import Ledger, Scan
+from flowlens.evidence import Ledger, Scan, Window
 from flowlens.flow_search import FlowFilter, find_flows
+from flowlens.options import (
+    AccountUrl,
+    Auth,
+    BaselineOption,
+    CaFile,
+    CatalogueCloud,
+    ChangedAt,
+    Cloud,
+    Common,
+    Expect,
+    ProfileNames,
+    Sources,
+    Timeout,
+    option,
+    window_option,
+    with_common,
+)
 from flowlens.outputs import OUTPUTS, terminal
-from flowlens.outputs.delivery import Target, deliver, say, standard_output, target_of
+from flowlens.outputs.delivery import Target, deliver, discard_output, say, standard_output, target_of
 from flowlens.outputs.page import Page
 from flowlens.outputs.progress import progress_on
 from flowlens.outputs.tables import (
@@ -46,10 +62,12 @@ from flowlens.outputs.tables import (
 from flowlens.reporting import Baseline, Gate, Report, parse_gate
 from flowlens.scanning import scan
 from flowlens.scope import Scope
+from flowlens.sources.accounts import Access, is_remote
 from flowlens.windows import parse_time, parse_window
 
 DONE, GATE_FIRED, WRONG_USAGE, ERROR, INCOMPLETE = range(5)
 INTERRUPTED = 130
+_UNFOLDED = 100_000
 
 app = typer.Typer(
     name="flowlens",
@@ -63,77 +81,6 @@ profiles_app = typer.Typer(no_args_is_help=True, help="The endpoints that Azure 
 tags_app = typer.Typer(no_args_is_help=True, help="Azure service tags; works offline.")
 app.add_typer(profiles_app, name="profiles")
 app.add_typer(tags_app, name="tags")
-
-Sources = Annotated[list[str], typer.Argument(help="Files, folders or globs of flow logs.", metavar="SOURCE")]
-
-
-def _option(panel: str, metavar: str | None, text: str, *names: str, **more: Any) -> Any:
-    return typer.Option(*names, help=text, metavar=metavar, rich_help_panel=panel, **more)
-
-
-_window = functools.partial(_option, "Window: which flows, by their own time")
-_scope = functools.partial(_option, "Scope: which part of the network")
-_network = functools.partial(_option, "Your network")
-_result = functools.partial(_option, "Result")
-_reading = functools.partial(_option, "Reading")
-
-
-@dataclass(frozen=True)
-class Common:
-    """Options that every command over a source takes."""
-
-    start: Annotated[str | None, _window("TIME", "From this time on: ISO 8601 with zone, or 24h, 7d before now.")] = (
-        None
-    )
-    end: Annotated[str | None, _window("TIME", "Up to, not including, this time.")] = None
-    window: Annotated[
-        str | None, _window("WORD", "today, yesterday, last-week, last-month, a month 2026-06 or a day 2026-06-15.")
-    ] = None
-    tz: Annotated[str | None, _window("ZONE", "Zone of the times shown and of what yesterday means. Default UTC.")] = (
-        None
-    )
-    subscription: Annotated[list[str] | None, _scope("ID", "Only this subscription; repeatable.")] = None
-    resource_group: Annotated[list[str] | None, _scope("NAME", "Only this resource group; repeatable.")] = None
-    vnet: Annotated[list[str] | None, _scope("NAME", "Only this VNet; repeatable.")] = None
-    subnet: Annotated[list[str] | None, _scope("NAME", "Only this subnet; repeatable.")] = None
-    nic: Annotated[list[str] | None, _scope("MAC", "Only this NIC, by MAC address or workload; repeatable.")] = None
-    config: Annotated[
-        Path | None, _network("FILE", "flowlens.toml; else FLOWLENS_CONFIG, else the one in this folder.")
-    ] = None
-    inventory: Annotated[Path | None, _network("FILE", "CSV or JSON that names addresses and NICs.")] = None
-    format: Annotated[
-        str | None, _result("FORMAT", "table, json, csv or parquet. Default: by the suffix of -o, else table.")
-    ] = None
-    output: Annotated[
-        str | None, _result("FILE", "Write here; FOLDER/ for several tables as CSV or Parquet.", "--output", "-o")
-    ] = None
-    limit: Annotated[int, _result("N", "Rows of each table on the terminal.", min=1)] = 20
-    fail_on: Annotated[
-        list[str] | None, _result("GATE", "Exit with 1 when this holds, e.g. 'unencrypted > 0'; repeatable.")
-    ] = None
-    threads: Annotated[int | None, _reading("N", "Threads that decode. Default: one per core.", min=1)] = None
-    strict: Annotated[bool, _reading(None, "Decode with the reference decoder only.", "--strict")] = False
-
-
-def _with_common(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with Common's options added to its own and handed over as ``common``."""
-    own = inspect.signature(command, eval_str=True).parameters
-    hints = inspect.get_annotations(Common, eval_str=True)
-    shared = [
-        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=hints[f.name])
-        for f in fields(Common)
-    ]
-    kept = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for n, p in own.items() if n != "common"]
-
-    @functools.wraps(command)
-    def wrapped(**given: Any) -> None:
-        common = Common(**{f.name: given.pop(f.name) for f in fields(Common)})
-        command(common=common, **given)
-
-    parameters = [*kept, *shared]
-    wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    wrapped.__annotations__ = {p.name: p.annotation for p in parameters}
-    return wrapped
 
 
 def _zone(common: Common) -> ZoneInfo | None:
@@ -163,9 +110,22 @@ def _scan(
         threads=common.threads,
         strict=common.strict,
         progress=progress_on(sys.stderr),
+        access=_access_of(common),
+        now=now,
     )
+    if result.settings.get("default_window"):
+        first, last = (edge.isoformat() if edge else "" for edge in (result.window.start, result.window.end))
+        say(
+            f"window: {first} to {last}, the default for a storage account; choose another with --start, --end or --window"
+        )
     result.settings["config"] = str(settings.path) if settings.path else None
     return result, zone
+
+
+def _access_of(common: Common) -> Access:
+    configured = read_config(common.config).cloud
+    cloud = common.cloud or (configured if configured != "global" else None)
+    return Access(common.auth, cloud, common.account_url, common.ca_file, common.timeout)
 
 
 def _scope_of(common: Common) -> Scope | None:
@@ -186,7 +146,6 @@ def _report(
     *,
     changed_at: str | None = None,
     profiles: Sequence[str] | None = None,
-    cloud: str | None = None,
     expect: Path | None = None,
     baseline: str | None = None,
 ) -> NoReturn:
@@ -194,7 +153,7 @@ def _report(
     gates = [parse_gate(text) for text in common.fail_on or ()]
     target = target_of(common.format, common.output, tables=len(questions) + 2 * (changed_at is not None))
     settings = read_config(common.config)
-    cloud = _known_cloud(cloud or settings.cloud)
+    cloud = _known_cloud(common.cloud or settings.cloud)
     for name in profiles or ():
         if name != "auto":
             load_profile(name)
@@ -204,7 +163,8 @@ def _report(
     earlier = _baseline(baseline, common) if baseline else None
     result, zone = _scan(sources, common, _scope_of(common), changed_at)
     result.settings["expected"] = str(expected) if expected else None
-    result.settings["baseline"] = baseline
+    # An address may carry a token.
+    result.settings["baseline"] = baseline.partition("?")[0] if baseline and is_remote(baseline) else baseline
     report = reporting.report(
         result,
         questions=questions,
@@ -261,17 +221,24 @@ def _ledger_code(ledger: Ledger) -> int:
 
 def _baseline(text: str, common: Common) -> Scan | Baseline:
     """An earlier report's JSON, or an earlier source to scan."""
-    earlier = read_baseline(Path(text))
+    earlier = None if is_remote(text) else read_baseline(Path(text))
     if earlier is not None:
         return earlier
     settings = read_config(common.config)
-    return scan(text, inventory_file=common.inventory, networks=settings.networks, threads=common.threads)
+    return scan(
+        text,
+        inventory_file=common.inventory,
+        networks=settings.networks,
+        threads=common.threads,
+        access=_access_of(common),
+    )
 
 
 def _lines(lines: Iterable[tuple[str, str]]) -> None:
     """Lines with their styles on stdout."""
     with standard_output():
-        page = Page(sys.stdout)
+        # Folded for a reader, whole for a program.
+        page = Page(sys.stdout, width=None if sys.stdout.isatty() else _UNFOLDED)
         for line, style in lines:
             page.line(line, style)
 
@@ -282,30 +249,13 @@ def _complain(error: FlowlensError) -> None:
         say(f"  hint: {error.hint}")
 
 
-_question = functools.partial(_option, "Question")
-ChangedAt = Annotated[
-    str | None, _question("TIME", "Show before and after this time too, e.g. 2026-06-15T11:00Z.", "--changed-at")
-]
-ProfileNames = Annotated[
-    list[str] | None,
-    _question("PROFILE", "Name (flowlens profiles list) or file; repeatable. Default auto.", "--profile"),
-]
-Cloud = Annotated[str | None, _question("CLOUD", "global, usgov or china.", "--cloud")]
-Expect = Annotated[Path | None, _question("FILE", "TOML list of expected destinations.", "--expect")]
-BaselineOption = Annotated[
-    str | None, _question("FILE", "An earlier report's JSON, or an earlier source.", "--baseline")
-]
-CatalogueCloud = Annotated[str, typer.Option(metavar="CLOUD", help="global, usgov or china.")]
-
-
 @app.command()
-@_with_common
+@with_common
 def analyze(
     sources: Sources,
     common: Common,
     changed_at: ChangedAt = None,
     profile: ProfileNames = None,
-    cloud: Cloud = None,
     expect: Expect = None,
     baseline: BaselineOption = None,
 ) -> None:
@@ -319,14 +269,13 @@ def analyze(
         list(ANALYSES),
         changed_at=changed_at,
         profiles=profile,
-        cloud=cloud,
         expect=expect,
         baseline=baseline,
     )
 
 
 @app.command()
-@_with_common
+@with_common
 def encryption(sources: Sources, common: Common, changed_at: ChangedAt = None) -> None:
     """Is the traffic between my VMs encrypted, and where not, why not?
 
@@ -336,31 +285,27 @@ def encryption(sources: Sources, common: Common, changed_at: ChangedAt = None) -
 
 
 @app.command()
-@_with_common
-def egress(
-    sources: Sources, common: Common, changed_at: ChangedAt = None, profile: ProfileNames = None, cloud: Cloud = None
-) -> None:
+@with_common
+def egress(sources: Sources, common: Common, changed_at: ChangedAt = None, profile: ProfileNames = None) -> None:
     """Which endpoints that Azure services need are denied, unanswered or never tried, and by whose rule?
 
     Example: flowlens egress sample_logs --profile windows-kms
     """
-    _report(sources, common, ["denied_egress"], changed_at=changed_at, profiles=profile, cloud=cloud)
+    _report(sources, common, ["denied_egress"], changed_at=changed_at, profiles=profile)
 
 
 @app.command()
-@_with_common
-def destinations(
-    sources: Sources, common: Common, cloud: Cloud = None, expect: Expect = None, baseline: BaselineOption = None
-) -> None:
+@with_common
+def destinations(sources: Sources, common: Common, expect: Expect = None, baseline: BaselineOption = None) -> None:
     """What do my workloads talk to that nobody expected?
 
     Example: flowlens destinations sample_logs --expect sample_logs/expected.toml
     """
-    _report(sources, common, ["unexpected_destinations"], cloud=cloud, expect=expect, baseline=baseline)
+    _report(sources, common, ["unexpected_destinations"], expect=expect, baseline=baseline)
 
 
 @app.command()
-@_with_common
+@with_common
 def rules(sources: Sources, common: Common) -> None:
     """Which rules decided, and for how much traffic?
 
@@ -370,7 +315,7 @@ def rules(sources: Sources, common: Common) -> None:
 
 
 @app.command()
-@_with_common
+@with_common
 def coverage(sources: Sources, common: Common) -> None:
     """Which hours of which NIC were there to read?
 
@@ -379,11 +324,11 @@ def coverage(sources: Sources, common: Common) -> None:
     _report(sources, common, ["coverage"])
 
 
-_filter = functools.partial(_option, "Filter: all of these must hold")
+_filter = functools.partial(option, "Filter: all of these must hold")
 
 
 @app.command()
-@_with_common
+@with_common
 def flows(
     sources: Sources,
     common: Common,
@@ -424,7 +369,7 @@ def flows(
 
 
 @app.command()
-@_with_common
+@with_common
 def convert(sources: Sources, common: Common) -> None:
     """Flow tuples as one Parquet file with the columns of FLOWS.
 
@@ -455,13 +400,23 @@ def _no_gates(common: Common) -> None:
 
 @app.command()
 def doctor(
-    sources: Annotated[list[str] | None, typer.Argument(help="Files or folders to look at.", metavar="SOURCE")] = None,
+    sources: Annotated[list[str] | None, typer.Argument(help="What to look at.", metavar="SOURCE")] = None,
+    start: Annotated[str | None, window_option("TIME", "From this time on; for storage accounts.", "--start")] = None,
+    end: Annotated[str | None, window_option("TIME", "Up to, not including, this time.", "--end")] = None,
+    auth: Auth = "default",
+    cloud: Cloud = None,
+    account_url: AccountUrl = None,
+    ca_file: CaFile = None,
+    timeout: Timeout = 30.0,
 ) -> None:
-    """Which engine is in use, what can be read, and how much there is; reads no flow.
+    """Which engine and identity are in use, what can be read, and what a run would cost; reads no flow.
 
     Example: flowlens doctor sample_logs
     """
-    _lines((line, "") for line in doctor_lines(sources or []))
+    first, last = parse_window(start, end, None, zone=None, now=dt.datetime.now(dt.UTC))
+    window = Window(first, last) if first or last else None
+    access = Access(auth, cloud, account_url, ca_file, timeout)
+    _lines((line, "") for line in doctor_lines(sources or [], access, window))
 
 
 @profiles_app.command("list")
@@ -528,6 +483,11 @@ def tags_lookup(
     Example: flowlens tags lookup 20.118.99.224
     """
     tags = load_tags(_known_cloud(cloud))
+    for address in addresses:
+        try:
+            ipaddress.ip_address(address)
+        except ValueError as error:
+            raise ConfigError(f"tags lookup {address}", "is no address", hint="write 20.118.99.224") from error
     rows = tags.identify(pl.Series(addresses, dtype=pl.String)).iter_rows(named=True)
     _lines((f"{row['address']}: {', '.join(row['service_tags'] or ()) or 'no service tag'}", "") for row in rows)
     say(f"{cloud}, service tags of {tags.date}")
@@ -575,5 +535,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return WRONG_USAGE
     except (typer.Abort, KeyboardInterrupt):
         return INTERRUPTED
+    except OSError as error:
+        # What no function expects: a full disk under the temporary files, a help text that cannot be written.
+        say(f"error: {error.filename or 'system'}: {error.strerror or error}")
+        discard_output()
+        return ERROR
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -40,7 +40,6 @@ _PORT_SPAN = 65_537  # 65,536 ports and one place for "none"
 _PROTOCOL_SPAN = 256
 _PACKED_BELOW = 2**62
 """Codes are packed into one signed integer as long as their product stays below this."""
-_CONTEXT_SPAN = 2**62  # what a context packed into one integer can hold
 
 MERGE_ROWS = 150_000
 """Rows that may pile up in a blob's rollup before they are merged."""
@@ -163,11 +162,6 @@ def compact(flows: pa.Table, contexts: Contexts, edges: Sequence[dt.datetime] = 
     for name in names:
         codes[name], words[name] = _codes(flows.column(name))
     spans = {name: len(words[name]) + 1 for name in names}
-    if math.prod(spans[name] for name in _CONTEXT_TEXT) > _CONTEXT_SPAN:
-        # Only a hostile log has so many names of everything at once. Halves have fewer; a single row has one of each.
-        middle = flows.num_rows // 2
-        halves = [flows.select(schema.FLOWS.names).slice(*part) for part in ((0, middle), (middle,))]
-        return _merge_compact(pl.concat([compact(schema.plain(half), contexts, edges) for half in halves])).collect()
     numbers = {
         name: pl.Series(pl.from_arrow(flows.column(name)))
         for name in ("time", "src_port", "dst_port", "protocol", "restarted", *schema.COUNTERS)

@@ -2,39 +2,93 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from flowlens.catalog import load_tags, profile_names
 from flowlens.config import read_config
+from flowlens.errors import FlowlensError
+from flowlens.evidence import Window
+from flowlens.sources.accounts import Access, connect, is_remote, parse_location
 from flowlens.sources.files import find_blobs
+from flowlens.sources.ranges import RANGE
+from flowlens.sources.storage import Listing, default_window, list_blobs, try_reading
 
 _ENGINES = ("polars", "pyarrow", "msgspec")
 _MB_PER_CPU_SECOND = 70
 """What one core decodes and rolls up of plain JSON, from `make bench` on a 2-core machine; an estimate, not a promise."""
 
 
-def describe(sources: Sequence[str]) -> list[str]:
+def describe(sources: Sequence[str], access: Access | None = None, window: Window | None = None) -> Iterator[str]:
     """Lines for a person: engine, catalogue, config, and for each source what there is and what a run would cost.
 
-    Raises SourceError where a source is not there and ConfigError where flowlens.toml is wrong.
+    Of a storage account also who reads it and what that identity may do, over ``window``, else the last 24 hours.
 
-    >>> describe([])[0].startswith("flowlens")
+    Raises SourceError where a source is not there or says no, after all others were described, and ConfigError where
+    flowlens.toml is wrong.
+
+    >>> next(describe([])).startswith("flowlens")
     True
     """
     config = read_config()
     tags = load_tags(config.cloud)
-    lines = [
+    yield from [
         f"flowlens {_version('flowlens')} on Python {platform.python_version()}, {os.cpu_count()} core(s)",
         "engine: portable decoder with " + ", ".join(f"{name} {_version(name)}" for name in _ENGINES),
         f"config: {config.path or 'none (flowlens.toml not found)'}; cloud {config.cloud}",
         f"catalogue: {len(profile_names())} profiles, {len(tags.names)} service tags of {tags.date}",
     ]
+    failures: list[FlowlensError] = []
     for source in sources:
-        lines += _source(source)
-    return lines
+        try:
+            yield from _account(source, access or Access(), window) if is_remote(source) else _source(source)
+        except FlowlensError as error:
+            failures.append(error)
+            yield f"  {error.where}: {error.problem}"
+    if failures:
+        raise failures[0]
+
+
+def _account(source: str, access: Access, window: Window | None) -> Iterator[str]:
+    """One thing after another, so that what works is told before the first that does not."""
+    location = parse_location(source, access)
+    now = dt.datetime.now(dt.UTC)
+    window = window or Window(*default_window(now))
+    yield f"{location}:"
+    account = connect(location, access)
+    yield f"  identity: {account.identity}"
+    listing = list_blobs(account, window, now=now)
+    yield f"  list: yes ({listing.requests} requests)"
+    readable = next((blob for blob in listing.blobs if not blob.refused), None)
+    if readable is not None:
+        try_reading(readable)
+    yield f"  read: {'yes' if readable else 'not tried, since there is no blob'}"
+    yield from (f"  {line}" for line in _amount(listing, window))
+
+
+def _amount(listing: Listing, window: Window) -> Iterator[str]:
+    start, end = (edge.isoformat() if edge else "..." for edge in (window.start, window.end))
+    yield f"window: {start} to {end}"
+    size = sum(blob.size for blob in listing.blobs)
+    hours = sorted({blob.hour for blob in listing.blobs})
+    nics = {(blob.flow_log, blob.mac_address) for blob in listing.blobs}
+    yield (
+        f"{len(listing.flow_logs)} flow log(s), {len(nics)} NIC(s), {len(hours)} hour(s), {len(listing.blobs)} blob(s), "
+        f"{size / 1e6:.1f} MB"
+    )
+    yield from listing.flow_logs
+    if hours:
+        yield f"hours {hours[0].isoformat()} to {hours[-1].isoformat()}"
+    reads = sum(max(1, -(-blob.size // RANGE)) + blob.is_open for blob in listing.blobs)
+    seconds = size / 1e6 / _MB_PER_CPU_SECOND / (os.cpu_count() or 1)
+    yield (
+        f"a run takes about {max(1, round(seconds))} s on this machine where the network keeps up, {reads} read and "
+        f"{listing.requests} list operations, {size / 1e9:.2f} GB out of the account"
+    )
+    yield from listing.notes
 
 
 def _source(source: str) -> list[str]:

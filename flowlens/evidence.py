@@ -56,6 +56,9 @@ class Reject:
     """A flow tuple, record or row that could not be decoded, with its place and why.
 
     ``offset`` counts bytes from the start of the decompressed blob to the record that holds it.
+
+    >>> Reject("PT1H.json", 12, "expected 13 fields, found 12", "1733975962447,...").offset
+    12
     """
 
     blob: str
@@ -82,6 +85,9 @@ class Ledger:
     ``tuples`` counts flow tuples seen, whether they became rows, were rejected or lie outside the window. A record that
     could not be decoded at all counts in ``rejected_records``, since how many tuples it held is not known.
     ``strict_records`` were served by the strict decoder because the fast one met a deviation.
+
+    >>> Ledger(tuples=3, rows=2, rejected=1).balanced, Ledger(tuples=3, rows=2).balanced
+    (True, False)
     """
 
     sources: int = 0
@@ -186,6 +192,10 @@ class Evidence:
 
 class Scan:
     """Evidence of one or several sources, read in one pass when a result is first asked for.
+
+    >>> import flowlens as fl
+    >>> fl.scan("sample_logs").ledger.tuples
+    1752
 
     ``flows`` alone streams the source anew at each collect: sink it to Parquet first where several questions follow.
     """

@@ -42,6 +42,9 @@ class Networks:
 
     ``names`` maps a prefix to a name (VNet, subnet or site); ``internal`` adds to private, link-local, unique-local and
     shared space, which is internal by default.
+
+    >>> Networks(names=(("10.0.1.0/24", "snet-web"),)).subnets(pl.Series(["10.0.1.7", "10.0.2.7"])).to_list()
+    ['snet-web', '10.0.2.0/24']
     """
 
     internal: tuple[str, ...] = ()
@@ -308,6 +311,9 @@ def read_inventory(path: str | Path) -> pl.DataFrame:
 
     Raises ConfigError where the file cannot be read, a row names neither an address nor a NIC, or a cell is not what its
     column holds.
+
+    >>> read_inventory("sample_logs/inventory.csv").columns[:3]
+    ['vnet', 'address', 'mac_address']
     """
     path = Path(path)
     try:

@@ -38,7 +38,11 @@ _FILTERED_FROM = 1000
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The answer to one question in a word and a sentence."""
+    """The answer to one question in a word and a sentence.
+
+    >>> Verdict("ok", "Every destination was expected.").status
+    'ok'
+    """
 
     status: str
     text: str
@@ -49,7 +53,11 @@ class Finding:
     """One thing a person should look at.
 
     ``id`` hashes the question, the workload's group, the named destination and the port, never a MAC or an ephemeral
-    address, so that it is the same tomorrow. ``state`` is new, ongoing or resolved against a baseline.
+    address, so that it is the same tomorrow. ``state`` is new, ongoing or resolved against a baseline. Times are UTC.
+
+    >>> import flowlens as fl
+    >>> {finding.state for finding in fl.report(fl.scan("sample_logs")).findings}
+    {'new'}
     """
 
     id: str
@@ -66,7 +74,11 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """An earlier report's findings and destinations, as its JSON document holds them."""
+    """An earlier report's findings and destinations, as its JSON document holds them.
+
+    >>> Baseline().findings
+    ()
+    """
 
     findings: tuple[Mapping[str, object], ...] = ()
     destinations: tuple[Mapping[str, object], ...] = ()
@@ -74,7 +86,12 @@ class Baseline:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Everything an output shows; plain data."""
+    """Everything an output shows; plain data.
+
+    >>> import flowlens as fl
+    >>> sorted(fl.report(fl.scan("sample_logs"), questions=["coverage"]).tables)
+    ['coverage']
+    """
 
     window: Window
     settings: Mapping[str, object]

@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import threading
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,7 +33,9 @@ from flowlens.formats.traffic_analytics import DecodedRows, decode_traffic_analy
 from flowlens.inventory import Networks
 from flowlens.scope import Scope
 from flowlens.selecting import Item, Plan, Progress, Selected, flow_logs_only, select
+from flowlens.sources.accounts import Access, Location, is_remote, parse_location
 from flowlens.sources.files import Blob
+from flowlens.sources.storage import StoredBlob, default_window
 
 _ROW_GROUP = 131_072
 _NIC = ["flow_log_id", "target_resource_id", "mac_address"]
@@ -68,43 +70,71 @@ def scan(
     threads: int | None = None,
     strict: bool = False,
     progress: Progress | None = None,
+    access: Access | None = None,
     now: dt.datetime | None = None,
 ) -> Scan:
-    """A Scan of flow log files: nothing is read before a result is asked for.
+    """A Scan of flow logs: nothing is read before a result is asked for.
 
-    ``sources`` are files, folders or globs. ``start`` and ``end`` are aware datetimes, half-open; ``changed_at`` cuts the
-    buckets there, so that before and after can be told apart. ``strict`` decodes with the reference decoder only.
-    ``now`` decides which hour is open; it defaults to the clock.
+    ``sources`` are files, folders or globs, or containers of storage accounts (``https://ACCOUNT.blob.core.windows.net/
+    CONTAINER[/PREFIX]``), which ``access`` says how to read. With a storage account among them and neither start nor end, the
+    window is the 24 hours that ended 15 minutes ago; after reading, ``settings["identities"]`` says who read. ``start`` and
+    ``end`` are aware datetimes, half-open; ``changed_at`` cuts the buckets there, so that before and after can be told apart.
+    ``strict`` decodes with the reference decoder only. ``now`` decides which hour is open; it defaults to the clock.
 
-    Raises SourceError where nothing is found, ValueError for a time without zone.
+    Raises SourceError where nothing is found, ConfigError for an address that is no storage account's, ValueError for a time
+    without zone.
 
     >>> scan("sample_logs").window
     Window(start=None, end=None)
     """
-    window = Window(start, end)
+    moment = now or dt.datetime.now(dt.UTC)
+    access = access or Access()
+    given = tuple(os.fspath(source) for source in sources)
+    places = tuple(parse_location(source, access) if is_remote(source) else source for source in given)
+    by_default = start is None and end is None and any(isinstance(place, Location) for place in places)
+    window = Window(*default_window(moment)) if by_default else Window(start, end)
     if changed_at is not None and changed_at.tzinfo is None:
         raise ValueError(f"changed_at needs a time with a zone, found {changed_at.isoformat()}")
     changed_at = changed_at and changed_at.astimezone(dt.UTC)
-    names = tuple(os.fspath(source) for source in sources)
-    plan = Plan(names, window, changed_at, strict, threads or os.cpu_count() or 1, progress)
+    plan = Plan(
+        places,
+        window,
+        changed_at,
+        strict,
+        threads or os.cpu_count() or 1,
+        progress,
+        access=access,
+        subscriptions=scope.subscriptions if scope else (),
+        now=moment,
+    )
     known = inventory.read_inventory(os.fspath(inventory_file)) if inventory_file is not None else None
-    moment = now or dt.datetime.now(dt.UTC)
     settings: dict[str, object] = {
-        "sources": list(names),
+        # Without the token that an address may have carried.
+        "sources": [str(place) for place in places],
         "inventory": os.fspath(inventory_file) if inventory_file is not None else None,
         "scope": scope.describe() if scope else None,
         "changed_at": changed_at,
         "threads": plan.threads,
         "strict": strict,
     }
-    return Scan(
-        read=lambda: _read(plan, known, networks or Networks(), scope, moment),
-        flows=lambda: _scan_flows(plan),
+    if by_default:
+        settings["default_window"] = True
+
+    def selected(choose: Callable[[Plan], Selected]) -> Selected:
+        chosen = choose(plan)
+        if chosen.identities:
+            result.settings["identities"] = list(chosen.identities)
+        return chosen
+
+    result = Scan(
+        read=lambda: _read(plan, selected(select), known, networks or Networks(), scope, moment),
+        flows=lambda: _scan_flows(plan, lambda: selected(flow_logs_only)),
         window=window,
         changed_at=changed_at,
         settings=settings,
-        write_flows=lambda file: _write_flows(plan, file),
+        write_flows=lambda file: _write_flows(plan, selected(flow_logs_only), file),
     )
+    return result
 
 
 def _inside(flows: pa.Table, window: Window) -> tuple[pa.Table, int]:
@@ -258,7 +288,9 @@ def _units(items: Sequence[Item]) -> list[list[Item]]:
     return units
 
 
-def _blob_hours(blob: Blob, hours: Mapping[tuple[object, ...], int], read: _Blob) -> list[tuple[object, ...]]:
+def _blob_hours(
+    blob: Blob | StoredBlob, hours: Mapping[tuple[object, ...], int], read: _Blob
+) -> list[tuple[object, ...]]:
     """Rows of nic_hours.READ: what the blob says of the NIC-hours it covers."""
     rejected = read.ledger.rejected + read.ledger.rejected_records
     state = "partly read" if read.failed or rejected else "read"
@@ -311,9 +343,13 @@ def _take_rows(result: _Blob, decoded: DecodedRows, plan: Plan) -> None:
 
 
 def _read(
-    plan: Plan, known: pl.DataFrame | None, networks: Networks, scope: Scope | None, now: dt.datetime
+    plan: Plan,
+    selected: Selected,
+    known: pl.DataFrame | None,
+    networks: Networks,
+    scope: Scope | None,
+    now: dt.datetime,
 ) -> Evidence:
-    selected = select(plan)
     folder = Path(tempfile.mkdtemp(prefix="flowlens-"))
     contexts = conversations.Contexts()
     store = conversations.Store(contexts, folder)
@@ -344,7 +380,10 @@ def _run(
         return [_read_export(item, plan, meter) for item in unit]
 
     if plan.threads == 1 or len(units) == 1:
-        return [result for unit in units for result in work(unit)]
+        try:
+            return [result for unit in units for result in work(unit)]
+        finally:
+            selected.close()
     pool = ThreadPoolExecutor(plan.threads, thread_name_prefix="flowlens")
     try:
         return [result for results in pool.map(work, units) for result in results]
@@ -353,6 +392,8 @@ def _run(
         meter.stop.set()
         raise
     finally:
+        # First, since a thread that waits for a server would hold up the rest.
+        selected.close()
         pool.shutdown(wait=True, cancel_futures=True)
 
 
@@ -430,26 +471,30 @@ def _keep(annotated: pl.LazyFrame, rows: int, folder: Path) -> pl.LazyFrame:
     return pl.scan_parquet(path)
 
 
-def _scan_flows(plan: Plan) -> pl.LazyFrame:
+def _scan_flows(plan: Plan, choose: Callable[[], Selected]) -> pl.LazyFrame:
     """FLOWS as a LazyFrame that decodes the source at each collect."""
 
     def batches(
         with_columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, _batch_size: int | None
     ) -> Iterator[pl.DataFrame]:
         left = n_rows
-        for item in flow_logs_only(plan).flow_logs:
-            for flows in _blob_flows(item, plan):
-                frame = pl.DataFrame(pl.from_arrow(flows))
-                if predicate is not None:
-                    frame = frame.filter(predicate)
-                if with_columns is not None:
-                    frame = frame.select(with_columns)
-                if left is not None:
-                    frame = frame.head(left)
-                    left -= frame.height
-                yield frame
-                if left == 0:
-                    return
+        selected = choose()
+        try:
+            for item in selected.flow_logs:
+                for flows in _blob_flows(item, plan):
+                    frame = pl.DataFrame(pl.from_arrow(flows))
+                    if predicate is not None:
+                        frame = frame.filter(predicate)
+                    if with_columns is not None:
+                        frame = frame.select(with_columns)
+                    if left is not None:
+                        frame = frame.head(left)
+                        left -= frame.height
+                    yield frame
+                    if left == 0:
+                        return
+        finally:
+            selected.close()
 
     return register_io_source(batches, schema=_FLOWS_BATCH_SCHEMA, validate_schema=True)
 
@@ -462,11 +507,17 @@ def _blob_flows(item: Item, plan: Plan) -> Iterator[pa.Table]:
             yield schema.plain(kept)
 
 
-def _write_flows(plan: Plan, file: BinaryIO) -> Ledger:
+def _write_flows(plan: Plan, selected: Selected, file: BinaryIO) -> Ledger:
     """The ledger of writing all FLOWS to ``file`` as Parquet, in large row groups, zstd-compressed."""
+    try:
+        return _write_items(plan, selected, file)
+    finally:
+        selected.close()
+
+
+def _write_items(plan: Plan, selected: Selected, file: BinaryIO) -> Ledger:
     ledger = Ledger(sources=len(plan.sources))
     pending: list[pa.Table] = []
-    selected = flow_logs_only(plan)
     ledger = replace(ledger, notes=selected.notes, unread=selected.unread)
     with pq.ParquetWriter(file, schema.FLOWS, compression="zstd", compression_level=1) as writer:
         for item in selected.flow_logs:

@@ -16,6 +16,9 @@ class Scope:
 
     A flow is in scope where either of its ends, or the NIC that logged it, is. Inventory and the preferred view are
     learned from everything that was read, so a narrower scope never changes who an address is.
+
+    >>> Scope(vnets=("vnet-app",)).describe()
+    {'vnets': ['vnet-app']}
     """
 
     subscriptions: tuple[str, ...] = ()

@@ -8,14 +8,17 @@ from __future__ import annotations
 import datetime as dt
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from flowlens.errors import FlowlensError, SourceError
 from flowlens.evidence import Window
 from flowlens.formats.traffic_analytics import looks_like_traffic_analytics
+from flowlens.sources.accounts import Access, Location, connect
 from flowlens.sources.files import Blob, find_blobs, read_chunks
+from flowlens.sources.ranges import Reader
+from flowlens.sources.storage import StoredBlob, list_blobs
 
 _HEAD = 1 << 14
 _FLOW_LOG_WORDS = re.compile(rb'"records"\s*:\s*\[|"(?:flowRecords|flowTuples)"\s*:')
@@ -29,20 +32,26 @@ Progress = Callable[[int, int, int], None]
 class Item:
     """A blob and how to read it; the only thing that differs between a file and a storage account."""
 
-    blob: Blob
+    blob: Blob | StoredBlob
     chunks: Callable[[], Iterator[bytes]] = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What was asked for: sources, window, the change to cut at, and how to read."""
+    """What was asked for: sources, window, the change to cut at, and how to read.
 
-    sources: tuple[str, ...]
+    ``subscriptions`` is the part of the scope that paths can tell; ``now`` decides which hours may still grow.
+    """
+
+    sources: tuple[str | Location, ...]
     window: Window
     changed_at: dt.datetime | None
     strict: bool
     threads: int
     progress: Progress | None
+    access: Access = field(default_factory=Access)
+    subscriptions: tuple[str, ...] = ()
+    now: dt.datetime | None = None
 
     @property
     def edges(self) -> tuple[dt.datetime, ...]:
@@ -58,6 +67,13 @@ class Selected:
     exports: tuple[Item, ...]
     notes: tuple[str, ...]
     unread: int
+    identities: tuple[str, ...] = ()
+    reader: Reader | None = None
+
+    def close(self) -> None:
+        """End what is still being read ahead."""
+        if self.reader is not None:
+            self.reader.close()
 
     @property
     def items(self) -> tuple[Item, ...]:
@@ -69,22 +85,76 @@ def select(plan: Plan) -> Selected:
     """The blobs inside the window, told apart by format; blobs and Traffic Analytics rows are never added up.
 
     Beside blobs in the container's layout, a folder's other files are read only where they look like flow logs, and what is
-    left out is said.
+    left out is said. Of several storage accounts those that can't be listed are counted as unread with the reason.
+
+    Raises SourceError where nothing at all can be looked at.
     """
-    found = find_blobs(plan.sources)
+    paths = [source for source in plan.sources if isinstance(source, str)]
+    local = _select_files(paths, plan.window) if paths else Selected((), (), (), 0)
+    stored = _select_stored([source for source in plan.sources if isinstance(source, Location)], plan, bool(paths))
+    if local.exports and stored.flow_logs:
+        raise SourceError(
+            local.exports[0].blob.name,
+            "a Traffic Analytics export cannot be added to flow log blobs: both describe the same traffic",
+            hint="analyse one of them at a time",
+        )
+    return replace(
+        stored,
+        flow_logs=(*local.flow_logs, *stored.flow_logs),
+        exports=local.exports,
+        notes=(*local.notes, *stored.notes),
+        unread=local.unread + stored.unread,
+    )
+
+
+def _select_stored(locations: Sequence[Location], plan: Plan, others: bool) -> Selected:
+    """The blobs of storage accounts; ``others`` says that there are other sources, which go on without a failing account."""
+    now = plan.now or dt.datetime.now(dt.UTC)
+    blobs: dict[tuple[str, str], StoredBlob] = {}
+    identities: list[str] = []
+    notes: list[str] = []
+    failures: list[SourceError] = []
+    given = 0
+    for location in locations:
+        try:
+            account = connect(location, plan.access)
+            listing = list_blobs(account, plan.window, subscriptions=plan.subscriptions, now=now)
+        except SourceError as error:
+            failures.append(error)
+            continue
+        identities.append(f"{location}: {account.identity}")
+        notes += listing.notes
+        given += len(listing.blobs)
+        for blob in listing.blobs:
+            blobs.setdefault((location.account_url, blob.name), blob)
+    if failures and len(failures) == len(locations) and not others:
+        raise failures[0]
+    notes += [f"not read: {' ('.join(str(error).split(chr(10) + '  hint: '))})" for error in failures]
+    if given > len(blobs):
+        notes.append(f"{given - len(blobs)} blob(s) were given twice and are read once")
+    ordered = sorted(blobs.values(), key=lambda blob: blob.name)
+    reader = Reader(ordered, threads=plan.threads) if ordered else None
+    items = tuple(Item(blob, partial(reader.chunks, index)) for index, blob in enumerate(ordered) if reader)
+    return Selected(items, (), tuple(notes), len(failures), tuple(identities), reader)
+
+
+def _select_files(paths: Sequence[str], window: Window) -> Selected:
+    found = find_blobs(paths)
     notes = [*found.skipped, *found.notes]
     if found.duplicates:
         notes.append(f"{found.duplicates} file(s) were given twice and are read once")
-    items = [Item(blob, partial(read_chunks, blob)) for blob in found.blobs if _may_hold(blob, plan.window)]
+    held = [blob for blob in found.blobs if _may_hold(blob, window)]
+    items = [Item(blob, partial(read_chunks, blob)) for blob in held]
+    places = {item: blob.path for item, blob in zip(items, held, strict=True)}
     loose = {item: _head(item) for item in items if item.blob.flow_log is None}
     exports = [item for item, head in loose.items() if looks_like_traffic_analytics(head)]
-    named = {Path(source).resolve() for source in plan.sources}
+    named = {Path(source).resolve() for source in paths}
     foreign = [
         item
         for item, head in loose.items()
         if len(loose) < len(items)
         and item not in exports
-        and Path(item.blob.path).resolve() not in named
+        and places[item].resolve() not in named
         and not _FLOW_LOG_WORDS.search(head)
     ]
     if foreign:
@@ -92,7 +162,7 @@ def select(plan: Plan) -> Selected:
     left_out = {*exports, *foreign}
     flow_logs = [item for item in items if item not in left_out]
     if exports and flow_logs:
-        explicit = [item for item in exports if Path(item.blob.path).resolve() in named]
+        explicit = [item for item in exports if places[item].resolve() in named]
         if explicit:
             raise SourceError(
                 explicit[0].blob.name,

@@ -17,6 +17,7 @@ LAYERS = {
     "errors": 0,
     "schema": 1,
     "evidence": 2,
+    "options": 2,
     "prefixes": 2,
     "catalog": 3,
     "conversations": 3,

@@ -38,7 +38,7 @@ def denied_egress(
     placeholders: Mapping[str, str | list[str]] | None = None,
     tags: ServiceTags | None = None,
 ) -> pl.LazyFrame:
-    """The status of every required endpoint for every workload: reached, denied, unanswered, not seen …
+    """The status of every required endpoint for every workload: reached, denied, unanswered, not seen, and so on.
 
     ``profiles`` are names or paths; ``auto`` takes, for each workload, the profiles whose own endpoints it tried.
     ``placeholders`` fill what a profile leaves open, such as ``{"region": "japaneast"}``. A tag match gives at most

@@ -96,6 +96,8 @@ _SEPARATOR = re.compile(rb'"[ \t\r\n]*,[ \t\r\n]*"')
 _BLANKS = b" \t\r\n"
 _BYTE = "(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
 _CANONICAL_IPV4 = rf"\A{_BYTE}\.{_BYTE}\.{_BYTE}\.{_BYTE}\z"
+_MAX_DEVIATIONS = 32
+_MAX_ODD = 10_000
 _NO_CONTEXT = Context(None, None, None, None, None, None)
 _SAME_FLOW = ("time", *schema.FIVE_TUPLE, "direction")
 
@@ -123,20 +125,28 @@ class Fitting:
         return record
 
 
-def decode_records(records: Sequence[Numbered], where: str) -> list[tuple[pa.Table, Tally, int]]:
-    """Flows, tally and number of strictly decoded records for stretches of ``records``, in order.
+def decode_records(records: Sequence[Numbered], where: str) -> tuple[list[tuple[pa.Table, Tally]], list[Numbered]]:
+    """Flows and tally of stretches of ``records`` in order, and the records that are left for the strict decoder.
 
-    A stretch that deviates is halved until the record that does so stands alone.
+    A stretch that deviates is halved until the record that does so stands alone; where that happens again and again,
+    whole stretches are left, so that a file of nothing but deviations costs little more than the strict decoder.
     """
-    if not records:
-        return []
-    try:
-        return [(*_columnar(records, where), 0)]
-    except Deviation:
-        if len(records) == 1:
-            return [(*strict.decode_records(records, where), 1)]
-        middle = len(records) // 2
-        return decode_records(records[:middle], where) + decode_records(records[middle:], where)
+    decoded = []
+    left: list[Numbered] = []
+    deviations = 0
+    stretches = [records] if records else []
+    while stretches:
+        stretch = stretches.pop()
+        try:
+            decoded.append(_columnar(stretch, where))
+        except Deviation:
+            deviations += 1
+            if len(stretch) == 1 or deviations > _MAX_DEVIATIONS:
+                left.extend(stretch)
+            else:
+                middle = len(stretch) // 2
+                stretches += [stretch[middle:], stretch[:middle]]
+    return decoded, left
 
 
 def reordered(tables: Sequence[pa.Table], order: Sequence[int] | None) -> pa.Table:
@@ -304,7 +314,7 @@ def _parsed(text: pa.Buffer) -> tuple[pa.Table, list[int]]:
 
     def divert(line: csv.InvalidRow) -> str:
         odd.append(line.number - 1)
-        return "skip"
+        return "skip" if len(odd) <= _MAX_ODD else "error"
 
     try:
         parsed = csv.read_csv(

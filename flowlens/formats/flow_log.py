@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import chain, pairwise
+from operator import itemgetter
 from typing import Any
 
 from flowlens.evidence import REJECTS_KEPT, Decoded, Ledger
@@ -70,14 +71,14 @@ def _decoded(batch: list[_Span], where: str, strict: bool, sizes: Ledger) -> Dec
         (number, span) for number, span in enumerate(batch) if isinstance(span, Record) and span.fitted is not None
     ]
     others = [(number, span) for number, span in enumerate(batch) if isinstance(span, Broken) or span.fitted is None]
-    parts = fast.decode_records(fitted, where)
-    if others:
-        deviating = 0 if strict else sum(isinstance(span, Record) for _, span in others)
-        parts.append((*reference.decode_records(others, where), deviating))
-    tallies = [tally for _, tally, _ in parts]
+    parts, left = fast.decode_records(fitted, where)
+    others = sorted([*others, *left], key=itemgetter(0))
+    if others or not parts:
+        parts.append(reference.decode_records(others, where))
+    tallies = [tally for _, tally in parts]
     notes = sum((tally.notes for tally in tallies), fields.Notes())
-    rejects = sorted(chain.from_iterable(tally.rejects for tally in tallies), key=lambda reject: reject[0])
-    flows = fast.reordered([table for table, _, _ in parts] or [reference.table_of([])], _order(tallies))
+    rejects = sorted(chain.from_iterable(tally.rejects for tally in tallies), key=itemgetter(0))
+    flows = fast.reordered([table for table, _ in parts], _order(tallies))
     tuples, rejected = sum(tally.tuples for tally in tallies), sum(tally.rejected for tally in tallies)
     ledger = Ledger(
         records=len(batch),
@@ -88,7 +89,7 @@ def _decoded(batch: list[_Span], where: str, strict: bool, sizes: Ledger) -> Dec
         bytes=sizes.bytes,
         record_bytes=sizes.record_bytes,
         framing_bytes=sizes.framing_bytes,
-        strict_records=sum(deviating for _, _, deviating in parts),
+        strict_records=0 if strict else sum(isinstance(span, Record) for _, span in others),
         unknown_codes=fields.bounded(notes),
         rejects=tuple(reject for _, reject in rejects[:REJECTS_KEPT]),
     )
@@ -105,4 +106,4 @@ def _order(tallies: list[reference.Tally]) -> list[int] | None:
     for number, rows in zip(numbers, chain.from_iterable(tally.rows for tally in tallies), strict=True):
         ranges.append((number, range(start, start + rows)))
         start += rows
-    return list(chain.from_iterable(rows for _, rows in sorted(ranges, key=lambda entry: entry[0])))
+    return list(chain.from_iterable(rows for _, rows in sorted(ranges, key=itemgetter(0))))

@@ -125,7 +125,7 @@ class _Buffer:
 
 @dataclass(frozen=True, slots=True)
 class _Walk:
-    """Where a walk over one object ended, and how: closed, too deep, records (their list opens), unclosed or a reason."""
+    """Where a walk over one object ended, and how: closed, records (their list opens), unclosed or a reason."""
 
     end: int
     outcome: str
@@ -134,7 +134,6 @@ class _Walk:
 def _walk(data: bytes, start: int, closers: bytearray, *, wrapper: bool) -> _Walk:
     """Follow brackets and strings from ``start`` until ``closers`` is used up; with ``wrapper`` stop at its records."""
     at = start
-    deepest = 0
     while True:
         plain = _PLAIN.match(data, at)
         at = plain.end() if plain else at
@@ -142,16 +141,19 @@ def _walk(data: bytes, start: int, closers: bytearray, *, wrapper: bool) -> _Wal
             return _Walk(len(data), "unclosed")
         byte = data[at]
         if byte == _BACKSLASH:
+            # No JSON; and where it escaped a quote for one walk but not for another, ever more walks would run on.
             return _Walk(at, "a backslash stands outside a string")
         if byte in _CLOSER:
             if wrapper and len(closers) == 1 and byte == ord("[") and _names_records(data, start, at):
                 return _Walk(at + 1, "records")
             closers.append(_CLOSER[byte])
-            deepest = max(deepest, len(closers))
+            if len(closers) > MAX_DEPTH:
+                # Ends the walk at once: where openers nest, the walks from each of them stay linear together.
+                return _Walk(at, f"nested deeper than {MAX_DEPTH}")
         elif closers.pop() != byte:
             return _Walk(at, "brackets do not balance")
         elif not closers:
-            return _Walk(at + 1, "closed" if deepest <= MAX_DEPTH else "too deep")
+            return _Walk(at + 1, "closed")
         at += 1
 
 
@@ -277,8 +279,6 @@ class _Framer(Generic[Value, Fitted]):
             self.place, self.wrapped = "list", True
             return self._framing(walk.end - at)
         raw = data[at : walk.end]
-        if walk.outcome == "too deep":
-            return self._refused(raw, f"nested deeper than {MAX_DEPTH}")
         if walk.outcome != "closed":
             return self._broken(walk.outcome)
         fitted = None if self.fit is None else self.fit(raw)

@@ -162,10 +162,11 @@ def test_a_record_that_is_too_large_is_skipped_without_being_held() -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        b'{"a":"{"a":\\"' * 40_000,
-        b'{"a":[' + b'{"a":1},' * 60_000 + b"x]}",
-        b'{"a":1}{"a":1}{"b":1}{"b":1}' * 15_000,
-        b'{"a":"' * 80_000,
+        b'{"time":1}' + b'{"time":\\"' * 30_000,
+        b'{"time":1}' + b'{"time":"{"time":' * 20_000,
+        b'{"time":[' + b'{"time":1},' * 40_000 + b"x]}",
+        b'{"a":1}{"a":1}{"b":1}{"b":1}' * 5_000,
+        b'{"time":"' * 40_000,
         b'{"k' + b'":1},{"k'.join(b"%d" % number for number in range(40_000)),
         b"]" * 300_000,
         b'{"records":[' * 30_000,
@@ -178,6 +179,30 @@ def test_a_record_that_is_too_large_is_skipped_without_being_held() -> None:
 def test_the_cost_of_hostile_structure_is_linear(data: bytes) -> None:
     # Anything worse than linear takes minutes here.
     agreed(data)
+
+
+@pytest.mark.parametrize("size", [1, 7, 64, 255, 1000])
+def test_the_next_record_is_found_across_the_borders_of_blocks(size: int) -> None:
+    data = b'{"records":[' + b",".join([compact(record(1)), b'{"time":"' + b"x" * 3000, compact(record(2))]) + b"]}"
+    for padding in range(12):
+        found = [span for span in spans(b" " * padding + data, block_bytes=size) if not isinstance(span, Framing)]
+        assert [type(span) for span in found] == [Record, Broken, Record]
+
+
+@pytest.mark.parametrize("gap", [b" " * 300, b" " * 255 + b",", b"," * 300, b"\n" * 1000])
+def test_a_wide_gap_belongs_to_no_record(gap: bytes) -> None:
+    rows, ledger = agreed(b"[" + gap.join(compact(record(number)) for number in range(3)) + b"]")
+    assert (ports(rows), ledger.complete) == ([0, 1, 2], True)
+    assert ledger.framing_bytes == 2 + 2 * len(gap)
+
+
+def test_a_ruined_wrapper_does_not_hide_its_records() -> None:
+    rows, ledger = agreed(b'{"version":,"records":[' + compact(record(1)) + b"," + compact(record(2)) + b"]}")
+    assert ports(rows) == [1, 2]
+    assert not ledger.complete
+    rows, ledger = agreed(b'{"records":[' + compact(record(1)) + b'],"next" "x",' + compact(record(2)) + b"}")
+    assert ports(rows) == [1, 2]
+    assert not ledger.complete
 
 
 def test_another_record_in_a_string_is_no_record() -> None:

@@ -1,0 +1,123 @@
+"""The options that commands share: windows, scope, results, reading, storage accounts."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Sources = Annotated[
+    list[str],
+    typer.Argument(
+        help="Files, folders or globs of flow logs, or https://ACCOUNT.blob.core.windows.net/CONTAINER.",
+        metavar="SOURCE",
+    ),
+]
+
+
+def option(panel: str, metavar: str | None, text: str, *names: str, **more: Any) -> Any:
+    """A typer option in the help panel ``panel``."""
+    return typer.Option(*names, help=text, metavar=metavar, rich_help_panel=panel, **more)
+
+
+window_option = functools.partial(option, "Window: which flows, by their own time")
+_scope = functools.partial(option, "Scope: which part of the network")
+_network = functools.partial(option, "Your network")
+_result = functools.partial(option, "Result")
+_reading = functools.partial(option, "Reading")
+_storage = functools.partial(option, "Storage account")
+
+Auth = Annotated[
+    str,
+    _storage("WAY", "Who reads: default, cli, managed-identity, environment, key, sas or connection-string.", "--auth"),
+]
+Cloud = Annotated[
+    str | None, _storage("CLOUD", "The cloud: global, usgov or china. Default: by the address.", "--cloud")
+]
+AccountUrl = Annotated[str | None, _storage("URL", "An endpoint of your own that may be read.", "--account-url")]
+CaFile = Annotated[Path | None, _storage("FILE", "PEM file with the certificates to trust instead.", "--ca-file")]
+Timeout = Annotated[float, _storage("SECONDS", "How long a server may stay silent.", "--timeout")]
+
+
+_question = functools.partial(option, "Question")
+ChangedAt = Annotated[
+    str | None, _question("TIME", "Show before and after this time too, e.g. 2026-06-15T11:00Z.", "--changed-at")
+]
+ProfileNames = Annotated[
+    list[str] | None,
+    _question("PROFILE", "Name (flowlens profiles list) or file; repeatable. Default auto.", "--profile"),
+]
+Expect = Annotated[Path | None, _question("FILE", "TOML list of expected destinations.", "--expect")]
+BaselineOption = Annotated[
+    str | None, _question("FILE", "An earlier report's JSON, or an earlier source.", "--baseline")
+]
+CatalogueCloud = Annotated[str, typer.Option(metavar="CLOUD", help="global, usgov or china.")]
+
+
+@dataclass(frozen=True)
+class Common:
+    """Options that every command over a source takes."""
+
+    start: Annotated[
+        str | None, window_option("TIME", "From this time on: ISO 8601 with zone, or 24h, 7d before now.")
+    ] = None
+    end: Annotated[str | None, window_option("TIME", "Up to, not including, this time.")] = None
+    window: Annotated[
+        str | None,
+        window_option("WORD", "today, yesterday, last-week, last-month, a month 2026-06 or a day 2026-06-15."),
+    ] = None
+    tz: Annotated[
+        str | None, window_option("ZONE", "Zone of the times shown and of what yesterday means. Default UTC.")
+    ] = None
+    subscription: Annotated[list[str] | None, _scope("ID", "Only this subscription; repeatable.")] = None
+    resource_group: Annotated[list[str] | None, _scope("NAME", "Only this resource group; repeatable.")] = None
+    vnet: Annotated[list[str] | None, _scope("NAME", "Only this VNet; repeatable.")] = None
+    subnet: Annotated[list[str] | None, _scope("NAME", "Only this subnet; repeatable.")] = None
+    nic: Annotated[list[str] | None, _scope("MAC", "Only this NIC, by MAC address or workload; repeatable.")] = None
+    config: Annotated[
+        Path | None, _network("FILE", "flowlens.toml; else FLOWLENS_CONFIG, else the one in this folder.")
+    ] = None
+    inventory: Annotated[Path | None, _network("FILE", "CSV or JSON that names addresses and NICs.")] = None
+    format: Annotated[
+        str | None, _result("FORMAT", "table, json, csv or parquet. Default: by the suffix of -o, else table.")
+    ] = None
+    output: Annotated[
+        str | None, _result("FILE", "Write here; FOLDER/ for several tables as CSV or Parquet.", "--output", "-o")
+    ] = None
+    limit: Annotated[int, _result("N", "Rows of each table on the terminal.", min=1)] = 20
+    fail_on: Annotated[
+        list[str] | None, _result("GATE", "Exit with 1 when this holds, e.g. 'unencrypted > 0'; repeatable.")
+    ] = None
+    threads: Annotated[int | None, _reading("N", "Threads that decode. Default: one per core.", min=1)] = None
+    strict: Annotated[bool, _reading(None, "Decode with the reference decoder only.", "--strict")] = False
+    auth: Auth = "default"
+    cloud: Cloud = None
+    account_url: AccountUrl = None
+    ca_file: CaFile = None
+    timeout: Timeout = 30.0
+
+
+def with_common(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with Common's options added to its own and handed over as ``common``."""
+    own = inspect.signature(command, eval_str=True).parameters
+    hints = inspect.get_annotations(Common, eval_str=True)
+    shared = [
+        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=hints[f.name])
+        for f in fields(Common)
+    ]
+    kept = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for n, p in own.items() if n != "common"]
+
+    @functools.wraps(command)
+    def wrapped(**given: Any) -> None:
+        common = Common(**{f.name: given.pop(f.name) for f in fields(Common)})
+        command(common=common, **given)
+
+    parameters = [*kept, *shared]
+    wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {p.name: p.annotation for p in parameters}
+    return wrapped

@@ -59,7 +59,7 @@ def coverage(
     )
     log_hours = seen.select("flow_log_id", "hour").unique().with_columns(log_has=pl.lit(True))
     told = mentions.unique().with_columns(mentioned=pl.lit(True))
-    this_hour = now.replace(minute=0, second=0, microsecond=0)
+    this_hour = now.astimezone(dt.UTC).replace(minute=0, second=0, microsecond=0)
     absent = (
         pl.when(pl.col("hour") >= this_hour)
         .then(pl.lit("open"))

@@ -128,6 +128,10 @@ def report(
     """
     wanted = list(questions)
     known_tags = tags or load_tags(cloud)
+    # Read here, not inside a collect: polars would read in a thread of its own and hear of no Ctrl-C until all is read.
+    evidence = scan.evidence
+    if isinstance(baseline, Scan):
+        _ = baseline.evidence
     earlier = baseline.destinations if isinstance(baseline, Baseline) else baseline
     tables: dict[str, pl.DataFrame] = {}
     parts = [("", scan)]
@@ -151,12 +155,12 @@ def report(
                 ).collect()
             else:
                 tables[name + suffix] = ANALYSES[name](part).collect()
-    evidence = scan.evidence
     coverage = summarise(evidence.coverage, evidence.views)
     judged = expected is not None or baseline is not None
-    findings = _findings(tables, evidence.inventory, judged)
+    told = _with_new_destinations_alone(tables) if expected is None else tables
+    findings = _findings(told, evidence.inventory, judged)
     findings = _compared(findings, baseline, coverage)
-    verdicts = _verdicts(tables, coverage, evidence.ledger, judged)
+    verdicts = _verdicts(told, coverage, evidence.ledger, judged)
     age = (today or dt.datetime.now(dt.UTC).date()) - dt.date.fromisoformat(known_tags.date)
     return Report(
         window=_told_window(scan, evidence.coverage),
@@ -171,7 +175,7 @@ def report(
         verdicts=verdicts,
         findings=findings,
         tables=tables,
-        metrics=_metrics(tables, findings, coverage, evidence.ledger),
+        metrics=_metrics(told, findings, coverage, evidence.ledger),
     )
 
 
@@ -319,6 +323,13 @@ def _egress_verdict(table: pl.DataFrame, coverage: Mapping[str, object]) -> Verd
         return Verdict(OK, f"No required endpoint is denied or unanswered; {tail}")
     kinds = ", ".join(f"{n} {status.lower()}" for status, n in bad.group_by("status").len().sort("status").iter_rows())
     return Verdict(FINDINGS, f"{bad.height} required endpoint(s) fail: {kinds}; {tail}")
+
+
+def _with_new_destinations_alone(tables: Mapping[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
+    """The tables as they are judged without an expected list: what the baseline knew is expected."""
+    name = "unexpected_destinations"
+    new = {name: tables[name].filter(pl.col("is_new").fill_null(True))} if name in tables else {}
+    return {**tables, **new}
 
 
 def _destinations_verdict(table: pl.DataFrame, judged: bool) -> Verdict:

@@ -28,9 +28,8 @@ import typer
 import flowlens as fl
 from flowlens import cli, schema
 from flowlens.analyses import ANALYSES
-from flowlens.outputs import OUTPUTS
 from flowlens.reporting import GATES
-from tests.flow_logs import CONTAINER, HOUR, SAMPLE, TOP, flow_tuple, record, run, sample_container, write_blob
+from tests.flow_logs import CONTAINER, HOUR, SAMPLE, TOP, flow_tuple, record, run, write_blob
 
 BLOBS = SAMPLE / CONTAINER
 ANSI = "\x1b["
@@ -95,18 +94,8 @@ def test_every_command_and_option_says_what_it_is(name: str) -> None:
     first = command.help.split("\n")[0]
     assert first[0].isupper() and first[-1] in ".?"
     for parameter in command.params:
-        assert parameter.help, parameter.name
-        assert parameter.help[0].isupper() or parameter.help.split(" ")[0].rstrip(",") in {
-            *OUTPUTS,
-            *schema.VERDICTS,
-        } | {
-            "flowlens.toml;",
-            "global",
-            "table",
-            "today",
-            "tcp",
-        }
-        assert parameter.help.endswith(".")
+        if parameter.name != "help":
+            assert parameter.help and parameter.help.endswith("."), parameter.name
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -306,7 +295,7 @@ def test_the_suffix_of_o_is_the_format(small: Path, tmp_path: Path, name: str) -
     rows = pl.DataFrame(run("rules", small, "--format", "json").document["tables"]["rule_usage"])
     read: dict[str, Callable[[], pl.DataFrame]] = {
         "json": lambda: pl.DataFrame(json.loads(path.read_text("utf-8"))["tables"]["rule_usage"]),
-        "csv": lambda: pl.DataFrame(list(csv.DictReader(path.open(encoding="utf-8")))),
+        "csv": lambda: pl.DataFrame(list(csv.DictReader(io.StringIO(path.read_text("utf-8"))))),
         "parquet": lambda: pl.read_parquet(path),
     }
     if name == "txt":
@@ -372,7 +361,6 @@ def test_an_existing_file_stays_until_the_new_one_is_whole(small: Path, tmp_path
     path = tmp_path / "report.json"
     path.write_text("old", encoding="utf-8")
     fails("analyze", small, "-o", path, "--format", "csv", code=2, words="asks for json")
-    fails("analyze", tmp_path / "gone", "-o", path, code=3, words="no such file", hint="") if False else None
     assert path.read_text("utf-8") == "old"
     assert run("analyze", small, "-o", path).code == 0
     assert json.loads(path.read_text("utf-8"))["schema_version"] == 1
@@ -420,25 +408,31 @@ def test_a_place_where_nothing_can_be_written(small: Path, tmp_path: Path, argum
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+WITHOUT_OVERRIDE = """
+import ctypes, sys
+from flowlens.cli import main
+# Root may write anywhere by CAP_DAC_OVERRIDE (bit 1 of the effective set), so the run gives it up.
+system, head, sets = ctypes.CDLL(None), (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+assert system.capget(head, sets) == 0
+sets[0] &= ~2
+assert system.capset(head, sets) == 0
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 def test_a_folder_that_may_only_be_read(small: Path, tmp_path: Path) -> None:
     folder = tmp_path / "locked"
     folder.mkdir(mode=0o500)
-    program = (
-        "import os, sys\nos.getuid() or os.setuid(65534)\nfrom flowlens.cli import main\nsys.exit(main(sys.argv[1:]))"
-    )
-    if os.getuid() == 0:
-        # Root may write anywhere, so the run is given to another user, who must reach everything.
-        for path in (tmp_path, *tmp_path.parents[:2], *small.parents[:2], *small.rglob("*"), small):
-            path.chmod(path.stat().st_mode | 0o055)
     ran = subprocess.run(
-        [sys.executable, "-c", program, "rules", str(small), "-o", str(folder / "rules.csv")],
+        [sys.executable, "-c", WITHOUT_OVERRIDE, "rules", str(small), "-o", str(folder / "rules.csv")],
         capture_output=True,
         text=True,
-        cwd=tmp_path,
+        cwd=TOP,
         check=False,
     )
     assert (ran.returncode, ran.stdout) == (3, "")
     assert ran.stderr.count("\n") == 1 and "cannot be written: Permission denied" in ran.stderr
+    assert list(folder.iterdir()) == []
 
 
 @pytest.mark.parametrize("command", [["analyze", str(BLOBS)], ["tags", "show"], ["--help"]], ids=" ".join)
@@ -585,7 +579,6 @@ def test_yesterday_is_a_day_of_the_zone_given(tmp_path: Path) -> None:
 
 
 def test_times_are_shown_in_the_zone_given(small: Path) -> None:
-    assert "From 2026-06-15 18:00+0900 to 21:00+0900." in run("flows", small, "--tz", "Asia/Tokyo").out or True
     shown = run("rules", small, "--tz", "Asia/Tokyo").out
     assert shown.startswith("From 2026-06-15 18:00+0900 to 21:00+0900.")
     assert "18:01+0900" in run("flows", small, "--tz", "Asia/Tokyo").out
@@ -606,22 +599,23 @@ SCOPES = [
 ]
 
 
-@pytest.mark.parametrize(("options", "macs"), SCOPES, ids=str)
-def test_scope(options: tuple[str, ...], macs: set[str]) -> None:
+@pytest.fixture(scope="module")
+def every_flow() -> pl.DataFrame:
+    return pl.DataFrame(told("flows", BLOBS)["tables"]["flows"])
+
+
+@pytest.mark.parametrize(("options", "macs"), SCOPES, ids=[" ".join(options) for options, _ in SCOPES])
+def test_scope(every_flow: pl.DataFrame, options: tuple[str, ...], macs: set[str]) -> None:
     covered = {row["mac_address"] for row in told("coverage", BLOBS, *options)["tables"]["coverage"]}
     assert covered == macs
     flows = told("flows", BLOBS, *options)["tables"]["flows"]
-    every = pl.DataFrame(told("flows", BLOBS)["tables"]["flows"])
-    own = every.filter(pl.col("mac_address").is_in(list(macs)))
-    theirs = set(own.filter(pl.col("direction") == "Outbound")["src_ip"])
-    theirs |= set(own.filter(pl.col("direction") == "Inbound")["dst_ip"])
+    logged = pl.col("mac_address").is_in(list(macs))
+    own = every_flow.filter(logged)
+    theirs = {*own.filter(pl.col("direction") == "Outbound")["src_ip"]}
+    theirs |= {*own.filter(pl.col("direction") == "Inbound")["dst_ip"]}
     # Private ranges of the two VNets of the sample do not meet, so an address is an identity here.
-    inside = every.filter(
-        pl.col("mac_address").is_in(list(macs))
-        | pl.col("src_ip").is_in(list(theirs))
-        | pl.col("dst_ip").is_in(list(theirs))
-    )
-    assert 0 < len(flows) == inside.height < every.height
+    ends = pl.any_horizontal(pl.col("src_ip", "dst_ip").is_in(list(theirs)))
+    assert 0 < len(flows) == every_flow.filter(logged | ends).height < every_flow.height
 
 
 def test_a_scope_that_names_nothing(small: Path) -> None:
@@ -691,9 +685,9 @@ def test_profiles_and_tags() -> None:
     listed = run("profiles", "list").out.splitlines()
     assert [line.split(":")[0] for line in listed] == fl.profile_names()
     shown = run("profiles", "show", "windows-kms").out
-    assert "20.118.99.224" in shown and "source: https://" in shown
+    assert "AzurePlatformLKM" in shown and "\n  source: " in shown
     china = run("profiles", "show", "windows-kms", "--cloud", "china").out
-    assert "20.118.99.224" not in china
+    assert "AzurePlatformLKM" not in china
     names = run("tags", "show").out.split()
     assert "AzureMonitor" in names and names == list(fl.load_tags().names)
     assert run("tags", "show", "AzureMonitor").out.split() == list(fl.load_tags().prefixes("AzureMonitor"))
@@ -720,41 +714,19 @@ def test_doctor_reads_no_flow(tmp_path: Path) -> None:
     assert "3 file(s), 3.0 MB, 1 flow log(s), 1 NIC(s)" in shown
     assert "hours 2026-06-15T09:00:00+00:00 to 2026-06-15T11:00:00+00:00" in shown
     assert fl.load_tags().date in run("doctor").out
-    fails("doctor", tmp_path / "gone", code=3, words="no such file", hint="insights-logs")
+    gone = run("doctor", tmp_path / "gone")
+    assert gone.code == 3
+    assert gone.err.splitlines()[0].endswith("gone: no such file or folder")
 
 
 # ---- gates
 
 
-@pytest.mark.parametrize(
-    ("gate", "code"),
-    [
-        ("unencrypted > 0", 1),
-        ("unencrypted>0", 1),
-        (" unencrypted ", 1),
-        ("unencrypted >= 6", 1),
-        ("unencrypted > 6", 0),
-        ("unencrypted == 6", 1),
-        ("unencrypted < 7", 1),
-        ("unencrypted <= 5", 0),
-        ("incomplete", 1),
-        ("denied_required", 1),
-        ("unanswered > 1", 0),
-        ("rejected", 0),
-        ("unexpected_destinations >= 3", 1),
-        ("new_findings > 1000", 0),
-    ],
-)
-def test_a_gate_sets_the_exit_code(sample: Path, gate: str, code: int) -> None:
-    ran = run("analyze", sample, "--format", "json", "--fail-on", gate)
-    assert ran.code == code
-    assert (ran.err == "") is (code == 0)
-    assert json.loads(ran.stdout), "the report is written whatever the gate says"
-
-
-@pytest.fixture(scope="module")
-def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return sample_container(tmp_path_factory.mktemp("sample"))
+def test_a_gate_sets_the_exit_code_and_the_report_is_written_all_the_same() -> None:
+    for gate, code in (("unencrypted > 5", 1), (" incomplete ", 1), ("unencrypted>6", 0)):
+        ran = run("encryption", BLOBS, "--format", "json", "--fail-on", gate)
+        assert (ran.code, ran.err == "") == (code, code == 0)
+        assert ran.document["verdicts"]["encryption_status"]["text"].startswith("6 of 10 pairs")
 
 
 @pytest.mark.parametrize(
@@ -764,9 +736,9 @@ def test_a_gate_that_is_none(small: Path, gate: str) -> None:
     fails("analyze", small, "--fail-on", gate, code=2, words="is no gate", hint="n")
 
 
-@pytest.mark.parametrize("gate", GATES)
-def test_every_gate_can_be_asked_of_analyze(small: Path, gate: str) -> None:
-    assert run("analyze", small, "--fail-on", f"{gate} >= 0").code == 1
+def test_every_gate_can_be_asked_of_analyze(small: Path) -> None:
+    ran = run("analyze", small, *(word for gate in GATES for word in ("--fail-on", f"{gate} >= 0")))
+    assert (ran.code, ran.err) == (1, f"--fail-on: {'; '.join(f'{gate} >= 0' for gate in GATES)}\n")
 
 
 def test_a_gate_of_another_question_is_wrong_usage(small: Path) -> None:
@@ -855,7 +827,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     text = json.dumps(record(one))
     many = write_blob(folder)
-    many.write_text('{"records":[' + ",".join([text] * 40) + "]}", encoding="utf-8")
+    many.write_text('{"records":[' + ",".join([text] * 12) + "]}", encoding="utf-8")
     for n in range(1, 24):
         path = write_blob(folder, hour=HOUR + n * dt.timedelta(hours=1))
         path.unlink()

@@ -82,7 +82,7 @@ ANY = st.fixed_dictionaries({name: st.sampled_from(values) for name, values in V
 OTHER = st.sampled_from([{name: value} for name in VALUES if name not in MEASURES for value in VALUES[name]])
 ROW_CHANGES = USUAL | USUAL | st.tuples(USUAL, OTHER).map(lambda both: both[0] | both[1]) | ANY
 ROWS = st.lists(ROW_CHANGES.map(lambda change: ROW | change), max_size=12)
-EDGES = st.lists(st.sampled_from([*VALUES["time"], NINE + 7 * HOUR, NINE - HOUR / 2]), max_size=3)
+EDGES = st.lists(st.sampled_from([*VALUES["time"][:4], *VALUES["time"], NINE - HOUR / 2]), max_size=3)
 
 
 def as_drawn(draw, rows):
@@ -155,7 +155,7 @@ def as_dict(frame):
     return found
 
 
-@settings(max_examples=80)
+@settings(max_examples=60)
 @given(rows=ROWS, edges=EDGES, data=st.data())
 @example(rows=[], edges=[], data=None)
 def test_a_rollup_is_what_a_plain_loop_gives(rows, edges, data):
@@ -163,7 +163,7 @@ def test_a_rollup_is_what_a_plain_loop_gives(rows, edges, data):
     assert as_dict(rollup(table, edges=edges)) == oracle(rows, edges)
 
 
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(parts=st.lists(ROWS, min_size=1, max_size=4), edges=EDGES, data=st.data())
 def test_merging_rollups_is_rolling_up_together(parts, edges, data):
     whole = rollup(as_drawn(data.draw, [row for part in parts for row in part]), edges=edges)
@@ -229,7 +229,7 @@ def test_reply_candidates_are_told_by_one_tuple_alone(src_port, dst_port, keys):
         (HOUR / 2 - MICROSECOND, [30], 0),
         (HOUR - MICROSECOND, [30], 30),
         (HOUR, [30], 60),
-        (HOUR / 2, [45, 15, 20], 20),
+        (HOUR / 2, [45, 20, 15], 20),
         (HOUR / 2, [-30, 0, 60, 90], 0),
     ],
 )

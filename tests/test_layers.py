@@ -25,6 +25,7 @@ LAYERS = {
     "inventory": 3,
     "nic_hours": 3,
     "scope": 3,
+    "signals": 3,
     "windows": 3,
     "config": 4,
     "queries": 4,

@@ -200,6 +200,13 @@ def test_the_current_hour_is_open_although_its_blob_was_read(tmp_path, now, expe
     assert states(scanned(tmp_path, now), A) == {9: "read", 10: expected}
 
 
+def test_which_hour_is_the_current_one_does_not_depend_on_the_zone_of_now(tmp_path):
+    lives(tmp_path, A, 9, 10)
+    # 15:45 in a zone of half hours, where the hour of the clock began at 09:30 UTC.
+    now = at(75).astimezone(dt.timezone(dt.timedelta(hours=5, minutes=30)))
+    assert states(scanned(tmp_path, now), A) == {9: "read", 10: "open"}
+
+
 def test_the_current_and_coming_hours_are_open_and_never_missing(tmp_path):
     lives(tmp_path, A, 9)
     lives(tmp_path, B, 10)

@@ -21,8 +21,8 @@ ALL_A_SENDS = (4, 400, 3, 5_000)
 ALL_B_SEES = (5, 500, 4, 6_000)
 
 
-def scanned(folder, **options):
-    return fl.scan(folder, threads=1, now=LATER, **options)
+def scanned(folder, now=LATER, **options):
+    return fl.scan(folder, threads=1, now=now, **options)
 
 
 def views_of(folder, **options):
@@ -143,6 +143,15 @@ def test_a_blob_read_in_part_covers_its_hour_and_a_failed_one_does_not(tmp_path,
     assert scan.coverage.filter(pl.col("hour") == TEN, pl.col("mac_address") == A)["state"].to_list() == [state]
     at_ten = scan.evidence.views.filter(pl.col("hour") == TEN).collect()
     assert counted(at_ten) == ([(A, SOURCE, 400)] if state == "partly read" else [(B, DESTINATION, 500)])
+
+
+def test_in_the_current_hour_the_best_that_is_there_already_counts(tmp_path):
+    write_blob(tmp_path, A, [sends()])
+    write_blob(tmp_path, B, [receives()])
+    write_blob(tmp_path, B, [receives(65)], hour=10)
+    assert counted(views_of(tmp_path, now=at(70))) == [(A, SOURCE, 400), (B, DESTINATION, 500)]
+    write_blob(tmp_path, A, [sends(65)], hour=10)
+    assert counted(views_of(tmp_path, now=at(70))) == [(A, SOURCE, 400), (A, SOURCE, 400)]
 
 
 def test_a_source_without_a_log_counts_at_the_destination(tmp_path):

@@ -91,7 +91,7 @@ _LIMITS = {
 # around it, hexadecimal (0X is found by counting X, far cheaper). CR would end a row; a backslash may hide anything.
 _FOREIGN = (b"\\", b"-", b" ", b"\t", b"\r", b"x")
 # What says that the flow tuples were not cut apart where they end.
-_LEFT_OVER = tuple(re.compile(re.escape(byte)) for byte in (b'"', b"[", b"]"))
+_LEFT_OVER = (b'"', b"[", b"]")
 _SEPARATOR = re.compile(rb'"[ \t\r\n]*,[ \t\r\n]*"')
 _BLANKS = b" \t\r\n"
 _BYTE = "(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
@@ -237,7 +237,7 @@ def _compacted(groups: _Groups) -> _Groups:
 class _Lines:
     """All flow tuples one a line with the column _LAST, how many they are, and how many X stand in them."""
 
-    text: pa.Buffer
+    text: bytes
     tuples: int
     letters_x: int
 
@@ -257,12 +257,12 @@ def _lines(groups: _Groups) -> _Lines | None:
     whole = pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, pa.py_buffer(joined)])
     # Arrow's replacement is about three times as fast as that of bytes.
     by_group = pc.replace_substring(whole, b'"],["', b",1\n")
-    text = pc.replace_substring(by_group, b'","', b",\n")[0].as_buffer()
+    text: bytes = pc.replace_substring(by_group, b'","', b",\n")[0].as_py()
     length = pc.binary_length(by_group)[0].as_py()
     between_groups, rest = divmod(len(joined) - 2 - length, 2)
-    if rest or between_groups != len(groups.tuples) or any(left.search(text) for left in _LEFT_OVER):
+    if rest or between_groups != len(groups.tuples) or any(left in text for left in _LEFT_OVER):
         return None
-    return _Lines(text, length - text.size + len(groups.tuples), joined.count(b"X"))
+    return _Lines(text, length - len(text) + len(groups.tuples), joined.count(b"X"))
 
 
 def _is_utf8(text: bytes) -> bool:
@@ -308,7 +308,7 @@ def _columnar(records: Sequence[Numbered], where: str) -> tuple[pa.Table, Tally]
     return pa.Table.from_arrays(ordered, schema=schema.ENCODED_FLOWS), tally
 
 
-def _parsed(text: pa.Buffer) -> tuple[pa.Table, list[int]]:
+def _parsed(text: bytes) -> tuple[pa.Table, list[int]]:
     """The lines of 13 fields and _LAST as columns, and the numbers of all others; raises Deviation."""
     odd: list[int] = []
 
@@ -318,9 +318,9 @@ def _parsed(text: pa.Buffer) -> tuple[pa.Table, list[int]]:
 
     try:
         parsed = csv.read_csv(
-            text,
+            pa.py_buffer(text),
             read_options=csv.ReadOptions(
-                column_names=list(_CSV_COLUMNS), use_threads=False, block_size=max(text.size + 1, 2**16)
+                column_names=list(_CSV_COLUMNS), use_threads=False, block_size=max(len(text) + 1, 2**16)
             ),
             parse_options=csv.ParseOptions(
                 quote_char=False,
@@ -339,10 +339,10 @@ def _parsed(text: pa.Buffer) -> tuple[pa.Table, list[int]]:
 
 
 def _with_odd(
-    columns: Columns, odd: list[int], text: pa.Buffer, groups: _Groups, records: Sequence[Numbered], tally: Tally
+    columns: Columns, odd: list[int], text: bytes, groups: _Groups, records: Sequence[Numbered], tally: Tally
 ) -> tuple[Columns, pa.Array, int]:
     """Columns with the lines ``odd`` decoded strictly and put where they stood, each row's group, and the X in ``odd``."""
-    lines = text.to_pybytes().split(b"\n")[:-1]
+    lines = text.split(b"\n")[:-1]
     lasts = [at for at, line in enumerate(lines) if not line.endswith(b",")]
     if len(lasts) != len(groups.tuples):
         raise Deviation

@@ -92,10 +92,9 @@ def whole(text: str, name: str, limit: int) -> int:
     >>> whole("0443", "dst_port", PORT_LIMIT)
     443
     """
-    if text.isascii() and text.isdigit():
-        digits = text.lstrip("0")
-        if len(digits) < 20 and (number := int(digits or "0")) < limit:
-            return number
+    digits = text if len(text) < 20 else text.lstrip("0") or "0"
+    if len(digits) < 20 and digits.isdigit() and digits.isascii() and (number := int(digits)) < limit:
+        return number
     raise Malformed(f"{name}: expected a whole number below {limit}, found {shown(text)}")
 
 

@@ -183,8 +183,8 @@ def test_the_cost_of_hostile_structure_is_linear(data: bytes) -> None:
 
 @pytest.mark.parametrize("size", [1, 7, 64, 255, 1000])
 def test_the_next_record_is_found_across_the_borders_of_blocks(size: int) -> None:
-    data = b'{"records":[' + b",".join([compact(record(1)), b'{"time":"' + b"x" * 3000, compact(record(2))]) + b"]}"
-    for padding in range(12):
+    data = b'{"records":[' + b",".join([compact(record(1)), b"x" * 3000, compact(record(2))]) + b"]}"
+    for padding in range(24):
         found = [span for span in spans(b" " * padding + data, block_bytes=size) if not isinstance(span, Framing)]
         assert [type(span) for span in found] == [Record, Broken, Record]
 

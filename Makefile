@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SEED ?= 1
 
-.PHONY: demo test scenario bench wheel clean
+.PHONY: demo test faults scenario bench wheel clean
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/.installed
@@ -18,6 +18,10 @@ test: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict flowlens
 	$(BIN)/pytest -n 2 --dist loadgroup --no-skips
+
+# The long forms: more positions, more seeds, more blobs; takes an hour or so.
+faults: $(VENV)/.installed-dev
+	FAULTS_LONG=1 $(BIN)/pytest -n 2 --dist loadgroup --no-skips tests/faults
 
 scenario: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.scenario $(SEED)

@@ -100,7 +100,9 @@ class _Tails:
             counters = _counters(rng) if state in "CE" else None
             odd = rng.random() if kind == "ragged" else 1.0
             if nsg:
-                text = f"{letter}{state if rule.allowed else 'B'}" + (",%d,%d,%d,%d" % counters if counters else ",,,,")
+                text = f"{letter}{state if rule.allowed else 'B'}" + (
+                    "," + ",".join(map(str, counters)) if counters else ",,,,"
+                )
             elif counters is None:
                 text = f"{state},{rule.encryption}" + ("" if odd < 0.02 else ",0,0,0,0")
             else:
@@ -108,7 +110,9 @@ class _Tails:
             texts.append(text.encode())
             numbers.append((state == "B", state == "D", *(counters or (0, 0, 0, 0))))
         self.texts = texts * 2
-        self.sums = [list(itertools.accumulate(column * 2, initial=0)) for column in map(list, zip(*numbers, strict=True))]
+        self.sums = [
+            list(itertools.accumulate(column * 2, initial=0)) for column in map(list, zip(*numbers, strict=True))
+        ]
 
     def take(self, at: int, count: int) -> tuple[list[bytes], list[int]]:
         """``count`` endings from ``at`` on, and the sums of their numbers."""
@@ -263,7 +267,9 @@ class _Writer:
         while written < size:
             minute = min(59, records * 60 // expected_records)
             moment = hour + dt.timedelta(minutes=minute)
-            text = skeleton.replace(b"@time@", f"{moment + dt.timedelta(minutes=1):%Y-%m-%dT%H:%M:03.6278181Z}".encode())
+            text = skeleton.replace(
+                b"@time@", f"{moment + dt.timedelta(minutes=1):%Y-%m-%dT%H:%M:03.6278181Z}".encode()
+            )
             parts: list[bytes] = [b","] if records else []
             for place, mark in enumerate(marks):
                 if sizes[place]:

@@ -31,7 +31,9 @@ class Measured(NamedTuple):
     output: str
 
 
-def measure(command: Sequence[str], *, environment: Mapping[str, str] | None = None, output: Path | None = None) -> Measured:
+def measure(
+    command: Sequence[str], *, environment: Mapping[str, str] | None = None, output: Path | None = None
+) -> Measured:
     """Run ``command`` to its end and measure it; ``output`` takes its standard output, else the last line is kept.
 
     Raises subprocess.CalledProcessError where the measuring itself fails; the command's own exit code is a result.

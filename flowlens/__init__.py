@@ -18,10 +18,12 @@ from flowlens.inventory import Networks, read_inventory
 from flowlens.reporting import Baseline, Finding, Report, Verdict, report
 from flowlens.scanning import scan
 from flowlens.scope import Scope
+from flowlens.sources.accounts import Access
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Access",
     "Baseline",
     "CatalogError",
     "ConfigError",

@@ -9,11 +9,9 @@ from __future__ import annotations
 import datetime as dt
 import functools
 import ipaddress
-import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, NoReturn
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -62,11 +60,11 @@ from flowlens.outputs.tables import (
 from flowlens.reporting import Baseline, Gate, Report, parse_gate
 from flowlens.scanning import scan
 from flowlens.scope import Scope
+from flowlens.signals import Interrupts
 from flowlens.sources.accounts import Access, is_remote
 from flowlens.windows import parse_time, parse_window
 
 DONE, GATE_FIRED, WRONG_USAGE, ERROR, INCOMPLETE = range(5)
-INTERRUPTED = 130
 _UNFOLDED = 100_000
 
 app = typer.Typer(
@@ -508,17 +506,26 @@ def _root(
     """Root options."""
 
 
-def _terminate(number: int, _frame: FrameType | None) -> NoReturn:
-    raise SystemExit(128 + number)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code of one run of the command line; errors become one line on stderr.
 
     >>> main(["profiles", "show", "no-such-profile"])
     2
     """
-    before = signal.signal(signal.SIGTERM, _terminate)
+    with Interrupts() as interrupts:
+        try:
+            code = _run(arguments)
+        except BaseException:
+            # Whatever a library made of the interrupt on its way up, the signal is why.
+            if interrupts.number is None:
+                raise
+        if interrupts.number is None:
+            return code
+        say("stopped")
+        return 128 + interrupts.number
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     try:
         code = app(args=arguments, prog_name="flowlens", standalone_mode=False, windows_expand_args=False)
         return code if isinstance(code, int) else DONE
@@ -533,12 +540,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if message := error.format_message():
             say(f"error: {message}")
         return WRONG_USAGE
-    except (typer.Abort, KeyboardInterrupt):
-        return INTERRUPTED
     except OSError as error:
         # What no function expects: a full disk under the temporary files, a help text that cannot be written.
         say(f"error: {error.filename or 'system'}: {error.strerror or error}")
         discard_output()
         return ERROR
-    finally:
-        signal.signal(signal.SIGTERM, before)

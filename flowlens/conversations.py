@@ -12,16 +12,16 @@ instead of fourteen columns of text.
 from __future__ import annotations
 
 import datetime as dt
-import math
-import tempfile
-import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple, cast
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from flowlens import schema
+from flowlens.pieces import temporary_file
 
 SUMS = tuple(c.name for c in schema.CONVERSATION_SUMS)
 MINS = tuple(c.name for c in schema.CONVERSATION_MINS)
@@ -38,18 +38,27 @@ _COMPACT_KEYS = (*_ADDRESSES, "ports", "context")
 _HOUR_US = 3_600_000_000
 _PORT_SPAN = 65_537  # 65,536 ports and one place for "none"
 _PROTOCOL_SPAN = 256
+_PORTS_SPAN = _PORT_SPAN * _PORT_SPAN * _PROTOCOL_SPAN
 _PACKED_BELOW = 2**62
 """Codes are packed into one signed integer as long as their product stays below this."""
 
-MERGE_ROWS = 150_000
+_TALLIES = tuple(name for name in SUMS if name not in schema.COUNTERS)
+_PACKED = (*_TALLIES, *(f"#{name}" for name in schema.COUNTERS))
+"""Flags that are summed in groups of _PACK: the tallies, and whether a counter is there at all."""
+_PACK = 3
+_PACKS = -(-len(_PACKED) // _PACK)
+_BATCH_SPAN = 2**20
+_BATCH_ROWS = _BATCH_SPAN - 1
+"""Rows that one batch may have, so that no sum of a flag grows into the next one's bits."""
+
+MERGE_ROWS = 120_000
 """Rows that may pile up in a blob's rollup before they are merged."""
-SPILL_ROWS = 200_000
+SPILL_ROWS = 150_000
 """Distinct keys of one blob held in memory; beyond, its rollup goes to disk, split by hash."""
-KEEP_ROWS = 250_000
-"""Finished rows of a whole scan held in memory; beyond, they go to temporary Parquet."""
 _SPILL_PARTS = 16
 
 SCHEMA = schema.polars_schema(schema.CONVERSATIONS)
+_TEXT = pl.String()
 
 
 def _null_sum(name: str) -> pl.Expr:
@@ -90,21 +99,18 @@ def rollup(flows: pa.Table, *, edges: Sequence[dt.datetime] = ()) -> pl.DataFram
 
 
 class Contexts:
-    """The numbered contexts (hour, flow log, NIC, direction, status, rule, code) of a scan; safe to share by threads."""
+    """The numbered contexts (hour, flow log, NIC, direction, status, rule, code) of a rollup."""
 
     def __init__(self) -> None:
         self._numbers: dict[tuple[object, ...], int] = {}
-        self._lock = threading.Lock()
 
     def numbers(self, contexts: Iterable[tuple[object, ...]]) -> list[int]:
         """The number of each context, new ones numbered in order of arrival."""
-        with self._lock:
-            return [self._numbers.setdefault(context, len(self._numbers)) for context in contexts]
+        return [self._numbers.setdefault(context, len(self._numbers)) for context in contexts]
 
     def frame(self) -> pl.DataFrame:
         """All contexts with their numbers."""
-        with self._lock:
-            rows = [(number, *context) for context, number in self._numbers.items()]
+        rows = [(number, *context) for context, number in self._numbers.items()]
         return pl.DataFrame(rows, schema={"context": pl.Int32, **{k: SCHEMA[k] for k in _CONTEXT}}, orient="row")
 
     def expand(self, rows: pl.DataFrame | pl.LazyFrame) -> pl.LazyFrame:
@@ -125,52 +131,116 @@ class Contexts:
         )
 
 
-def _codes(column: pa.ChunkedArray) -> tuple[pl.Series, pl.Series]:
-    """The dictionary indices (null as one past the end) and the dictionary of a text column."""
+class _Coded(NamedTuple):
+    """A text column as numbers below ``span``, and the word that each stands for; the last one is null."""
+
+    codes: pl.Series
+    words: pl.Series
+
+    @property
+    def span(self) -> int:
+        return len(self.words)
+
+
+def _coded(column: pa.ChunkedArray) -> _Coded:
+    """A text column by the places in its dictionary; null has a place of its own, behind the words."""
     if not pa.types.is_dictionary(column.type):
         column = column.dictionary_encode()
     column = column.unify_dictionaries()
     words = column.chunk(0).dictionary if column.num_chunks else pa.array([], schema.TEXT)
-    indices = pa.chunked_array([chunk.indices for chunk in column.chunks], pa.int32())
-    texts = pl.Series(pl.from_arrow(words), dtype=pl.String)
-    codes = pl.Series(pl.from_arrow(indices)).cast(pl.Int64)
-    if texts.n_unique() < len(texts):
+    codes = pa.chunked_array([chunk.indices for chunk in column.chunks], pa.int32())
+    once = words.unique()
+    if len(once) < len(words):
         # Arrow allows a dictionary to hold a word twice; a key must have one code.
-        once = texts.unique(maintain_order=True)
-        place = {word: number for number, word in enumerate(once)}
-        codes = pl.Series([place[word] for word in texts], dtype=pl.Int64).gather(codes)
-        texts = once
-    return codes.fill_null(len(texts)), texts
+        codes = pc.index_in(words, value_set=once).take(codes)
+        words = once
+    codes = pc.fill_null(codes, len(words)).cast(pa.int64())
+    texts = pl.Series(pl.from_arrow(words), dtype=pl.String)
+    return _Coded(pl.Series(pl.from_arrow(codes)), texts.extend_constant(None, 1))
 
 
-def _hour(time: pl.Expr, edges: Sequence[dt.datetime]) -> pl.Expr:
-    """The bucket of a time in microseconds: the last full hour or edge at or before it."""
+def _bucket(time: pl.Series, edges: Sequence[dt.datetime]) -> pl.Series:
+    """The bucket of each time in microseconds: the last full hour or edge at or before it."""
     full = time - time % _HOUR_US
     bucket = full
     for edge in sorted(edges):
         micros = int(edge.timestamp()) * 1_000_000 + edge.microsecond
         inside = (full == micros - micros % _HOUR_US) & (time >= micros)
-        bucket = pl.when(inside).then(pl.lit(micros)).otherwise(bucket)
+        bucket = bucket.zip_with(~inside, pl.Series([micros], dtype=pl.Int64))
     return bucket
 
 
-def compact(flows: pa.Table, contexts: Contexts, edges: Sequence[dt.datetime] = ()) -> pl.DataFrame:
-    """The compact rollup of one batch of flows: grouped on integers only, addresses as text at the end."""
-    names = (*_CONTEXT_TEXT, *_ADDRESSES, "flow_state")
-    codes: dict[str, pl.Series] = {}
-    words: dict[str, pl.Series] = {}
-    for name in names:
-        codes[name], words[name] = _codes(flows.column(name))
-    spans = {name: len(words[name]) + 1 for name in names}
-    numbers = {
+def _numbered(numbers: pl.Series) -> tuple[pl.Series, pl.Series]:
+    """Each value as its place in the order of arrival, and the row where each place was first met."""
+    codes = pl.Series(pl.from_arrow(numbers.to_arrow().dictionary_encode().indices)).cast(pl.Int64)
+    return codes, numbers.arg_unique()
+
+
+def _context(columns: Sequence[_Coded], hours: pl.Series) -> tuple[pl.Series, pl.Series]:
+    """The context of each row as a number from 0 on, and the row where each number was first met."""
+    together, _ = _numbered(hours)
+    span = int(cast(int, together.max() or 0)) + 1
+    for column in columns:
+        if span * column.span > _PACKED_BELOW:
+            # Only a hostile log has so many names of everything at once: what is there is numbered, and has room again.
+            together, first = _numbered(together)
+            span = len(first)
+        together = together * column.span + column.codes
+        span *= column.span
+    return _numbered(together)
+
+
+def compact(
+    flows: pa.Table,
+    contexts: Contexts,
+    edges: Sequence[dt.datetime] = (),
+    addresses: pl.DataType = _TEXT,
+) -> pl.DataFrame:
+    """The compact rollup of one batch of flows, one row per key; the two addresses have the type ``addresses``.
+
+    Grouping sees two integers: the pair of addresses, and the ports with the context. The tallies are summed three to an
+    integer, as many fields as a batch of _BATCH_ROWS leaves room for.
+    """
+    if flows.num_rows > _BATCH_ROWS:
+        starts = range(0, flows.num_rows, _BATCH_ROWS)
+        parts = [compact(flows.slice(start, _BATCH_ROWS), contexts, edges, addresses) for start in starts]
+        return _merge_compact(pl.concat(parts).lazy())
+    coded = {name: _coded(flows.column(name)) for name in (*_CONTEXT_TEXT, *_ADDRESSES, "flow_state")}
+    plain = {
         name: pl.Series(pl.from_arrow(flows.column(name)))
         for name in ("time", "src_port", "dst_port", "protocol", "restarted", *schema.COUNTERS)
     }
-    frame = pl.DataFrame({**{f"#{n}": s for n, s in codes.items()}, **numbers}).with_columns(
-        pl.col("time").cast(pl.Int64)
+    hours = _bucket(plain["time"].cast(pl.Int64), edges)
+    context, first = _context([coded[name] for name in _CONTEXT_TEXT], hours)
+    met = pl.DataFrame([coded[name].words.gather(coded[name].codes.gather(first)) for name in _CONTEXT_TEXT])
+    numbers = contexts.numbers(
+        zip(hours.gather(first).cast(SCHEMA["hour"]).to_list(), *met.iter_columns(), strict=True)
     )
+    source, destination = coded["src_ip"], coded["dst_ip"]
+    rows = pl.DataFrame(
+        {
+            **plain,
+            "state": coded["flow_state"].codes,
+            "status": coded["flow_status"].codes,
+            "pair": source.codes * destination.span + destination.codes,
+            "#context": context,
+        }
+    )
+    grouped = _grouped(rows.lazy(), coded).collect()
+    pair, ports = grouped["pair"], grouped["#ports"]
+    return grouped.select(
+        source.words.cast(addresses).gather(pair // destination.span).alias("src_ip"),
+        destination.words.cast(addresses).gather(pair % destination.span).alias("dst_ip"),
+        (pl.col("#ports") % _PORTS_SPAN).alias("ports"),
+        pl.Series("context", numbers, pl.Int32).gather(ports // _PORTS_SPAN),
+        *(_unpacked(name) for name in _TALLIES),
+        *(pl.when(_unpacked(f"#{name}") > 0).then(name) for name in schema.COUNTERS),
+        *(pl.col(name).cast(SCHEMA[name]) for name in (*MINS, *MAXS)),
+    ).select(*_COMPACT_KEYS, *SUMS, *MINS, *MAXS)
 
-    frame, context_codes = _with_context(frame, spans)
+
+def _grouped(rows: pl.LazyFrame, coded: Mapping[str, _Coded]) -> pl.LazyFrame:
+    """One row per ``pair`` and ``#ports`` (ports and context) with the packed tallies and all other measures."""
     reply = (pl.col("src_port") < schema.REPLY_SOURCE_PORT_BELOW) & (
         pl.col("dst_port") >= schema.REPLY_DESTINATION_PORT_FROM
     )
@@ -179,135 +249,81 @@ def compact(flows: pa.Table, contexts: Contexts, edges: Sequence[dt.datetime] = 
     reply_from = pl.when(reply).then(pl.col("src_port").cast(pl.Int64)).otherwise(none)
     ports = (port * _PORT_SPAN + reply_from) * _PROTOCOL_SPAN + pl.col("protocol").cast(pl.Int64)
 
-    state = {word: number for number, word in enumerate(words["flow_state"].to_list())}
-    is_state = {name: pl.col("#flow_state") == state.get(name, -1) for name in schema.STATE_NAME.values()}
-    denied = pl.col("#flow_status") == _number(words["flow_status"], "Denied")
-    traffic = is_state["Continuing"] | is_state["End"]
+    codes = {
+        name: {word: code for code, word in enumerate(coded[name].words)} for name in ("flow_state", "flow_status")
+    }
+    state = {name: pl.col("state") == codes["flow_state"].get(name, -1) for name in schema.STATE_NAME.values()}
+    traffic = state["Continuing"] | state["End"]
     answered = (pl.col("packets_received") > 0).fill_null(False)
     unanswered = ((pl.col("packets_sent") > 0) & (pl.col("packets_received") == 0)).fill_null(False)
-    small = answered & (pl.col("bytes_received") < schema.SMALL_REPLY_BYTES).fill_null(False)
-    time = pl.col("time")
-
-    def flag(condition: pl.Expr, name: str) -> pl.Expr:
-        return condition.cast(pl.Int64).sum().alias(name)
-
-    grouped = (
-        frame.lazy()
-        .select(
-            _hour(time, edges).alias("hour"),
-            "context",
-            (pl.col("#src_ip") * spans["dst_ip"] + pl.col("#dst_ip")).alias("pair"),
-            ports.alias("ports"),
-            time,
-            *schema.COUNTERS,
-            is_state["Begin"].alias("b"),
-            is_state["End"].alias("e"),
-            "restarted",
-            denied.alias("d"),
-            traffic.alias("t"),
-            answered.alias("a"),
-            unanswered.alias("u"),
-            small.alias("s"),
-        )
-        .group_by("hour", "context", "pair", "ports")
-        .agg(
-            pl.len().cast(pl.Int64).alias("flow_tuples"),
-            flag(pl.col("b"), "flows_started"),
-            flag(pl.col("e"), "flows_ended"),
-            flag(pl.col("restarted"), "flows_restarted"),
-            flag(pl.col("d"), "flows_denied"),
-            flag(pl.col("a"), "tuples_answered"),
-            flag(pl.col("u"), "tuples_unanswered"),
-            flag(pl.col("s"), "tuples_small_reply"),
-            *(_null_sum(name) for name in schema.COUNTERS),
-            time.min().alias("first_seen"),
-            time.max().alias("last_seen"),
-            time.filter(pl.col("t")).min().alias("first_traffic"),
-            time.filter(pl.col("t")).max().alias("last_traffic"),
-            time.filter(pl.col("a")).max().alias("last_answered"),
-            time.filter(pl.col("u")).max().alias("last_unanswered"),
-        )
-        .collect()
-    )
-    return _with_text(grouped, context_codes, contexts, spans, words)
-
-
-def _with_context(frame: pl.DataFrame, spans: Mapping[str, int]) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The frame with one integer ``context``, and for each context the codes that it stands for.
-
-    The codes are packed into one integer. Whoever names resources could make their product overflow; then contexts are
-    numbered instead, which costs more and is as exact.
-    """
-    names = [f"#{name}" for name in _CONTEXT_TEXT]
-    if math.prod(spans[name] for name in _CONTEXT_TEXT) >= _PACKED_BELOW:
-        numbered = frame.select(names).unique(maintain_order=True).with_row_index("context").cast(pl.Int64)
-        return frame.join(numbered, on=names, how="left", maintain_order="left"), numbered
-    context = pl.lit(0, pl.Int64)
-    for name in _CONTEXT_TEXT:
-        context = context * spans[name] + pl.col(f"#{name}")
-    frame = frame.with_columns(context=context)
-    left = pl.col("context")
-    codes = []
-    for name in reversed(_CONTEXT_TEXT):
-        codes.append((left % spans[name]).alias(f"#{name}"))
-        left = left // spans[name]
-    return frame, frame.select(pl.col("context").unique()).with_columns(codes)
-
-
-def _number(words: pl.Series, word: str) -> int:
-    found = (words == word).arg_true()
-    return int(found[0]) if len(found) else -1
-
-
-def _with_text(
-    grouped: pl.DataFrame,
-    context_codes: pl.DataFrame,
-    contexts: Contexts,
-    spans: Mapping[str, int],
-    words: Mapping[str, pl.Series],
-) -> pl.DataFrame:
-    """Grouped integer keys turned into address text and scan-wide context numbers."""
-    distinct = grouped.select("hour", "context").unique()
-    decoded = distinct.join(context_codes, on="context", how="left", maintain_order="left").select(
-        pl.col("hour").cast(pl.Datetime("us", "UTC")),
-        *(_gather(words[name], f"#{name}").alias(name) for name in _CONTEXT_TEXT),
-    )
-    ids = contexts.numbers(decoded.iter_rows())
-    distinct = distinct.with_columns(pl.Series("number", ids, pl.Int32))
-    times = (*MINS, *MAXS)
+    flags = {
+        "flow_tuples": pl.lit(True),
+        "flows_started": state["Begin"],
+        "flows_ended": state["End"],
+        "flows_restarted": pl.col("restarted"),
+        "flows_denied": pl.col("status") == codes["flow_status"].get("Denied", -1),
+        "tuples_answered": answered,
+        "tuples_unanswered": unanswered,
+        "tuples_small_reply": answered & (pl.col("bytes_received") < schema.SMALL_REPLY_BYTES).fill_null(False),
+        **{f"#{name}": pl.col(name).is_not_null() for name in schema.COUNTERS},
+    }
+    time = pl.col("time").cast(pl.Int64)
+    times = {
+        "first_seen": time,
+        "last_seen": time,
+        "first_traffic": pl.when(traffic).then(time),
+        "last_traffic": pl.when(traffic).then(time),
+        "last_answered": pl.when(answered).then(time),
+        "last_unanswered": pl.when(unanswered).then(time),
+    }
     return (
-        grouped.join(distinct, on=["hour", "context"], how="left")
-        .with_columns(
-            src_ip=pl.col("pair") // spans["dst_ip"],
-            dst_ip=pl.col("pair") % spans["dst_ip"],
-            context=pl.col("number"),
+        rows.select(
+            "pair",
+            (pl.col("#context") * _PORTS_SPAN + ports).alias("#ports"),
+            *(_packed(flags, number).alias(f"#{number}") for number in range(_PACKS)),
+            *schema.COUNTERS,
+            **times,
         )
-        .with_columns(
-            _gather(words["src_ip"], "src_ip"),
-            _gather(words["dst_ip"], "dst_ip"),
-            *(pl.col(name).cast(pl.Datetime("us", "UTC")) for name in times),
+        .group_by("pair", "#ports")
+        .agg(
+            *(pl.col(f"#{number}").sum() for number in range(_PACKS)),
+            *(pl.col(name).sum() for name in schema.COUNTERS),
+            *(pl.col(name).min() for name in MINS),
+            *(pl.col(name).max() for name in MAXS),
         )
-        .select(*_COMPACT_KEYS, *SUMS, *MINS, *MAXS)
     )
 
 
-def _gather(words: pl.Series, name: str) -> pl.Expr:
-    """The text of each code; the code one past the end is null."""
-    lookup = pl.concat([words, pl.Series([None], dtype=pl.String)])
-    return pl.col(name).map_batches(lookup.gather, return_dtype=pl.String).alias(name)
+def _packed(flags: Mapping[str, pl.Expr], number: int) -> pl.Expr:
+    """The flags that share the integer ``number``, each in bits of its own."""
+    shared = _PACKED[number * _PACK : (number + 1) * _PACK]
+    return pl.sum_horizontal([flags[name].cast(pl.Int64) * _BATCH_SPAN**place for place, name in enumerate(shared)])
 
 
-def _merge_compact(rows: pl.DataFrame | pl.LazyFrame) -> pl.LazyFrame:
-    return rows.lazy().group_by(_COMPACT_KEYS).agg(_merge_measures())
+def _unpacked(name: str) -> pl.Expr:
+    """The sum of one flag."""
+    number, place = divmod(_PACKED.index(name), _PACK)
+    field: pl.Expr = pl.col(f"#{number}") // _BATCH_SPAN**place % _BATCH_SPAN
+    return field.alias(name)
+
+
+def _merge_compact(rows: pl.LazyFrame) -> pl.DataFrame:
+    """Compact rows with each key once; their tallies are never null."""
+    merged = rows.group_by(_COMPACT_KEYS).agg(pl.col(_TALLIES).sum(), *_merge_measures()[len(_TALLIES) :])
+    return merged.collect(engine="streaming")
 
 
 class BlobRollup:
-    """The rollup of one blob, merged as it grows and split by hash to disk when its keys are many."""
+    """The rollup of one blob, merged as it grows and split by hash to disk when its keys are many.
 
-    def __init__(self, contexts: Contexts, edges: Sequence[dt.datetime], folder: Path) -> None:
-        self._contexts = contexts
+    While it grows, an address is a number in a dictionary that goes with the rollup.
+    """
+
+    def __init__(self, edges: Sequence[dt.datetime], folder: Path) -> None:
+        self._contexts = Contexts()
         self._edges = edges
         self._folder = folder
+        self._addresses = pl.Categorical(pl.Categories.random())
         self._pending: list[pl.DataFrame] = []
         self._rows = 0
         self._merged_rows = 0
@@ -316,78 +332,50 @@ class BlobRollup:
     def add(self, flows: pa.Table) -> None:
         """Take one batch of flows."""
         if flows.num_rows:
-            piece = compact(flows, self._contexts, self._edges)
+            piece = compact(flows, self._contexts, self._edges, self._addresses)
             self._pending.append(piece)
             self._rows += piece.height
             if self._rows > self._merged_rows + MERGE_ROWS:
-                self._compact()
+                self._merge()
 
-    def _compact(self) -> None:
-        merged = _merge_compact(pl.concat(self._pending)).collect()
+    def _merge(self) -> None:
+        merged = self._merged()
         if merged.height > SPILL_ROWS:
             self._to_disk(merged)
         else:
             self._pending = [merged]
             self._rows = self._merged_rows = merged.height
 
+    def _merged(self) -> pl.DataFrame:
+        """Everything held in memory with each key once; nothing is held after it."""
+        rows = pl.concat(self._pending)
+        self._pending = []
+        return _merge_compact(rows.lazy())
+
     def finish(self) -> Iterable[pl.DataFrame]:
-        """Compact rows in pieces, each key once; the spilled parts are removed as they are read."""
-        if any(self._parts) and self._pending:
-            self._to_disk(pl.concat(self._pending))
+        """CONVERSATIONS in pieces, each key once; the spilled parts are removed as they are read."""
         if not any(self._parts):
-            if len(self._pending) > 1:
-                yield _merge_compact(pl.concat(self._pending)).collect()
-            else:
-                yield from self._pending
+            if self._pending:
+                yield self._contexts.expand(_with_text(self._merged())).collect()
             return
+        if self._pending:
+            self._to_disk(self._merged())
         for paths in self._parts:
             if paths:
-                yield _merge_compact(pl.concat([pl.read_parquet(path) for path in paths])).collect()
+                yield self._contexts.expand(_merge_compact(pl.scan_parquet(paths))).collect()
                 for path in paths:
                     path.unlink()
 
     def _to_disk(self, rows: pl.DataFrame) -> None:
+        rows = _with_text(rows)
         parts = rows.with_columns(part=pl.struct(_COMPACT_KEYS).hash(seed=0) % _SPILL_PARTS)
-        for (number,), part in parts.partition_by("part", as_dict=True).items():
+        for (number,), part in parts.partition_by("part", as_dict=True, include_key=False).items():
             path = temporary_file(self._folder)
-            part.drop("part").write_parquet(path, compression="zstd", compression_level=1)
+            part.write_parquet(path, compression="zstd", compression_level=1)
             self._parts[int(number)].append(path)
-        self._pending = []
+        self._addresses = pl.Categorical(pl.Categories.random())
         self._rows = self._merged_rows = 0
 
 
-class Store:
-    """The finished compact rows of a scan: in memory while few, in temporary Parquet once many."""
-
-    def __init__(self, contexts: Contexts, folder: Path) -> None:
-        self._contexts = contexts
-        self._folder = folder
-        self._kept: list[pl.DataFrame] = []
-        self._rows = 0
-        self._files: list[Path] = []
-
-    def add(self, rows: pl.DataFrame) -> None:
-        """Keep ``rows``; past KEEP_ROWS everything held goes to disk."""
-        self._kept.append(rows)
-        self._rows += rows.height
-        if self._rows > KEEP_ROWS:
-            path = temporary_file(self._folder)
-            pl.concat(self._kept).write_parquet(path, compression="zstd", compression_level=1, row_group_size=65_536)
-            self._files.append(path)
-            self._kept = []
-            self._rows = 0
-
-    def conversations(self) -> pl.LazyFrame:
-        """All rows with the columns of CONVERSATIONS; a key can recur between blobs, since nothing groups globally."""
-        pieces: list[pl.LazyFrame] = [pl.scan_parquet(path) for path in self._files]
-        if self._kept:
-            pieces.append(pl.concat(self._kept).lazy())
-        if not pieces:
-            return pl.LazyFrame(schema=SCHEMA)
-        return self._contexts.expand(pl.concat(pieces))
-
-
-def temporary_file(folder: Path) -> Path:
-    """A new empty file in ``folder`` that no other thread will get."""
-    with tempfile.NamedTemporaryFile(dir=folder, suffix=".parquet", delete=False) as handle:
-        return Path(handle.name)
+def _with_text(rows: pl.DataFrame) -> pl.DataFrame:
+    return rows.with_columns(pl.col(_ADDRESSES).cast(pl.String))

@@ -31,6 +31,7 @@ from flowlens.evidence import Evidence, Ledger, Reject, Scan, Window, total
 from flowlens.formats import decode_flow_log
 from flowlens.formats.traffic_analytics import DecodedRows, decode_traffic_analytics
 from flowlens.inventory import Networks
+from flowlens.pieces import Pieces
 from flowlens.scope import Scope
 from flowlens.selecting import Item, Plan, Progress, Selected, flow_logs_only, select
 from flowlens.sources.accounts import Access, Location, is_remote, parse_location
@@ -53,7 +54,6 @@ class _Blob:
     ledger: Ledger
     failed: bool = False
     hours: list[tuple[object, ...]] = field(default_factory=list)
-    rows: list[pl.DataFrame] = field(default_factory=list)
     inventory: list[pl.DataFrame] = field(default_factory=list)
     hops: set[str] = field(default_factory=set)
     restarted_ends: list[pl.DataFrame] = field(default_factory=list)
@@ -261,12 +261,11 @@ def _read_flow_logs(
     items: Sequence[Item],
     plan: Plan,
     meter: _Meter,
-    contexts: conversations.Contexts,
-    store: conversations.Store,
+    store: Pieces,
     folder: Path,
 ) -> list[_Blob]:
     """Decode and roll up flow log blobs into ``store``."""
-    rollup = conversations.BlobRollup(contexts, plan.edges, folder)
+    rollup = conversations.BlobRollup(plan.edges, folder)
     unit = _Unit(items, rollup, plan, meter)
     results = unit.results()
     results[0].restarted_ends = unit.restarted_ends
@@ -315,18 +314,19 @@ def _in_window(time: pl.Expr, window: Window) -> pl.Expr:
     return inside
 
 
-def _read_export(item: Item, plan: Plan, meter: _Meter) -> _Blob:
+def _read_export(item: Item, plan: Plan, meter: _Meter, store: Pieces) -> _Blob:
     """Decode one Traffic Analytics export; its rows are conversations already."""
     result = _Blob(Ledger(blobs=1))
     try:
         for decoded in decode_traffic_analytics(meter.chunks(item), where=item.blob.name):
-            _take_rows(result, decoded, plan)
+            store.add(_take_rows(result, decoded, plan))
     except FlowlensError as error:
         result.ledger += Ledger(unread=1, rejects=(Reject(item.blob.name, result.ledger.bytes, error.problem, ""),))
     return result
 
 
-def _take_rows(result: _Blob, decoded: DecodedRows, plan: Plan) -> None:
+def _take_rows(result: _Blob, decoded: DecodedRows, plan: Plan) -> pl.DataFrame:
+    """The rows inside the window as CONVERSATIONS; what else they tell goes into ``result``."""
     rows = decoded.conversations
     start = pl.col("interval_start")
     kept = rows.filter(_in_window(start, plan.window))
@@ -339,7 +339,7 @@ def _take_rows(result: _Blob, decoded: DecodedRows, plan: Plan) -> None:
     result.inventory.append(decoded.inventory)
     counts = kept.group_by(*_NIC, hour=start.dt.truncate("1h")).agg(n=pl.len())
     result.hours += [(*key, "read", n, 0, None) for *key, n in counts.iter_rows()]
-    result.rows.append(kept.with_columns(hour=bucket.cast(conversations.SCHEMA["hour"])).select(conversations.COLUMNS))
+    return kept.with_columns(hour=bucket.cast(conversations.SCHEMA["hour"])).select(conversations.COLUMNS)
 
 
 def _read(
@@ -351,11 +351,10 @@ def _read(
     now: dt.datetime,
 ) -> Evidence:
     folder = Path(tempfile.mkdtemp(prefix="flowlens-"))
-    contexts = conversations.Contexts()
-    store = conversations.Store(contexts, folder)
+    store = Pieces(conversations.SCHEMA, folder)
     try:
-        results = _run(plan, selected, contexts, store, folder)
-        evidence = _evidence(plan, selected, results, store, folder, known, networks, scope, now)
+        results = _run(plan, selected, store, folder)
+        evidence = _evidence(plan, selected, results, store, known, networks, scope, now)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -366,8 +365,7 @@ def _read(
 def _run(
     plan: Plan,
     selected: Selected,
-    contexts: conversations.Contexts,
-    store: conversations.Store,
+    store: Pieces,
     folder: Path,
 ) -> list[_Blob]:
     """All blobs read, a piece of work to a thread, in the order of their names."""
@@ -376,8 +374,8 @@ def _run(
 
     def work(unit: Sequence[Item]) -> list[_Blob]:
         if selected.flow_logs:
-            return _read_flow_logs(unit, plan, meter, contexts, store, folder)
-        return [_read_export(item, plan, meter) for item in unit]
+            return _read_flow_logs(unit, plan, meter, store, folder)
+        return [_read_export(item, plan, meter, store) for item in unit]
 
     if plan.threads == 1 or len(units) == 1:
         try:
@@ -401,8 +399,7 @@ def _evidence(
     plan: Plan,
     selected: Selected,
     results: Sequence[_Blob],
-    store: conversations.Store,
-    folder: Path,
+    store: Pieces,
     known: pl.DataFrame | None,
     networks: Networks,
     scope: Scope | None,
@@ -413,10 +410,8 @@ def _evidence(
         ledger,
         sources=len(plan.sources),
         unread=ledger.unread + selected.unread,
-        notes=(*selected.notes, *ledger.notes),
+        notes=(*selected.notes, *selected.given_up(), *ledger.notes),
     )
-    exported = [frame for result in results for frame in result.rows]
-    rows = pl.concat(exported).lazy() if exported else store.conversations()
     told = [frame for result in results for frame in result.inventory]
     if known is not None:
         told.append(known)
@@ -431,17 +426,18 @@ def _evidence(
             known_rows, keys.drop_nulls().filter(keys.drop_nulls().str.contains("/")).to_list()
         )
     hops = {mac for result in results for mac in result.hops}
-    learned = inventory.learn(rows, known=known_rows, networks=networks, forwarders=hops, logged=read)
-    ends = views.with_ends(rows, learned)
-    covered = nic_hours.coverage(read, views.mentions(ends), learned, plan.window, now)
+    learned = inventory.learn(store.lazy(), known=known_rows, networks=networks, forwarders=hops, logged=read)
+    ends = store.mapped(lambda part: views.with_ends(part, learned))
+    covered = nic_hours.coverage(read, views.mentions(ends.lazy()), learned, plan.window, now)
     annotated = views.annotate(ends, learned, covered)
+    ends.discard()
+    seen = annotated.lazy()
     if scope is not None:
-        annotated, covered = scope.apply(annotated, covered, learned)
-    kept = _keep(annotated, ledger.rows, folder)
+        seen, covered = scope.apply(seen, covered, learned)
     restarted = [frame for result in results for frame in result.restarted_ends]
     if restarted:
         ledger = replace(ledger, restarted_bytes_in_doubt=_in_doubt(pl.concat(restarted)))
-    return Evidence(rows, kept, learned, covered, ledger)
+    return Evidence(store.lazy(), seen, learned, covered, ledger)
 
 
 def _with_ids_of_empty_blobs(read: pl.DataFrame) -> pl.DataFrame:
@@ -460,15 +456,6 @@ def _with_ids_of_empty_blobs(read: pl.DataFrame) -> pl.DataFrame:
         )
         .drop("log", "target", "root")
     )
-
-
-def _keep(annotated: pl.LazyFrame, rows: int, folder: Path) -> pl.LazyFrame:
-    """The views, computed once: in memory while few, else in temporary Parquet."""
-    if rows <= conversations.KEEP_ROWS:
-        return annotated.collect().lazy()
-    path = conversations.temporary_file(folder)
-    annotated.sink_parquet(path, compression="zstd", compression_level=1)
-    return pl.scan_parquet(path)
 
 
 def _scan_flows(plan: Plan, choose: Callable[[], Selected]) -> pl.LazyFrame:
@@ -534,7 +521,7 @@ def _write_items(plan: Plan, selected: Selected, file: BinaryIO) -> Ledger:
                 ledger += Ledger(unread=1, rejects=(Reject(item.blob.name, ledger.bytes, error.problem, ""),))
         if pending:
             writer.write_table(pa.concat_tables(pending).combine_chunks())
-    return ledger
+    return replace(ledger, notes=(*ledger.notes, *selected.given_up()))
 
 
 def _in_doubt(ends: pl.DataFrame) -> int:

@@ -70,6 +70,11 @@ class Selected:
     identities: tuple[str, ...] = ()
     reader: Reader | None = None
 
+    def given_up(self) -> tuple[str, ...]:
+        """In words, which accounts were given up in the middle, and what to do about it."""
+        errors = self.reader.broken() if self.reader is not None else []
+        return tuple(f"an account was given up in the middle: {_sentence(error)}" for error in errors)
+
     def close(self) -> None:
         """End what is still being read ahead."""
         if self.reader is not None:
@@ -129,13 +134,18 @@ def _select_stored(locations: Sequence[Location], plan: Plan, others: bool) -> S
             blobs.setdefault((location.account_url, blob.name), blob)
     if failures and len(failures) == len(locations) and not others:
         raise failures[0]
-    notes += [f"not read: {' ('.join(str(error).split(chr(10) + '  hint: '))})" for error in failures]
+    notes += [f"not read: {_sentence(error)}" for error in failures]
     if given > len(blobs):
         notes.append(f"{given - len(blobs)} blob(s) were given twice and are read once")
     ordered = sorted(blobs.values(), key=lambda blob: blob.name)
     reader = Reader(ordered, threads=plan.threads) if ordered else None
     items = tuple(Item(blob, partial(reader.chunks, index)) for index, blob in enumerate(ordered) if reader)
     return Selected(items, (), tuple(notes), len(failures), tuple(identities), reader)
+
+
+def _sentence(error: FlowlensError) -> str:
+    """An error with its hint on one line."""
+    return f"{error.where}: {error.problem} ({error.hint})"
 
 
 def _select_files(paths: Sequence[str], window: Window) -> Selected:

@@ -14,6 +14,7 @@ from flowlens import schema
 from flowlens.evidence import Inventory
 from flowlens.inventory import EXTERNAL, INTERNAL, vnet_key
 from flowlens.nic_hours import COVERED
+from flowlens.pieces import Pieces, Step
 
 SOURCE, DESTINATION, HOP = "source", "destination", "hop"
 SUBJECTS = ("vnet", "workload", "subnet", "kind", "nic")
@@ -28,16 +29,25 @@ def full_hour(hour: str = "hour") -> pl.Expr:
     return pl.col(hour).dt.truncate("1h")
 
 
-def annotate(ends: pl.LazyFrame, inventory: Inventory, coverage: pl.DataFrame) -> pl.LazyFrame:
+def annotate(ends: Pieces, inventory: Inventory, coverage: pl.DataFrame) -> Pieces:
     """CONVERSATIONS with what is known of both ends and which rows count; ``ends`` is what ``with_ends`` gave.
 
     Adds ``vnet`` (of the logging NIC), ``view`` (source, destination, hop), ``counted``, ``logged_once`` (false for the same
     NIC's further flow logs), ``is_reply``, ``src_place`` and ``dst_place`` (internal, platform, external), and for both
     ends the columns SUBJECTS plus ``src_ambiguous`` and ``dst_ambiguous``.
     """
-    rows = _with_logged_once(ends, coverage)
-    rows = _with_replies(rows)
-    return _with_counted(rows, inventory, coverage)
+    whole = ends.lazy()
+    steps = (_with_logged_once(whole, coverage), _with_replies(whole), _with_covered(inventory, coverage))
+
+    def judged(rows: pl.LazyFrame) -> pl.LazyFrame:
+        for step in steps:
+            rows = step(rows)
+        return rows
+
+    covered = ends.mapped(judged)
+    counted = covered.mapped(_with_counted(covered.lazy()))
+    covered.discard()
+    return counted
 
 
 def with_ends(conversations: pl.LazyFrame, inventory: Inventory) -> pl.LazyFrame:
@@ -107,7 +117,7 @@ def subjects_of(inventory: Inventory) -> pl.DataFrame:
     return pl.concat([near, far.select(near.columns)])
 
 
-def _with_logged_once(rows: pl.LazyFrame, coverage: pl.DataFrame) -> pl.LazyFrame:
+def _with_logged_once(rows: pl.LazyFrame, coverage: pl.DataFrame) -> Step:
     """Of several flow logs on one NIC the VNet's counts, then the subnet's, then the NIC's: the first that covers the hour."""
     logs = ["flow_log_id", "target_resource_id"]
     target = pl.col("target_resource_id").str.to_lowercase()
@@ -124,7 +134,7 @@ def _with_logged_once(rows: pl.LazyFrame, coverage: pl.DataFrame) -> pl.LazyFram
         .filter(pl.col("n") > 1)
     )
     if several.is_empty():
-        return rows.with_columns(logged_once=pl.lit(True))
+        return lambda rows: rows.with_columns(logged_once=pl.lit(True))
     seen = (
         rows.join(several.lazy(), on="mac_address", how="semi")
         .select("mac_address", *logs, hour=full_hour())
@@ -142,7 +152,7 @@ def _with_logged_once(rows: pl.LazyFrame, coverage: pl.DataFrame) -> pl.LazyFram
     same = pl.col("flow_log_id").eq_missing(pl.col("best_log")) & pl.col("target_resource_id").eq_missing(
         pl.col("best_target")
     )
-    return (
+    return lambda rows: (
         rows.with_columns(full_hour=full_hour())
         .join(chosen.lazy(), on=["mac_address", "full_hour"], how="left", maintain_order="left")
         .with_columns(logged_once=same | pl.col("best_log").is_null())
@@ -150,7 +160,7 @@ def _with_logged_once(rows: pl.LazyFrame, coverage: pl.DataFrame) -> pl.LazyFram
     )
 
 
-def _with_replies(rows: pl.LazyFrame) -> pl.LazyFrame:
+def _with_replies(rows: pl.LazyFrame) -> Step:
     """A reply candidate is a reply only if its forward conversation is there too, so that a low source port can't hide egress.
 
     Traffic Analytics keeps no source port. There a row of a hop towards an ephemeral port is a reply where the hop logged the
@@ -159,20 +169,21 @@ def _with_replies(rows: pl.LazyFrame) -> pl.LazyFrame:
     reverse = {"vnet": "vnet", "src_ip": "dst_ip", "dst_ip": "src_ip", "protocol": "protocol"}
     ports = {**reverse, "dst_port": "reply_from_port"}
     candidate = pl.col("reply_from_port").is_not_null()
-    rows = _with_reverse(rows, rows.filter(candidate), ports, "is_reply")
+    is_reply = _with_reverse(rows, candidate, ports, "is_reply")
     portless = (
         pl.col("flow_tuples").is_null()
         & (pl.col("view") == HOP)
         & (pl.col("dst_port") >= schema.REPLY_DESTINATION_PORT_FROM).fill_null(False)
     )
-    rows = _with_reverse(rows, rows.filter(portless), reverse, "has_reverse")
-    return rows.with_columns(is_reply=pl.col("is_reply") | (portless & pl.col("has_reverse"))).drop("has_reverse")
+    has_reverse = _with_reverse(rows, portless, reverse, "has_reverse")
+    either = pl.col("is_reply") | (portless & pl.col("has_reverse"))
+    return lambda rows: has_reverse(is_reply(rows)).with_columns(is_reply=either).drop("has_reverse")
 
 
-def _with_reverse(rows: pl.LazyFrame, candidates: pl.LazyFrame, reverse: dict[str, str], flag: str) -> pl.LazyFrame:
+def _with_reverse(rows: pl.LazyFrame, candidates: pl.Expr, reverse: dict[str, str], flag: str) -> Step:
     """``flag``: whether the row's reverse conversation was logged in the same VNet; looked up for ``candidates`` only."""
     key = list(reverse)
-    wanted = candidates.select(**{name: pl.col(source) for name, source in reverse.items()}).unique()
+    wanted = rows.filter(candidates).select(**{name: pl.col(source) for name, source in reverse.items()}).unique()
     found = (
         rows.filter(pl.col("reply_from_port").is_null())
         .select(key)
@@ -181,27 +192,36 @@ def _with_reverse(rows: pl.LazyFrame, candidates: pl.LazyFrame, reverse: dict[st
         .with_columns(pl.lit(True).alias(flag))
         .collect(engine="streaming")
     )
-    return rows.join(
+    return lambda rows: rows.join(
         found.lazy(), left_on=list(reverse.values()), right_on=key, how="left", maintain_order="left"
     ).with_columns(pl.col(flag).fill_null(False))
 
 
-def _with_counted(rows: pl.LazyFrame, inventory: Inventory, coverage: pl.DataFrame) -> pl.LazyFrame:
+def _with_covered(inventory: Inventory, coverage: pl.DataFrame) -> Step:
+    """``src_covered``, ``dst_covered``, ``own_covered``: whether the log of that NIC was read for the row's hour."""
+    covered = _covered(inventory, coverage).lazy()
+
+    def step(rows: pl.LazyFrame) -> pl.LazyFrame:
+        rows = rows.with_columns(full_hour=full_hour())
+        for column, flag in (("src_nic", "src_covered"), ("dst_nic", "dst_covered"), ("mac_address", "own_covered")):
+            rows = rows.join(
+                covered.select(pl.col("nic").alias(column), "full_hour", pl.lit(True).alias(flag)),
+                on=[column, "full_hour"],
+                how="left",
+                maintain_order="left",
+            ).with_columns(pl.col(flag).fill_null(False))
+        return rows.drop("full_hour")
+
+    return step
+
+
+def _with_counted(rows: pl.LazyFrame) -> Step:
     """``counted``: the row is the one that counts for its flow in its hour.
 
     Where the source's log covers the hour its rows count, else the destination's. Where neither does, the best that was
     logged all the same counts: a hop whose log covers the hour, else late tuples that stand in the next hour's blob at the
     source, at the destination, at a hop.
     """
-    covered = _covered(inventory, coverage).lazy()
-    rows = rows.with_columns(full_hour=full_hour())
-    for column, flag in (("src_nic", "src_covered"), ("dst_nic", "dst_covered"), ("mac_address", "own_covered")):
-        rows = rows.join(
-            covered.select(pl.col("nic").alias(column), "full_hour", pl.lit(True).alias(flag)),
-            on=[column, "full_hour"],
-            how="left",
-            maintain_order="left",
-        ).with_columns(pl.col(flag).fill_null(False))
     view, src, dst = pl.col("view"), pl.col("src_covered"), pl.col("dst_covered")
     by_coverage = pl.when(view == SOURCE).then(src).when(view == DESTINATION).then(~src & dst).otherwise(pl.lit(False))
     makeshift = ~src & ~dst & pl.col("logged_once") & ~pl.col("is_reply")
@@ -228,24 +248,24 @@ def _with_counted(rows: pl.LazyFrame, inventory: Inventory, coverage: pl.DataFra
         pl.when(pl.col("src_vnet").is_null() & pl.col("dst_vnet").is_null()).then("vnet").otherwise(pl.lit("")),
         separator="|",
     )
-    rows = rows.with_columns(place=place, between=between)
+    key = ["hour", *_FLOW, "between"]
     best = (
         rows.filter(makeshift)
-        .select("hour", *_FLOW, "between", "place")
-        .sort("place")
-        .group_by("hour", *_FLOW, "between")
-        .agg(best=pl.col("place").first())
-        .collect()
-        .lazy()
+        .select("hour", *_FLOW, between=between, place=place)
+        .group_by(key)
+        .agg(best=pl.col("place").sort().first())
+        .collect(engine="streaming")
     )
-    rows = rows.join(best, on=["hour", *_FLOW, "between"], how="left", nulls_equal=True, maintain_order="left")
     counted = (
         pl.col("logged_once")
         & ~pl.col("is_reply")
         & (by_coverage | (makeshift & pl.col("place").eq_missing(pl.col("best"))))
     )
-    return rows.with_columns(counted=counted).drop(
-        "full_hour", "place", "between", "best", "src_covered", "dst_covered", "own_covered"
+    return lambda rows: (
+        rows.with_columns(place=place, between=between)
+        .join(best.lazy(), on=key, how="left", nulls_equal=True, maintain_order="left")
+        .with_columns(counted=counted)
+        .drop("place", "between", "best", "src_covered", "dst_covered", "own_covered")
     )
 
 

@@ -867,6 +867,6 @@ def test_a_signal_ends_a_run_soon_and_leaves_nothing(
             _, told = process.communicate(timeout=10)
         finally:
             process.kill()
-    assert (process.returncode, told.decode()) == (code, "")
+    assert (process.returncode, told.decode()) == (code, "stopped\n")
     assert list(out.iterdir()) == []
     assert list(scratch.iterdir()) == []

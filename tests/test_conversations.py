@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from flowlens import conversations, schema
-from flowlens.conversations import COLUMNS, KEYS, MAXS, MINS, SCHEMA, SUMS, BlobRollup, Contexts, Store, merge, rollup
+from flowlens.conversations import COLUMNS, KEYS, MAXS, MINS, SCHEMA, SUMS, BlobRollup, Contexts, merge, rollup
 
 UTC = dt.UTC
 NINE = dt.datetime(2026, 6, 15, 9, tzinfo=UTC)
@@ -290,8 +290,7 @@ def test_a_blob_that_spills_gives_the_same_rows(monkeypatch, tmp_path, merge_row
     monkeypatch.setattr(conversations, "MERGE_ROWS", merge_rows)
     monkeypatch.setattr(conversations, "SPILL_ROWS", spill_rows)
     table = pa.Table.from_pylist(many(400), schema=schema.FLOWS)
-    contexts = Contexts()
-    blob = BlobRollup(contexts, (), tmp_path)
+    blob = BlobRollup((), tmp_path)
     for start in range(0, 400, 40):
         blob.add(table.slice(start, 40))
     written = len(list(tmp_path.iterdir()))
@@ -299,35 +298,12 @@ def test_a_blob_that_spills_gives_the_same_rows(monkeypatch, tmp_path, merge_row
     pieces = list(blob.finish())
     assert list(tmp_path.iterdir()) == []
     assert len(pieces) > 1 or spill_rows > 100
-    rows = contexts.expand(pl.concat(pieces)).collect()
+    rows = pl.concat(pieces)
     # Each key stands once, whichever piece it is in.
     assert rows.sort(KEYS, nulls_last=True).equals(rollup(table))
 
 
 def test_a_blob_without_tuples_gives_nothing(tmp_path):
-    blob = BlobRollup(Contexts(), (), tmp_path)
+    blob = BlobRollup((), tmp_path)
     blob.add(schema.ENCODED_FLOWS.empty_table())
     assert list(blob.finish()) == []
-
-
-@pytest.mark.parametrize("keep_rows", [10**6, 100, 1])
-def test_a_store_gives_back_what_it_took_from_memory_or_parquet(monkeypatch, tmp_path, keep_rows):
-    monkeypatch.setattr(conversations, "KEEP_ROWS", keep_rows)
-    rows = many(400)
-    contexts = Contexts()
-    store = Store(contexts, tmp_path)
-    expected = []
-    for start in range(0, 400, 100):
-        table = pa.Table.from_pylist(rows[start : start + 100], schema=schema.FLOWS)
-        store.add(conversations.compact(table, contexts))
-        expected.append(rollup(table))
-    assert bool(list(tmp_path.iterdir())) == (keep_rows < 1000)
-    found = store.conversations().collect()
-    assert found.schema == SCHEMA
-    # A key recurs between blobs: nothing is grouped across them.
-    assert found.height == sum(piece.height for piece in expected)
-    assert merge(found).equals(merge(*expected))
-
-
-def test_an_empty_store_has_the_columns_of_the_contract(tmp_path):
-    assert Store(Contexts(), tmp_path).conversations().collect().schema == SCHEMA

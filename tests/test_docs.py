@@ -56,6 +56,8 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+# A document's commands build on each other, so one worker runs them in order.
+@pytest.mark.xdist_group("documents")
 @pytest.mark.parametrize(
     ("path", "command"),
     [(path, command) for path in (README, SAMPLES) for command in commands(path)],

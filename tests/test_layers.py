@@ -18,6 +18,7 @@ LAYERS = {
     "schema": 1,
     "evidence": 2,
     "options": 2,
+    "pieces": 2,
     "prefixes": 2,
     "catalog": 3,
     "conversations": 3,

@@ -7,7 +7,8 @@ import datetime as dt
 import io
 import json
 import os
-import tempfile
+import secrets
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
@@ -20,6 +21,7 @@ from flowlens.outputs.text import clean, is_formula, utc
 from flowlens.reporting import SCHEMA_VERSION, Baseline, Report
 
 APOSTROPHE = "'"
+_DESTINATION: dict[str, type] = {"vnet": str, "workload": str, "dst_ip": str, "dst_port": int, "protocol": str}
 _ODD = r"[^ -~]|^[=+\-@]"
 """Text that may need a guard: anything but printable ASCII, or the start of a formula."""
 
@@ -73,26 +75,30 @@ def read_baseline(path: Path) -> Baseline | None:
     if found["schema_version"] != SCHEMA_VERSION:
         raise ConfigError(where, f"expected schema version {SCHEMA_VERSION}, found {found['schema_version']!r:.20}")
     tables = found.get("tables")
+    destinations = tables.get("unexpected_destinations", []) if isinstance(tables, dict) else None
     return Baseline(
-        findings=_objects(where, found.get("findings")),
-        destinations=_objects(where, tables.get("unexpected_destinations", []) if isinstance(tables, dict) else None),
+        findings=_objects(where, found.get("findings"), {"id": str, "question": str, "state": str}),
+        destinations=_objects(where, destinations, _DESTINATION),
     )
 
 
-def _objects(where: str, found: object) -> tuple[Mapping[str, object], ...]:
-    if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
-        raise ConfigError(where, "is not a whole report", hint="write it with --format json")
+def _objects(where: str, found: object, columns: Mapping[str, type]) -> tuple[Mapping[str, object], ...]:
+    """``found`` as a list of objects whose ``columns``, where they are there, have these types."""
+    for each in found if isinstance(found, list) else [None]:
+        if not isinstance(each, dict) or not all(
+            each.get(name) is None or type(each[name]) is kind for name, kind in columns.items()
+        ):
+            raise ConfigError(where, "is not a whole report", hint="write it with --format json")
+    assert isinstance(found, list)
     return tuple(found)
 
 
 def json_bytes(content: object) -> bytes:
     """JSON in ASCII with times as ISO 8601 and ``Z``; integers above 2^53 are written as they are.
 
-    ASCII, so that no text of a log can put a control or bidi character on a terminal; DEL alone is ASCII and is not escaped
-    by the library.
+    ASCII, so that no text of a log can put a control or bidi character on a terminal.
     """
-    text = json.dumps(content, default=_plain, ensure_ascii=True, indent=1).replace("\x7f", "\\u007f")
-    return f"{text}\n".encode("ascii")
+    return (json.dumps(content, default=_plain, ensure_ascii=True, indent=1) + "\n").encode("ascii")
 
 
 def _plain(value: object) -> object:
@@ -175,25 +181,30 @@ def write_tables(tables: Mapping[str, pl.DataFrame], folder: Path, face: str) ->
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[BinaryIO]:
-    """A file that appears under its name only once it is whole and on disk; after any error nothing is left.
+    """A file that appears under its name only once it is whole and on disk; after any error what was there before stays.
+
+    A link stays a link, and a device or pipe is written as it is, since it has no earlier content to keep.
 
     Raises SourceError where it cannot be written.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False)  # noqa: SIM115
+        mode = path.stat().st_mode if path.exists() else None
+        if mode is not None and not stat.S_ISREG(mode):
+            with path.open("wb") as file:
+                yield file
+            return
+        target = Path(os.path.realpath(path))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+        try:
+            with temporary.open("xb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            if mode is not None:
+                temporary.chmod(stat.S_IMODE(mode))
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise SourceError(str(path), f"cannot be written: {error.strerror or error}") from error
-    temporary = Path(handle.name)
-    try:
-        with handle:
-            yield handle  # type: ignore[misc]
-            handle.flush()
-            os.fsync(handle.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise SourceError(str(path), f"cannot be written: {error.strerror or error}") from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

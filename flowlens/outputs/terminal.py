@@ -161,11 +161,12 @@ def render(report: Report, page: Page, *, limit: int | None = None) -> None:
         ]
     )
     _changes(page, report)
-    questions = {_stem(name)[0] for name in report.tables}
-    for name, table in report.tables.items():
+    questions = list(dict.fromkeys(_stem(name)[0] for name in report.tables))
+    for name in sorted(report.tables, key=lambda name: questions.index(_stem(name)[0])):
         # The state after a change is what there is to act on.
         acting = f"{name}_after" not in report.tables and not name.endswith("_before")
-        _section(page, name, table, limit, alone=len(questions) == 1 and name in questions, acting=acting)
+        alone = len(questions) == 1 and name in questions
+        _section(page, name, report.tables[name], limit, alone=alone, acting=acting)
     _evidence(page, report)
 
 
@@ -197,6 +198,8 @@ def _section(page: Page, name: str, table: pl.DataFrame, limit: int | None, *, a
     rows, note = _worth_showing(stem, table, alone=alone)
     rows = _with_bare_addresses(_ranked(stem, rows))
     title = f"{TITLES[stem]}{f' {part}' if part else ''}"
+    if stem == "coverage" and rows.is_empty():
+        return
     page.line()
     if rows.is_empty():
         page.line(title, "bold")
@@ -220,9 +223,9 @@ def _worth_showing(name: str, table: pl.DataFrame, *, alone: bool) -> tuple[pl.D
     """The rows that a first look needs, and a sentence on the rest; a question asked alone gets more of them."""
     if name == "denied_egress":
         hidden = pl.col("status").is_in(_QUIET if alone else (*_QUIET, *_GOOD))
-        rest = table.filter(hidden).group_by("status").len().sort("status")
-        told = ", ".join(f"{n} {status.lower()}" for status, n in rest.iter_rows())
-        where = "--format csv or json lists them" if alone else "flowlens egress lists what was reached"
+        left = dict(table.filter(hidden).group_by("status").len().sort("status").iter_rows())
+        told = ", ".join(f"{n} {status.lower()}" for status, n in left.items())
+        where = "flowlens egress lists what was reached" if {*_GOOD} & {*left} else "--format csv or json lists them"
         return table.filter(~hidden), f"Not shown: {told} ({where})." if told else ""
     if alone:
         return table, ""
@@ -234,14 +237,11 @@ def _worth_showing(name: str, table: pl.DataFrame, *, alone: bool) -> tuple[pl.D
         return table.filter(~hidden), note
     if name == "rule_usage":
         rows = table.filter(pl.col("flows_denied") > 0)
-        left = table.height - rows.height
-        return (
-            rows,
-            f"Not shown: {counted(left, 'rule')} that only allowed (flowlens rules lists them)." if left else "",
-        )
+        idle = table.height - rows.height
+        note = f"Not shown: {counted(idle, 'rule')} that only allowed (flowlens rules lists them)." if idle else ""
+        return rows, note
     if name == "coverage":
-        rows = table.filter(pl.col("state") != "read")
-        return rows, f"{table.height - rows.height} of {counted(table.height, 'NIC-hour')} were read."
+        return table.filter(pl.col("state") != "read"), ""
     return table, ""
 
 
@@ -330,11 +330,10 @@ def evidence_lines(ledger: Ledger) -> list[str]:
             f"{ledger.rows:,} read, {ledger.outside_window:,} outside the window, {ledger.rejected:,} rejected."
         )
     ]
-    if ledger.rejected_records or ledger.unread:
-        lines.append(
-            f"{counted(ledger.rejected_records, 'record')} could not be decoded, "
-            f"{counted(ledger.unread, 'source')} not read to the end."
-        )
+    if ledger.rejected_records:
+        lines.append(f"{counted(ledger.rejected_records, 'record')} could not be decoded.")
+    if ledger.unread:
+        lines.append(f"{counted(ledger.unread, 'file')} could not be read to the end.")
     if ledger.unknown_codes:
         codes = ", ".join(f"{code} x{n}" for code, n in sorted(ledger.unknown_codes.items())[:5])
         lines.append(f"Codes that no documentation names, kept as they are: {codes}.")

@@ -447,7 +447,7 @@ def read_chunks(
             magic = file.read(len(_GZIP_MAGIC))
             file.seek(0)
             if magic == _GZIP_MAGIC:
-                yield from _decompressed(blob, file, chunk_size, decompressed_limit)
+                yield from inflated(_shown(blob.name), file, chunk_size, decompressed_limit)
             else:
                 while chunk := file.read(chunk_size):
                     yield chunk
@@ -455,8 +455,8 @@ def read_chunks(
         raise _refused(blob.path, error) from error
 
 
-def _decompressed(blob: Blob, file: BinaryIO, chunk_size: int, limit: int) -> Iterator[bytes]:
-    where = _shown(blob.name)
+def inflated(where: str, file: BinaryIO, chunk_size: int, limit: int = DECOMPRESSED_LIMIT) -> Iterator[bytes]:
+    """The decompressed bytes of a gzip ``file`` in pieces of at most ``chunk_size``; raises as `read_chunks` does."""
     taken = given = 0
     member = zlib.decompressobj(_GZIP_WINDOW)
     pending = b""

@@ -1,0 +1,130 @@
+"""Where a result goes: stdout for data, files whole or not at all, stderr for everything said beside it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import polars as pl
+
+from flowlens.errors import ConfigError, SourceError, near_matches
+from flowlens.outputs import OUTPUTS, SUFFIXES
+from flowlens.outputs.page import Page
+from flowlens.outputs.progress import CLEAR
+from flowlens.outputs.tables import BY_TABLE, atomic, write_tables
+from flowlens.outputs.terminal import COLOURS
+
+TABLE = "table"
+FORMATS = (TABLE, *OUTPUTS)
+_FILE_WIDTH = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a result goes and in which format; ``path`` is None for stdout, ``folder`` means a file for each table."""
+
+    face: str
+    path: Path | None
+    folder: bool
+
+
+def target_of(face: str | None, output: str | None, *, tables: int = 1) -> Target:
+    """What --format and -o ask for, known to fit ``tables`` tables before anything is read.
+
+    Raises ConfigError for an unknown format or suffix, where the two disagree, and where the result would not fit.
+
+    >>> target_of(None, "report.json").face
+    'json'
+    """
+    path = Path(output) if output is not None else None
+    folder = path is not None and (str(output).endswith(("/", "\\")) or path.is_dir())
+    suffix = path.suffix.lower() if path is not None and not folder else ""
+    inferred = SUFFIXES.get(suffix)
+    if face is not None and face not in FORMATS:
+        raise ConfigError(f"--format {face}", "is not a format", hint=near_matches(face, FORMATS))
+    if face and inferred and inferred != face:
+        raise ConfigError(f"-o {output}", f"asks for {inferred}, --format for {face}")
+    if suffix and not inferred and not face:
+        raise ConfigError(f"-o {output}", "has a suffix that names no format", hint=near_matches(suffix, SUFFIXES))
+    face = face or inferred or TABLE
+    if folder and face not in BY_TABLE:
+        raise ConfigError(f"-o {output}", f"is a folder, and {face} is one file", hint="name a file")
+    if face in BY_TABLE and tables > 1 and not folder:
+        raise ConfigError(f"--format {face}", f"{tables} tables do not fit one file", hint="use -o FOLDER/")
+    if face == "parquet" and path is None and sys.stdout.isatty():
+        raise ConfigError("--format parquet", "is not for a terminal", hint="use -o FILE or a pipe")
+    return Target(face, path, folder)
+
+
+def deliver(
+    target: Target,
+    *,
+    render: Callable[[Page, int | None], None],
+    encode: Callable[[], bytes],
+    tables: Mapping[str, pl.DataFrame],
+    limit: int,
+    zone: ZoneInfo | None,
+) -> None:
+    """Put a result where it was asked for, and say which files were written.
+
+    ``render`` writes it to a page with at most so many rows of a table, ``encode`` gives the bytes of any other format.
+    Raises SourceError where it cannot be written.
+    """
+    if target.path is None:
+        with standard_output():
+            if target.face == TABLE:
+                render(Page(sys.stdout, zone=zone, colours=COLOURS), limit)
+            else:
+                content = encode()
+                sys.stdout.flush()
+                sys.stdout.buffer.write(content)
+                sys.stdout.buffer.flush()
+        return
+    if target.folder:
+        written = write_tables(tables, target.path, target.face)
+    else:
+        with atomic(target.path) as file:
+            if target.face == TABLE:
+                text = io.StringIO()
+                render(Page(text, width=_FILE_WIDTH, zone=zone), None)
+                file.write(text.getvalue().encode())
+            else:
+                file.write(encode())
+        written = [target.path]
+    for path in written:
+        say(f"wrote {path}")
+
+
+@contextlib.contextmanager
+def standard_output() -> Iterator[None]:
+    """Standard output, left alone once its reader is gone, as after ``| head``.
+
+    Raises SourceError where it cannot be written for another reason.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError as error:
+        discard_output()
+        if not isinstance(error, BrokenPipeError):
+            raise SourceError("standard output", f"cannot be written: {error.strerror or error}") from error
+
+
+def discard_output() -> None:
+    """Send what is still buffered for stdout nowhere, so that it does not fail again when Python ends."""
+    # A stdout that is no file of the system, as in a test or notebook, buffers nothing that could fail.
+    with contextlib.suppress(io.UnsupportedOperation), open(os.devnull, "wb") as nothing:
+        os.dup2(nothing.fileno(), sys.stdout.fileno())
+
+
+def say(text: str) -> None:
+    """One line to stderr; a terminal folds it, so that it is one line in a file and when it is copied."""
+    # The line of progress may still stand there.
+    clear = CLEAR if sys.stderr.isatty() else ""
+    sys.stderr.write(f"{clear}{Page(sys.stderr).safe(text)}\n")

@@ -1,0 +1,532 @@
+"""The bytes of stored blobs: ranges of one version, read ahead of the decoder, tried again within a deadline.
+
+Every range carries the ETag of the version that is read, so no blob is ever put together from two. What may still grow is read
+as its committed blocks; once another version is there, reading goes on where the blocks read so far are the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import random
+import re
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import CancelledError, Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass
+from typing import IO, Any, TypeVar
+
+from flowlens.errors import ConfigError, SourceError
+from flowlens.sources.accounts import Account
+from flowlens.sources.files import inflated
+from flowlens.sources.refusals import declared, is_passing, is_throttling, refusal, status_of
+from flowlens.sources.storage import StoredBlob, quoted
+
+RANGE = 4 << 20
+"""Bytes of one request: large enough that the round trip costs little, small enough that trying again does too."""
+AHEAD_BYTES = 16 << 20
+"""Bytes that may lie ready before each decoding thread."""
+AHEAD_PARTS = 16
+MEMORY = 256 << 20
+"""Bytes that may lie ready in all."""
+WORKERS_PER_THREAD = 6
+WORKERS_LIMIT = 32
+
+_LAST = 64  # so few bytes at the end are no range of their own; it keeps the two closing bytes together
+_TRIES = 8
+_FIRST_WAIT = 0.25
+_LONGEST_WAIT = 20.0
+_VERSIONS_LIMIT = 100
+_FAILURES_LIMIT = 3
+_CHUNK = 1 << 20
+_Result = TypeVar("_Result")
+_GZIP_MAGIC = b"\x1f\x8b"
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+
+
+class _VersionChangedError(Exception):
+    """Another version of the blob is there than the one that is read."""
+
+
+class _IncompleteError(Exception):
+    """The body was shorter or longer than the headers said, or came too slowly."""
+
+
+class _TakenError(Exception):
+    """Ends the SDK's own handling of a body, which would try broken ones again with waits of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Version:
+    """One committed state of a blob: its ETag, size, and blocks as (id, size)."""
+
+    etag: str
+    size: int
+    blocks: tuple[tuple[str, int], ...]
+
+    @property
+    def closer(self) -> int:
+        """Bytes of the last block, which each commit replaces; 0 where the blocks do not tell."""
+        return self.blocks[-1][1] if self.told else 0
+
+    @property
+    def told(self) -> bool:
+        """Whether the blocks account for every byte, as they do not for a blob written in one piece."""
+        return bool(self.blocks) and sum(size for _, size in self.blocks) == self.size
+
+    def goes_on_in(self, later: _Version) -> bool:
+        """Whether ``later`` holds all of this version's bytes: new blocks stand only before the last one."""
+        return (
+            self.told
+            and later.told
+            and later.blocks[: len(self.blocks) - 1] == self.blocks[:-1]
+            and later.blocks[-1] == self.blocks[-1]
+        )
+
+
+class _Gate:
+    """How many requests an account gets at once: fewer when it throttles, more again as it answers."""
+
+    def __init__(self, limit: int) -> None:
+        self._changed = threading.Condition()
+        self._most = self._limit = limit
+        self._inside = self._answered = 0
+
+    def enter(self, stopped: threading.Event) -> None:
+        with self._changed:
+            while self._inside >= self._limit:
+                if stopped.is_set():
+                    break
+                self._changed.wait(0.5)
+            self._inside += 1
+
+    def leave(self, *, throttled: bool) -> None:
+        with self._changed:
+            self._inside -= 1
+            if throttled:
+                self._limit, self._answered = max(1, self._limit // 2), 0
+            else:
+                self._answered += 1
+                if self._answered >= 4 * self._limit:
+                    self._limit, self._answered = min(self._most, self._limit + 1), 0
+            self._changed.notify_all()
+
+
+class _Workers:
+    """Daemon threads that run tasks, urgent ones first; a thread that hangs in a read never holds up the end of the process."""
+
+    def __init__(self, count: int, stopped: threading.Event) -> None:
+        self._tasks: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
+        self._changed = threading.Condition()
+        self._stopped = stopped
+        self._count = count
+        self._idle = self._started = 0
+
+    def submit(self, task: Callable[[], Any], *, urgent: bool) -> Future[Any]:
+        future: Future[Any] = Future()
+        with self._changed:
+            (self._tasks.appendleft if urgent else self._tasks.append)((future, task))
+            if self._idle < len(self._tasks) and self._started < self._count:
+                self._started += 1
+                threading.Thread(target=self._run, daemon=True, name="flowlens-read").start()
+            self._changed.notify()
+        return future
+
+    def hasten(self, future: Future[Any]) -> None:
+        """Put a waiting task before all others, since someone waits for it."""
+        with self._changed:
+            for entry in self._tasks:
+                if entry[0] is future:
+                    self._tasks.remove(entry)
+                    self._tasks.appendleft(entry)
+                    return
+
+    def stop(self) -> None:
+        with self._changed:
+            self._stopped.set()
+            waiting = list(self._tasks)
+            self._tasks.clear()
+            self._changed.notify_all()
+        for future, _ in waiting:
+            future.cancel()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._idle += 1
+                while not self._tasks and not self._stopped.is_set():
+                    self._changed.wait()
+                self._idle -= 1
+                if self._stopped.is_set():
+                    return
+                future, task = self._tasks.popleft()
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                future.set_result(task())
+            except BaseException as error:  # noqa: BLE001 - whatever it is, who waits for the result gets it
+                future.set_exception(error)
+
+
+class Reader:
+    """Reads blobs in the order given, ahead of whoever takes them; close it to end what is under way.
+
+    Memory stays near `AHEAD_BYTES` for each of ``threads``, `MEMORY` in all, whatever the size of the blobs.
+    """
+
+    def __init__(self, blobs: Sequence[StoredBlob], *, threads: int) -> None:
+        self._blobs = blobs
+        self._stopped = threading.Event()
+        workers = min(WORKERS_LIMIT, max(4, WORKERS_PER_THREAD * threads))
+        self._workers = _Workers(workers, self._stopped)
+        self._ahead = min(AHEAD_BYTES, MEMORY // threads)
+        self._range = max(1 << 20, min(RANGE, self._ahead // 4))
+        self._tasks: dict[tuple[int, int], Future[Any]] = {}
+        self._begun = bytearray(len(blobs))
+        self._lock = threading.Lock()
+        accounts = {id(blob.account): blob.account for blob in blobs}
+        self._gates = {key: _Gate(workers) for key in accounts}
+        self._failures = dict.fromkeys(accounts, 0)
+        self._broken: dict[int, SourceError | ConfigError] = {}
+
+    def close(self) -> None:
+        """End all reading; whoever still waits gets an error."""
+        self._workers.stop()
+        with self._lock:
+            dropped = list(self._tasks.values())
+            self._tasks.clear()
+        for future in dropped:
+            _discard(future)
+
+    def chunks(self, index: int) -> Iterator[bytes]:
+        """The bytes of the blob at ``index``, decompressed where they begin as gzip; they are of one version.
+
+        Raises SourceError where the blob cannot be read, FormatError for damaged gzip.
+        """
+        blob = self._blobs[index]
+        if blob.refused:
+            raise declared(blob.refused, blob.name, "an append or page blob")
+        pieces = self._pieces(index)
+        try:
+            first = next(pieces, b"")
+            if first[:2] != _GZIP_MAGIC:
+                if first:
+                    yield first
+                yield from pieces
+            else:
+                yield from inflated(blob.name, io.BufferedReader(_Stream(first, pieces)), _CHUNK)
+        finally:
+            pieces.close()
+
+    def _pieces(self, index: int) -> Generator[bytes, None, None]:
+        blob = self._blobs[index]
+        parts = self._parts(index)
+        digest = hashlib.blake2b(usedforsecurity=False)
+        offset = 0
+        try:
+            self._begun[index] = 1
+            for part in range(len(parts)):
+                taken = self._take(index, part)
+                if isinstance(taken, bytes):
+                    if len(parts) > 1:
+                        digest.update(taken)
+                    offset += len(taken)
+                    if taken:
+                        yield taken
+                    continue
+                with taken:
+                    if offset and _digest_of(taken, offset) != digest.digest():
+                        raise declared("FL-S29", blob.name)
+                    taken.seek(offset)
+                    while chunk := taken.read(_CHUNK):
+                        yield chunk
+                return
+        finally:
+            with self._lock:
+                for part in range(len(parts)):
+                    if future := self._tasks.pop((index, part), None):
+                        _discard(future)
+
+    def _parts(self, index: int) -> list[tuple[int, int]]:
+        """The ranges of a blob as (start, length); what may grow is one part, whatever its size."""
+        blob = self._blobs[index]
+        if blob.is_open:
+            return [(0, min(blob.size, self._ahead))]
+        if not blob.size:
+            return []
+        starts = list(range(0, max(1, blob.size - _LAST), self._range))
+        return [(a, b - a) for a, b in zip(starts, [*starts[1:], blob.size], strict=True)]
+
+    def _take(self, index: int, part: int) -> bytes | IO[bytes]:
+        """The range, or from it on the whole of a later version as a file."""
+        with self._lock:
+            future = self._tasks.pop((index, part), None)
+        if future is None:
+            future = self._workers.submit(self._task(index, part), urgent=True)
+        elif not future.done():
+            self._workers.hasten(future)
+        self._read_ahead(index, part)
+        taken = self._result(index, future)
+        if taken is None:
+            taken = self._result(index, self._workers.submit(self._task(index), urgent=True))
+        assert taken is not None
+        return taken
+
+    def _result(self, index: int, future: Future[bytes | IO[bytes] | None]) -> bytes | IO[bytes] | None:
+        while True:
+            try:
+                return future.result(timeout=0.5)
+            except FutureTimeoutError:
+                if not self._stopped.is_set():
+                    continue
+                raise declared("FL-S37", self._blobs[index].name) from None
+            except CancelledError:
+                raise declared("FL-S37", self._blobs[index].name) from None
+
+    def _read_ahead(self, index: int, part: int) -> None:
+        """Have the parts behind this one read, as far as bytes and count allow, those of the blobs behind too."""
+        if self._stopped.is_set():
+            return
+        ahead, count = 0, 0
+        at, first = index, part + 1
+        with self._lock:
+            while at < len(self._blobs):
+                if at == index or not (self._begun[at] or self._blobs[at].refused):
+                    parts = self._parts(at)
+                    for number in range(first, len(parts)):
+                        ahead += parts[number][1]
+                        count += 1
+                        if ahead > self._ahead or count > AHEAD_PARTS:
+                            return
+                        if (at, number) not in self._tasks:
+                            self._tasks[at, number] = self._workers.submit(self._task(at, number), urgent=False)
+                at, first = at + 1, 0
+                if at > index + 4 * AHEAD_PARTS:
+                    return
+
+    def _task(self, index: int, part: int | None = None) -> Callable[[], bytes | IO[bytes] | None]:
+        """Reads one part, or the whole as a file where ``part`` is None or the blob may grow.
+
+        It gives None where another version is there: all parts find that, and the whole is then read once.
+        """
+        blob = self._blobs[index]
+
+        def read() -> bytes | IO[bytes] | None:
+            if broken := self._broken.get(id(blob.account)):
+                raise type(broken)(blob.name, broken.problem, hint=broken.hint)
+            try:
+                result: bytes | IO[bytes] | None
+                if blob.is_open or part is None:
+                    result = self._whole(blob)
+                else:
+                    start, length = self._parts(index)[part]
+                    try:
+                        result = self._get(blob, start, length, blob.etag)
+                    except _VersionChangedError:
+                        result = None
+            except SourceError as error:
+                self._note(blob.account, error)
+                raise
+            self._failures[id(blob.account)] = 0
+            return result
+
+        return read
+
+    def _note(self, account: Account, error: SourceError) -> None:
+        """Give an account up that refuses the identity, or fails blob after blob: waiting for each would take days."""
+        code = error.problem.partition(" ")[0]
+        key = id(account)
+        if code in _OF_THE_BLOB:
+            return
+        self._failures[key] += 1
+        if code not in _PASSING or self._failures[key] >= _FAILURES_LIMIT:
+            self._broken.setdefault(key, error)
+
+    def broken(self) -> list[SourceError | ConfigError]:
+        """Why accounts were given up in the middle, one error each."""
+        return list(self._broken.values())
+
+    # What goes over the network
+
+    def _whole(self, blob: StoredBlob) -> IO[bytes]:
+        """The whole of one version as a file at its start; the version that is there when reading begins, if it stays readable."""
+        deadline = time.monotonic() + 6 * blob.account.timeout
+        file: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=self._range)  # noqa: SIM115 - who takes it closes it
+        try:
+            goal = now = self._committed(blob)
+            versions = 1
+            while file.tell() < goal.size:
+                start = file.tell()
+                ends = goal.size if now is goal else goal.size - goal.closer
+                shift = 0
+                if start >= ends:
+                    ends, shift = goal.size, now.size - goal.size
+                try:
+                    file.write(self._get(blob, start + shift, min(self._range, ends - start), now.etag))
+                    deadline = time.monotonic() + 6 * blob.account.timeout
+                except _VersionChangedError:
+                    versions += 1
+                    if versions > _VERSIONS_LIMIT or time.monotonic() > deadline:
+                        raise declared("FL-S30", blob.name) from None
+                    now = self._committed(blob)
+                    if not goal.goes_on_in(now):
+                        goal = now
+                        file.seek(0)
+                        file.truncate()
+            file.seek(0)
+        except BaseException:
+            file.close()
+            raise
+        return file
+
+    def _committed(self, blob: StoredBlob) -> _Version:
+        """The committed blocks and, from the same response, their ETag: the list itself takes no condition."""
+        headers: dict[str, str] = {}
+
+        def keep(response: Any) -> None:
+            headers.update({name.lower(): value for name, value in response.http_response.headers.items()})
+
+        def list_blocks() -> _Version:
+            client = blob.account.client.get_blob_client(blob.key)
+            committed, _ = client.get_block_list("committed", raw_response_hook=keep)
+            size = headers.get("x-ms-blob-content-length", "")
+            etag = quoted(headers.get("etag", ""))
+            if not size.isdigit() or etag == quoted(""):
+                raise _IncompleteError("the block list came without size or ETag")
+            return _Version(etag, int(size), tuple((str(block.id), int(block.size or 0)) for block in committed))
+
+        return self._tried(blob, list_blocks)
+
+    def _get(self, blob: StoredBlob, start: int, length: int, etag: str) -> bytes:
+        """The bytes [start, start + length) of the version ``etag``; never fewer, never of another version."""
+        from azure.core import MatchConditions
+
+        silent = blob.account.timeout
+
+        def get() -> bytes:
+            pieces: list[bytes] = []
+
+            def take(response: Any, body: Any, _headers: Any) -> None:
+                began, read = time.monotonic(), 0
+                for piece in body:
+                    pieces.append(piece)
+                    read += len(piece)
+                    if self._stopped.is_set():
+                        raise declared("FL-S37", blob.name)
+                    # A server that drips is as good as one that is silent.
+                    if time.monotonic() - began > silent * (1 + read / (64 << 10)):
+                        raise _IncompleteError(f"{read} of {length} bytes came in time")
+                headers = response.http_response.headers
+                told = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
+                if "ETag" in headers and quoted(headers["ETag"]) != etag:
+                    raise _VersionChangedError
+                if read != length or told is None or (int(told[1]), int(told[2])) != (start, start + length - 1):
+                    raise _IncompleteError(f"asked for {length} bytes at {start}, {read} came")
+                raise _TakenError
+
+            try:
+                blob.account.client.download_blob(
+                    blob.key,
+                    offset=start,
+                    length=length,
+                    etag=etag,
+                    match_condition=MatchConditions.IfNotModified,
+                    max_concurrency=1,
+                    decompress=False,
+                    headers={"Accept-Encoding": "identity"},
+                    cls=take,
+                )
+            except _TakenError:
+                return b"".join(pieces)
+            raise AssertionError("the body was not handed over")
+
+        return self._tried(blob, get)
+
+    def _tried(self, blob: StoredBlob, request: Callable[[], _Result]) -> _Result:
+        """What ``request`` gives, tried again while that can help and the deadline allows."""
+        from azure.core.exceptions import AzureError
+
+        gate = self._gates[id(blob.account)]
+        deadline = time.monotonic() + 6 * blob.account.timeout
+        for attempt in range(_TRIES):
+            throttled = False
+            gate.enter(self._stopped)
+            try:
+                if self._stopped.is_set():
+                    raise declared("FL-S37", blob.name)
+                return request()
+            except (AzureError, _IncompleteError, OSError, ValueError, LookupError) as error:
+                # The SDK takes headers apart without looking: one that is cut off gives a ValueError or an IndexError.
+                status = status_of(error)
+                throttled = is_throttling(error)
+                if status in (412, 416):
+                    raise _VersionChangedError from None
+                wait = _wait(error, attempt)
+                passing = is_passing(error)
+                if not passing or attempt + 1 == _TRIES or time.monotonic() + wait > deadline:
+                    if isinstance(error, _IncompleteError):
+                        raise declared("FL-S22", blob.name, f"{attempt + 1} tries ({error})") from None
+                    raise refusal(error, blob.account.context(blob.name)) from None
+            finally:
+                gate.leave(throttled=throttled)
+            self._stopped.wait(wait)
+        raise AssertionError("unreachable")
+
+
+_OF_THE_BLOB = {"FL-S26", "FL-S27", "FL-S28", "FL-S29", "FL-S30", "FL-S37"}
+_PASSING = {"FL-S16", "FL-S17", "FL-S21", "FL-S22", "FL-S23", "FL-S24", "FL-S35"}
+
+
+def _wait(error: BaseException, attempt: int) -> float:
+    """Seconds to wait before the next try: what the server asks for, else twice as long each time, spread by chance."""
+    headers = getattr(getattr(error, "response", None), "headers", None) or {}
+    asked = str(headers.get("Retry-After", ""))
+    if asked.isdigit():
+        return min(float(asked), _LONGEST_WAIT)
+    return min(_LONGEST_WAIT, _FIRST_WAIT * float(2**attempt)) * random.uniform(0.5, 1)  # noqa: S311 - no secret
+
+
+def _discard(future: Future[Any]) -> None:
+    """Give up what nobody will take: a task that waits is not begun, a file that was made is closed."""
+
+    def close(ended: Future[Any]) -> None:
+        if not ended.cancelled() and ended.exception() is None and not isinstance(ended.result(), bytes | None):
+            ended.result().close()
+
+    if not future.cancel():
+        future.add_done_callback(close)
+
+
+def _digest_of(file: IO[bytes], length: int) -> bytes:
+    digest = hashlib.blake2b(usedforsecurity=False)
+    file.seek(0)
+    while length and (chunk := file.read(min(_CHUNK, length))):
+        digest.update(chunk)
+        length -= len(chunk)
+    return digest.digest()
+
+
+class _Stream(io.RawIOBase):
+    """Pieces as a file that can be read from start to end."""
+
+    def __init__(self, first: bytes, pieces: Iterator[bytes]) -> None:
+        self._held = memoryview(first)
+        self._pieces = pieces
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._held:
+            following = next(self._pieces, None)
+            if following is None:
+                return 0
+            self._held = memoryview(following)
+        count = min(len(buffer), len(self._held))
+        buffer[:count] = self._held[:count]
+        self._held = self._held[count:]
+        return count

@@ -1,0 +1,364 @@
+"""What a storage account can refuse, one table: an id, the problem, and what to do next.
+
+Refusals are told apart by status, error code, message and the chain of causes of what the SDK raised. No text that comes from
+outside stands in an error before its secrets are taken out.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+import ssl
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from flowlens.errors import ConfigError, SourceError
+from flowlens.evidence import sample
+
+
+class Refusal(NamedTuple):
+    """One declared error: its problem and its next step, both templates."""
+
+    problem: str
+    hint: str
+
+
+_ROLE = "Storage Blob Data Reader"
+
+REFUSALS: Mapping[str, Refusal] = {
+    "FL-S01": Refusal("{detail}", "write https://ACCOUNT.blob.core.windows.net/CONTAINER[/PREFIX]"),
+    "FL-S02": Refusal(
+        "plain http would show the logs and the credential to the network", "write https://; http is for loopback only"
+    ),
+    "FL-S03": Refusal("{detail}", "set it in the environment; secrets are not taken from the command line"),
+    "FL-S04": Refusal(
+        "the SAS token {detail}", "make one for the container that allows read and list (sp=rl), HTTPS only"
+    ),
+    "FL-S05": Refusal("the SAS token expired at {detail}", "make a new one; what was read before stays counted"),
+    "FL-S06": Refusal("the SAS token is valid from {detail} on", "wait, or make one that starts 15 minutes ago"),
+    "FL-S07": Refusal(
+        "no identity was found: {detail}",
+        "sign in with `az login`, or choose --auth cli, managed-identity, environment, key or sas",
+    ),
+    "FL-S08": Refusal("finding an identity took longer than {detail} s", "choose one with --auth, or check the proxy"),
+    "FL-S09": Refusal("the sign-in was refused: {detail}", "check tenant, client id and secret of this identity"),
+    "FL-S10": Refusal(
+        "the identity may not read blobs here: it lacks a data role (Owner and Contributor are not enough)",
+        f"assign {_ROLE} on {{scope}} to {{identity}}, then wait up to 10 minutes",
+    ),
+    "FL-S11": Refusal(
+        "the network rules of the account shut out this machine{detail}",
+        "allow its address or network in the account's networking settings, or run inside the VNet",
+    ),
+    "FL-S12": Refusal(
+        "the account key is wrong", "copy key1 or key2 again into AZURE_STORAGE_KEY; keys may be rotated"
+    ),
+    "FL-S13": Refusal("the SAS token was refused{detail}", "make a new one with sp=rl; rotating a key ends its tokens"),
+    "FL-S14": Refusal(
+        "the token is not for this account: wrong tenant, cloud or audience",
+        "sign in to the tenant of the account (`az login --tenant`, AZURE_TENANT_ID) and check --cloud",
+    ),
+    "FL-S15": Refusal("this account takes no account keys and no tokens made from them", "use --auth default or cli"),
+    "FL-S16": Refusal(
+        "no such account: the name {detail} has no address",
+        "check the account's name and --cloud; behind a private endpoint check that this machine uses its DNS zone",
+    ),
+    "FL-S17": Refusal(
+        "{detail} does not answer",
+        "check route, firewall and proxy; an account with a private endpoint answers only inside its network",
+    ),
+    "FL-S18": Refusal(
+        "no such container",
+        "flow logs lie in insights-logs-flowlogflowevent, those of NSGs in insights-logs-networksecuritygroupflowevent",
+    ),
+    "FL-S19": Refusal(
+        "the clock of this machine is wrong by {detail}", "set the clock; tokens and windows depend on it"
+    ),
+    "FL-S20": Refusal(
+        "the TLS certificate is not trusted{detail}",
+        "behind a TLS proxy pass its certificate with --ca-file; verification can't be switched off",
+    ),
+    "FL-S21": Refusal("the proxy refused or does not answer{detail}", "check HTTPS_PROXY and NO_PROXY"),
+    "FL-S22": Refusal("no complete answer in {detail}", "check the network, or give it more time with --timeout"),
+    "FL-S23": Refusal("the account is throttled (503 or 429) and stays so", "run later, or with fewer --threads"),
+    "FL-S24": Refusal("the server fails and goes on failing ({detail})", "run again later"),
+    "FL-S25": Refusal("answered with a redirect, which is never followed{detail}", "check the address and the proxy"),
+    "FL-S26": Refusal("deleted before it was read", "retention may be shorter than the window"),
+    "FL-S27": Refusal("is in the archive tier and can't be read", "rehydrate it, then run again"),
+    "FL-S28": Refusal("is {detail}, not a block blob", "flow logs are block blobs; something else wrote this one"),
+    "FL-S29": Refusal("was replaced while it was read", "run again when nothing else writes the container"),
+    "FL-S30": Refusal("keeps changing faster than it can be read", "run again, or end the window before this hour"),
+    "FL-S31": Refusal(
+        "the listing cannot be read ({detail})", "a blob name may hold control characters: narrow the prefix"
+    ),
+    "FL-S32": Refusal("the listing holds {detail}, which was not asked for", "report this: counting it would be wrong"),
+    "FL-S33": Refusal("--ca-file {detail}", "expected a PEM file with the certificates to trust"),
+    "FL-S34": Refusal("the connection string {detail}", "copy it again into AZURE_STORAGE_CONNECTION_STRING"),
+    "FL-S35": Refusal("refused: {detail}", "the error code is in the storage documentation"),
+    "FL-S36": Refusal("the account is disabled", "check the subscription of the account"),
+    "FL-S37": Refusal("reading was stopped", "run again"),
+    "FL-S38": Refusal("more than {detail} folders above the hours", "narrow the prefix down to one flow log"),
+}
+"""Every error of this source; the id stands in the message, so that it can be looked up."""
+
+_WRONG_USAGE = {"FL-S01", "FL-S02", "FL-S03", "FL-S33", "FL-S34"}
+
+_SECRET_PARAMETERS = re.compile(
+    r"(?i)\b(sig|signature|sharedaccesssignature|accountkey|account_key|client_secret|client_assertion|access_token|"
+    r"refresh_token|assertion|password|x-identity-header)(=|%3D|\s*[:=]\s*|['\"]\s*:\s*['\"]?)[^\s&;,'\"<>)\]]+"
+)
+_AUTHORIZATION = re.compile(r"(?i)\b(Bearer|Basic|SharedKey(?:Lite)?)\s+[^\s,;'\"<>]+")
+_JWT = re.compile(r"\beyJ[\w-]{5,}\.[\w-]+(?:\.[\w-]*)?")
+_KEY = re.compile(r"[A-Za-z0-9+/]{86}==")
+_USER_INFORMATION = re.compile(r"(?<=://)[^/\s@]+@")
+
+
+def redact(text: str) -> str:
+    """``text`` with signatures, keys, tokens and passwords replaced by ``***``.
+
+    >>> redact("GET https://u:p@a/c?sv=1&sig=abc%3D&se=2 Bearer eyJhbGciOi.e30.x")
+    'GET https://***@a/c?sv=1&sig=***&se=2 Bearer ***'
+    """
+    text = _USER_INFORMATION.sub("***@", text)
+    text = _AUTHORIZATION.sub(r"\1 ***", text)
+    text = _SECRET_PARAMETERS.sub(r"\1\2***", text)
+    return _KEY.sub("***", _JWT.sub("***", text))
+
+
+def declared(code: str, where: str, detail: str = "", **words: str) -> SourceError | ConfigError:
+    """The error of the table under ``code``, without secrets and without unprintable characters.
+
+    >>> declared("FL-S05", "https://a/c", "2026-01-01T00:00:00Z").problem
+    'FL-S05 the SAS token expired at 2026-01-01T00:00:00Z'
+    """
+    refusal = REFUSALS[code]
+    values = {name: sample(redact(text)) for name, text in {"detail": detail, **words}.items()}
+    kind = ConfigError if code in _WRONG_USAGE else SourceError
+    problem = f"{code} {refusal.problem.format_map(values)}"
+    return kind(_shown(where), problem, hint=refusal.hint.format_map(values))
+
+
+def _shown(where: str) -> str:
+    return "".join(map(sample, redact(where)))
+
+
+class Context(NamedTuple):
+    """What is known where an SDK error is told: the place, its host, the kind of credential and who it is."""
+
+    where: str
+    host: str = ""
+    auth: str = ""
+    identity: str = ""
+    scope: str = "the storage account"
+    timeout: float = 0.0
+
+
+_RETRIED_STATUS = {408, 429, 500, 502, 503, 504}
+
+
+def status_of(error: BaseException) -> int:
+    """The HTTP status behind an SDK error; 0 where there was no response."""
+    response = getattr(error, "response", None)
+    return int(getattr(response, "status_code", None) or getattr(error, "status_code", None) or 0)
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether trying again can help: throttling, server faults, broken or silent connections."""
+    status = status_of(error)
+    if status:
+        return status in _RETRIED_STATUS
+    causes = list(_causes(error))
+    return not any(_is_untrusted(cause) or _is_refused_proxy(cause) or _is_credential(cause) for cause in causes)
+
+
+def is_throttling(error: BaseException) -> bool:
+    """Whether the account says that there were too many requests."""
+    return status_of(error) in (429, 503)
+
+
+def refusal(error: BaseException, context: Context) -> SourceError | ConfigError:
+    """The declared error behind what the SDK raised."""
+    if isinstance(error, SourceError | ConfigError):
+        return error
+    status = status_of(error)
+    code = _code_of(error)
+    if status:
+        return _by_status(status, code, error, context)
+    return _by_cause(error, context)
+
+
+def _code_of(error: BaseException) -> str:
+    code = getattr(error, "error_code", None)
+    value = getattr(code, "value", code)
+    if not value:
+        headers = getattr(getattr(error, "response", None), "headers", None) or {}
+        value = headers.get("x-ms-error-code") or ""
+    return str(value)
+
+
+_BY_CODE = {
+    "ContainerNotFound": "FL-S18",
+    "ContainerBeingDeleted": "FL-S18",
+    "BlobNotFound": "FL-S26",
+    "BlobArchived": "FL-S27",
+    "BlobBeingRehydrated": "FL-S27",
+    "KeyBasedAuthenticationNotPermitted": "FL-S15",
+    "AccountIsDisabled": "FL-S36",
+    "InvalidAuthenticationInfo": "FL-S14",
+}
+
+
+def _by_status(status: int, code: str, error: BaseException, context: Context) -> SourceError | ConfigError:
+    message = str(getattr(error, "message", "") or error)
+    where = context.where
+    if status in (401, 403) and (skew := _skew(error)):
+        return declared("FL-S19", where, skew)
+    if code in _BY_CODE:
+        return declared(_BY_CODE[code], where)
+    if code == "InvalidBlobType":
+        return declared("FL-S28", where, "an append or page blob")
+    if 300 <= status < 400:
+        return declared("FL-S25", where, f" ({status})")
+    if status == 407:
+        return declared("FL-S21", where, " (407, it wants a sign-in)")
+    if status == 401:
+        return declared("FL-S14", where)
+    if status == 403:
+        return _forbidden(code, message, context)
+    if status == 404:
+        return declared("FL-S26", where)
+    if is_throttling(error):
+        return declared("FL-S23", where)
+    if status in _RETRIED_STATUS:
+        return declared("FL-S24", where, f"{status} {code}".strip())
+    return declared("FL-S35", where, f"{status} {code or _first_line(message)}".strip())
+
+
+def _forbidden(code: str, message: str, context: Context) -> SourceError | ConfigError:
+    where = context.where
+    # An emulator says AuthorizationFailure for a wrong signature; its message tells that from a firewall's.
+    signature = code == "AuthenticationFailed" or "authenticate" in message.lower()
+    if signature and context.auth == "key":
+        return declared("FL-S12", where)
+    if signature and context.auth == "sas":
+        return declared("FL-S13", where, f" ({_detail(message)})" if _detail(message) else "")
+    if signature:
+        return declared("FL-S14", where)
+    if code in ("AuthorizationPermissionMismatch", "InsufficientAccountPermissions"):
+        if context.auth == "sas":
+            return declared("FL-S04", where, "does not allow this call")
+        return declared("FL-S10", where, scope=context.scope, identity=context.identity or "this identity")
+    if code in ("AuthorizationResourceTypeMismatch", "AuthorizationServiceMismatch", "AuthorizationProtocolMismatch"):
+        return declared("FL-S04", where, f"is for something else ({code})")
+    if code == "AuthorizationSourceIPMismatch":
+        return declared("FL-S13", where, " (it is for other addresses: sip)")
+    if code == "AuthorizationFailure":
+        return declared("FL-S11", where, _address_words(context.host))
+    return declared("FL-S35", where, f"403 {code or _first_line(message)}")
+
+
+def _by_cause(error: BaseException, context: Context) -> SourceError | ConfigError:
+    where = context.where
+    causes = list(_causes(error))
+    if any(_is_refused_proxy(cause) for cause in causes):
+        # The proxy's name and port are the user's own; its password is taken out with everything else.
+        return declared("FL-S21", where)
+    for cause in causes:
+        if _is_untrusted(cause):
+            reason = getattr(cause, "verify_message", "")
+            return declared("FL-S20", where, f" ({reason})" if reason else "")
+    if any(_is_credential(cause) for cause in causes):
+        return declared("FL-S09", where, _first_line(str(error)))
+    if any(isinstance(c, socket.gaierror) or type(c).__name__ == "NameResolutionError" for c in causes):
+        return declared("FL-S16", where, context.host)
+    if any("ConnectTimeout" in type(c).__name__ or isinstance(c, ConnectionRefusedError) for c in causes):
+        return declared("FL-S17", where, context.host + _address_words(context.host))
+    if type(error).__name__ in ("DecodeError", "ParseError"):
+        return declared("FL-S31", where, _first_line(str(error)))
+    if any("NewConnectionError" in type(c).__name__ for c in causes):
+        return declared("FL-S17", where, context.host + _address_words(context.host))
+    return declared("FL-S22", where, f"{context.timeout:g} s ({type(error).__name__})")
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and everything that it names as its cause, in whatever way its library does so."""
+    seen: set[int] = set()
+    pending: list[Any] = [error]
+    while pending:
+        each = pending.pop()
+        if not isinstance(each, BaseException) or id(each) in seen:
+            continue
+        seen.add(id(each))
+        yield each
+        pending += [each.__cause__, each.__context__, *each.args]
+        pending += [getattr(each, name, None) for name in ("inner_exception", "reason", "exc_value")]
+
+
+def _is_untrusted(error: BaseException) -> bool:
+    return isinstance(error, ssl.SSLCertVerificationError) or (
+        isinstance(error, ssl.SSLError) and "CERTIFICATE" in str(error).upper()
+    )
+
+
+def _is_refused_proxy(error: BaseException) -> bool:
+    return type(error).__name__ == "ProxyError"
+
+
+def _is_credential(error: BaseException) -> bool:
+    return type(error).__name__ in ("ClientAuthenticationError", "CredentialUnavailableError")
+
+
+def _skew(error: BaseException) -> str:
+    """How far the clock is off by the Date header of the answer, in words; empty below 15 minutes."""
+    headers = getattr(getattr(error, "response", None), "headers", None) or {}
+    seconds = clock_skew(headers.get("Date"))
+    return f"{abs(seconds) / 60:.0f} minutes" if abs(seconds) > SKEW_LIMIT else ""
+
+
+SKEW_LIMIT = 15 * 60
+"""Seconds; beyond these tokens are refused, and "the last 24 h" are others."""
+
+
+def clock_skew(date: str | None) -> float:
+    """Seconds by which this machine's clock is ahead of the server's Date header; 0 where it says nothing.
+
+    >>> clock_skew(None)
+    0.0
+    """
+    import datetime as dt
+    from email.utils import parsedate_to_datetime
+
+    if not date:
+        return 0.0
+    try:
+        server = parsedate_to_datetime(date)
+    except ValueError:
+        return 0.0
+    if server.tzinfo is None:
+        return 0.0
+    return (dt.datetime.now(dt.UTC) - server).total_seconds()
+
+
+def _detail(message: str) -> str:
+    """What the server says of a refused signature; never the string to sign, which it repeats."""
+    found = re.search(r"<AuthenticationErrorDetail>([^<]*)|AuthenticationErrorDetail:\s*([^\n]*)", message)
+    return (found[1] or found[2] or "").strip()[:120] if found else ""
+
+
+def _first_line(text: str) -> str:
+    lines = text.strip().splitlines()
+    return lines[0][:160] if lines else "no reason given"
+
+
+def _address_words(host: str) -> str:
+    """Where the name of the account leads, since a private endpoint's DNS is the usual fault; empty where it leads nowhere."""
+    name = host.rpartition(":")[0] if re.search(r":\d+$", host) else host
+    if not name:
+        return ""
+    try:
+        address = str(socket.getaddrinfo(name, 443, type=socket.SOCK_STREAM)[0][4][0])
+        kind = "private" if ipaddress.ip_address(address.partition("%")[0]).is_private else "public"
+    except (OSError, ValueError, UnicodeError):
+        return ""
+    return f" ({name} leads to the {kind} address {address})"

@@ -1,0 +1,417 @@
+"""Flow logs in a storage account: which there are, and their blobs inside a window.
+
+Never a walk of the container: flow logs are found by the folders above ``y=``, then each is listed by the longest prefixes that
+lie inside the window. Names are judged by the grammar of formats.md 4.1, not by size, so that folders of a hierarchical
+namespace are told from empty blobs.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from flowlens.evidence import Window, sample
+from flowlens.sources.accounts import Account
+from flowlens.sources.files import parse_blob_path
+from flowlens.sources.refusals import SKEW_LIMIT, clock_skew, declared, is_passing, refusal, status_of
+
+GRACE = dt.timedelta(minutes=15)
+"""How long after its end an hour may still grow: the last record of an hour is written a few minutes late."""
+LAST_HOURS = dt.timedelta(hours=24)
+ROOT_KEYS = ("flowLogResourceID=", "resourceId=", "resoureId=")
+"""What the names of flow logs begin with, as Azure spells it; asked for first, so that other blobs beside cost nothing."""
+
+_HOUR = dt.timedelta(hours=1)
+_PAGE = 5000
+_ROOT_PAGES = 10
+_FOLDERS_LIMIT = 20_000
+_LISTERS = 8
+_TRIES = 6
+_CLOCK_NOTE = 120
+_ROOT_KEY = re.compile(r"(?:^|/)(?:flowLogResourceID|resourc?eId)=", re.IGNORECASE)
+_DATED = re.compile(r"/y=", re.IGNORECASE)
+_YEAR = re.compile(r"/y=(\d{4})/$")
+# What a hierarchical namespace lists beside the blobs: each of their folders.
+_FOLDER = re.compile(r"(?:^|/)(?:[ymdh]=\d+|macAddress=[0-9A-F:-]+)$", re.IGNORECASE)
+_BLOB = re.compile(r"/macAddress=[^/]+/[^/]+\.json$", re.IGNORECASE)
+_SUBSCRIPTION = re.compile(r"^(?:SUBSCRIPTIONS/)?([0-9A-F]{8}(?:-[0-9A-F]{4}){3}-[0-9A-F]{12})(?=[/_])")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBlob:
+    """A blob of a flow log as the listing described it.
+
+    ``key`` is its name in the container, ``size`` in bytes, ``etag`` its version then. ``is_open``: it may still grow.
+    ``refused`` is the id of the declared error that reading it would give, empty where it can be read.
+    """
+
+    account: Account
+    key: str
+    size: int
+    etag: str
+    created: dt.datetime | None
+    flow_log: str
+    hour: dt.datetime
+    mac_address: str
+    is_open: bool
+    refused: str = ""
+
+    @property
+    def name(self) -> str:
+        """The name with its container, as a copy of the container on disk would have it."""
+        return f"{self.account.location.container}/{self.key}"
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The blobs of a location inside a window, in the order of their names, and in words what was left out."""
+
+    blobs: tuple[StoredBlob, ...]
+    flow_logs: tuple[str, ...]
+    notes: tuple[str, ...]
+    requests: int
+
+
+def quoted(etag: str) -> str:
+    """An ETag as a condition has it: listings give it without quotes, headers with.
+
+    >>> quoted("0x8D"), quoted('"0x8D"')
+    ('"0x8D"', '"0x8D"')
+    """
+    return f'"{etag.strip(chr(34))}"'
+
+
+def default_window(now: dt.datetime) -> tuple[dt.datetime, dt.datetime]:
+    """The 24 hours that ended 15 minutes before ``now``: what a storage account is read for unless told otherwise.
+
+    >>> default_window(dt.datetime(2026, 1, 2, 9, 30, 12, tzinfo=dt.UTC))[0].isoformat()
+    '2026-01-01T09:15:00+00:00'
+    """
+    end = now.astimezone(dt.UTC).replace(second=0, microsecond=0) - GRACE
+    return end - LAST_HOURS, end
+
+
+def window_prefixes(window: Window, years: Sequence[int]) -> list[str]:
+    """The longest prefixes below a flow log that hold all hours of ``window`` and the hour behind it, and no other.
+
+    Whole years, months and days are one prefix each, else the hour is. ``years`` are those that there are; where the window is
+    open at an end they bound it.
+
+    >>> utc = dt.timezone.utc
+    >>> day = Window(dt.datetime(2026, 1, 15, 22, 30, tzinfo=utc), dt.datetime(2026, 1, 17, tzinfo=utc))
+    >>> window_prefixes(day, [2026])
+    ['y=2026/m=01/d=15/h=22/', 'y=2026/m=01/d=15/h=23/', 'y=2026/m=01/d=16/', 'y=2026/m=01/d=17/h=00/']
+    """
+    if not years:
+        return []
+    low = dt.datetime(max(1, min(years)), 1, 1, tzinfo=dt.UTC)
+    high = dt.datetime(min(9998, max(years)) + 1, 1, 1, tzinfo=dt.UTC)
+    first = max(low, _floor(window.start, "hour")) if window.start is not None else low
+    last = high
+    if window.end is not None:
+        # A record flushed just after the hour holds tuples of before it.
+        last = min(high, _floor(window.end - dt.timedelta(microseconds=1), "hour") + 2 * _HOUR)
+    prefixes = []
+    while first < last:
+        # The hour always fits.
+        unit, form = next(
+            (unit, form) for unit, form in _UNITS if first == _floor(first, unit) and _after(first, unit) <= last
+        )
+        if first.year in years:
+            prefixes.append(form.format(first))
+        first = _after(first, unit)
+    return prefixes
+
+
+_UNITS = (
+    ("year", "y={0.year:04}/"),
+    ("month", "y={0.year:04}/m={0.month:02}/"),
+    ("day", "y={0.year:04}/m={0.month:02}/d={0.day:02}/"),
+    ("hour", "y={0.year:04}/m={0.month:02}/d={0.day:02}/h={0.hour:02}/"),
+)
+_START = {"month": 1, "day": 1, "hour": 0, "minute": 0, "second": 0, "microsecond": 0}
+
+
+def _floor(time: dt.datetime, unit: str) -> dt.datetime:
+    names = list(_START)
+    keep = names.index(unit) + 1 if unit in _START else 0
+    replaced: dict[str, Any] = {name: _START[name] for name in names[keep:]}
+    return time.replace(**replaced)
+
+
+def _after(time: dt.datetime, unit: str) -> dt.datetime:
+    if unit == "year":
+        return time.replace(year=time.year + 1)
+    if unit == "month":
+        return _floor(time + dt.timedelta(days=31), "month")
+    return time + dt.timedelta(**{f"{unit}s": 1})
+
+
+class _Lister:
+    """Pages of one container, each tried again on its own, so that a page that fails never means fewer blobs."""
+
+    def __init__(self, account: Account) -> None:
+        self._account = account
+        self.requests = 0
+        self.skew = 0.0
+
+    def _page(self, start: Callable[[str | None], Any], token: str | None, prefix: str) -> tuple[list[Any], str | None]:
+        """The items of one page and the token of the next; errors that pass are waited out."""
+        from azure.core.exceptions import AzureError
+
+        where = f"{self._account.location.account_url}/{self._account.location.container}/{prefix}"
+        deadline = time.monotonic() + 6 * self._account.timeout
+        for attempt in range(1, _TRIES + 1):
+            try:
+                self.requests += 1
+                pages = start(token)
+                items = list(next(pages, ()))
+                return items, pages.continuation_token or None
+            except (AzureError, OSError, ValueError, LookupError) as error:
+                # A control character in one name makes the server's XML, or the server itself, fail for the whole page.
+                if attempt == _TRIES or not is_passing(error) or time.monotonic() > deadline:
+                    if status_of(error) == 500:
+                        raise declared("FL-S31", where, "500 from the server") from None
+                    raise refusal(error, self._account.context(where)) from None
+                time.sleep(min(2.0, 0.1 * 2**attempt))
+        raise AssertionError("unreachable")
+
+    def _hook(self, response: Any) -> None:
+        self.skew = max(self.skew, clock_skew(response.http_response.headers.get("Date")), key=abs)
+
+    def folders(self, prefix: str, pages_limit: int = sys.maxsize) -> list[str]:
+        """The folders directly below ``prefix``, each with its slash; blobs beside them are passed over."""
+        client = self._account.client
+        found: list[str] = []
+        token: str | None = None
+
+        def start(token: str | None) -> Any:
+            walk = client.walk_blobs(
+                name_starts_with=prefix or None, delimiter="/", results_per_page=_PAGE, raw_response_hook=self._hook
+            )
+            return walk.by_page(token)
+
+        for _ in range(pages_limit):
+            items, token = self._page(start, token, prefix)
+            found += [item.name for item in items if item.name.endswith("/") and not hasattr(item, "etag")]
+            if token is None:
+                break
+        return found
+
+    def blobs(self, prefix: str) -> Iterator[Any]:
+        """Everything whose name begins with ``prefix``, page by page."""
+        client = self._account.client
+        token: str | None = None
+
+        def start(token: str | None) -> Any:
+            listing = client.list_blobs(name_starts_with=prefix, results_per_page=_PAGE, raw_response_hook=self._hook)
+            return listing.by_page(token)
+
+        while True:
+            items, token = self._page(start, token, prefix)
+            yield from items
+            if token is None:
+                return
+
+
+def list_blobs(
+    account: Account, window: Window, *, subscriptions: Sequence[str] = (), now: dt.datetime | None = None
+) -> Listing:
+    """The blobs of ``account``'s location that may hold tuples of ``window``.
+
+    ``subscriptions`` leaves out flow logs whose path names another subscription: a flow log lies in the subscription of what it
+    logs. What else a scope names, a path can't tell for sure. ``now`` decides which hours may still grow.
+
+    Raises SourceError as the table of `flowlens.sources.refusals` says.
+    """
+    moment = now or dt.datetime.now(dt.UTC)
+    lister = _Lister(account)
+    notes = list(account.warnings)
+    roots = _roots(lister, account.location.prefix)
+    wanted = {word.upper() for word in subscriptions}
+    other = [root for root, _ in roots if wanted and _subscription(root) not in (None, *wanted)]
+    if other:
+        notes.append(f"{len(other)} flow log(s) of other subscriptions were not read (--subscription)")
+    kept = [(root, years) for root, years in roots if root not in set(other)]
+    prefixes = _cut(
+        [f"{root}{below}" for root, years in kept for below in _below(window, years)], account.location.prefix
+    )
+    if abs(lister.skew) > SKEW_LIMIT:
+        raise declared("FL-S19", str(account.location), f"{abs(lister.skew) / 60:.0f} minutes")
+    if abs(lister.skew) > _CLOCK_NOTE:
+        notes.append(f"the clock of this machine differs by {abs(lister.skew) / 60:.0f} minutes from the server's")
+    sieve = _Sieve(account, window, moment)
+    for items in _listed(lister, prefixes):
+        sieve.take(items)
+    if not roots:
+        notes.append(f"no flow log was found below {sample(str(account.location))}")
+    notes += sieve.notes()
+    blobs = tuple(sorted(sieve.blobs, key=lambda blob: blob.key))
+    names = tuple(sorted({_name_of_root(root) for root, _ in kept}))
+    return Listing(blobs, names, tuple(notes), lister.requests)
+
+
+def try_reading(blob: StoredBlob) -> None:
+    """Ask for the properties of a blob, which takes the right to read it; raises SourceError as reading it would."""
+    from azure.core.exceptions import AzureError
+
+    try:
+        blob.account.client.get_blob_client(blob.key).get_blob_properties()
+    except AzureError as error:
+        raise refusal(error, blob.account.context(blob.name)) from None
+
+
+def _listed(lister: _Lister, prefixes: Sequence[str]) -> Iterator[list[Any]]:
+    """What lies below each prefix, several listed at once, in the order given."""
+    if len(prefixes) < 2:
+        for prefix in prefixes:
+            for _, page in groupby(enumerate(lister.blobs(prefix)), key=lambda numbered: numbered[0] // _PAGE):
+                yield [item for _, item in page]
+        return
+    pool = ThreadPoolExecutor(min(_LISTERS, len(prefixes)), thread_name_prefix="flowlens-list")
+    try:
+        # In small groups, so that what was listed ahead stays small.
+        for start in range(0, len(prefixes), _LISTERS):
+            yield from pool.map(lambda prefix: list(lister.blobs(prefix)), prefixes[start : start + _LISTERS])
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _name_of_root(root: str) -> str:
+    return parse_blob_path(f"{root}y=2000/m=01/d=01/h=00/m=00/macAddress=000000000000/PT1H.json").flow_log or root
+
+
+def _subscription(root: str) -> str | None:
+    found = _SUBSCRIPTION.match(_name_of_root(root))
+    return found[1] if found else None
+
+
+def _below(window: Window, years: Sequence[int]) -> list[str]:
+    if window.start is None and window.end is None:
+        return [""]
+    return window_prefixes(window, years)
+
+
+def _cut(prefixes: Sequence[str], given: str) -> list[str]:
+    """The prefixes inside what the location itself names, each once, none inside another."""
+    inside = {
+        max(prefix, given, key=len) for prefix in prefixes if prefix.startswith(given) or given.startswith(prefix)
+    }
+    kept: list[str] = []
+    for prefix in sorted(inside):
+        if not kept or not prefix.startswith(kept[-1]):
+            kept.append(prefix)
+    return kept
+
+
+def _roots(lister: _Lister, prefix: str) -> list[tuple[str, tuple[int, ...]]]:
+    """Each flow log as its prefix up to ``y=``, with the years that it has."""
+    if dated := _DATED.search(prefix):
+        root = prefix[: dated.start() + 1]
+        return [(root, _years(lister.folders(root)))] if _ROOT_KEY.search(root) else []
+    if _ROOT_KEY.search(prefix):
+        return _walk(lister, [prefix])
+    folder = prefix if not prefix or prefix.endswith("/") else f"{prefix}/"
+    starts = [found for key in ROOT_KEYS for found in lister.folders(folder + key)]
+    if not starts:
+        # Spelled otherwise, as a copy by another tool may be; other blobs beside then cost some pages.
+        found = lister.folders(folder, _ROOT_PAGES)
+        starts = [each for each in found if _ROOT_KEY.match(each[len(folder) :])]
+    return _walk(lister, starts)
+
+
+def _walk(lister: _Lister, starts: Sequence[str]) -> list[tuple[str, tuple[int, ...]]]:
+    """The flow logs below some folders, by folders alone down to their years."""
+    roots = []
+    pending = list(starts)
+    asked = 0
+    while pending:
+        folder = pending.pop()
+        asked += 1
+        if asked > _FOLDERS_LIMIT:
+            raise declared("FL-S38", folder, f"{_FOLDERS_LIMIT:,}")
+        below = lister.folders(folder)
+        # A prefix that ends inside a folder's name lists that folder and its neighbours, all to be looked into.
+        if years := _years(below):
+            roots.append((folder, years))
+        pending += [each for each in below if not _DATED.search(each)]
+    return sorted(roots)
+
+
+def _years(folders: Sequence[str]) -> tuple[int, ...]:
+    return tuple(sorted({int(year[1]) for folder in folders if (year := _YEAR.search(folder))}))
+
+
+class _Sieve:
+    """Listed items become blobs, or are counted by why they are not."""
+
+    def __init__(self, account: Account, window: Window, now: dt.datetime) -> None:
+        self.blobs: list[StoredBlob] = []
+        self._account = account
+        self._window = window
+        self._foreign: list[str] = []
+        self._foreign_count = 0
+        self._growing = (now - GRACE).replace(minute=0, second=0, microsecond=0)
+        self._names: dict[str, str] = {}
+
+    def take(self, items: Sequence[Any]) -> None:
+        for item in items:
+            if item.snapshot or item.deleted or item.is_current_version is False:
+                raise declared("FL-S32", str(self._account.location), "snapshots, versions or deleted blobs")
+            facts = parse_blob_path(item.name)
+            if not _BLOB.search(item.name) or None in (facts.flow_log, facts.hour, facts.mac_address):
+                self._pass_over(item.name)
+                continue
+            assert facts.flow_log is not None and facts.hour is not None and facts.mac_address is not None
+            if not _may_hold(facts.hour, self._window):
+                continue
+            self.blobs.append(
+                StoredBlob(
+                    account=self._account,
+                    key=item.name,
+                    size=item.size or 0,
+                    etag=quoted(item.etag),
+                    created=item.creation_time,
+                    # Many blobs share one text.
+                    flow_log=self._names.setdefault(facts.flow_log, facts.flow_log),
+                    hour=facts.hour,
+                    mac_address=self._names.setdefault(facts.mac_address, facts.mac_address),
+                    is_open=facts.hour >= self._growing,
+                    refused=_refused(item),
+                )
+            )
+
+    def _pass_over(self, name: str) -> None:
+        if _FOLDER.search(name.rstrip("/")):
+            return
+        self._foreign_count += 1
+        if len(self._foreign) < 3:
+            self._foreign.append(sample(name))
+
+    def notes(self) -> list[str]:
+        if not self._foreign_count:
+            return []
+        more = ", ..." if self._foreign_count > len(self._foreign) else ""
+        names = ", ".join(self._foreign)
+        return [
+            f"{self._foreign_count} blob(s) were not read, since their names are not those of flow logs: {names}{more}"
+        ]
+
+
+def _refused(item: Any) -> str:
+    if str(getattr(item.blob_type, "value", item.blob_type)) != "BlockBlob":
+        return "FL-S28"
+    if str(getattr(item.blob_tier, "value", item.blob_tier) or "").lower() == "archive":
+        return "FL-S27"
+    return ""
+
+
+def _may_hold(hour: dt.datetime, window: Window) -> bool:
+    return (window.start is None or hour + _HOUR > window.start) and (window.end is None or hour - _HOUR < window.end)

@@ -1,0 +1,171 @@
+"""Servers and networks that fail: over what passes the run gets, and what stays ends it in time with a clear error."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from flowlens.cli import ERROR, INCOMPLETE
+from tests.faults.conftest import LONG, Stored, options
+from tests.faults.day import upload
+from tests.faults.proxies import (
+    GONE,
+    INTERNAL,
+    SERVER_BUSY,
+    TIMED_OUT,
+    TOO_MANY,
+    Broken,
+    Fault,
+    Request,
+    always,
+    fault_proxy,
+    first_only,
+)
+from tests.faults.writer import DAY, GrowingBlob
+from tests.flow_logs import Ran, run
+from tests.make_logs import MACS, flow, write_blob
+
+TIMEOUT = 0.3
+# A request with all its tries ends within six times the time-out; the rest is for what several are made of, and for a busy
+# machine.
+DEADLINE = 12 * TIMEOUT + 5
+PLACES = {
+    "listing": lambda request: request.is_list,
+    "range": lambda request: request.is_read,
+}
+
+pytestmark = pytest.mark.usefixtures("impatient")
+
+
+def analyze(url: str, timeout: float = TIMEOUT) -> Ran:
+    return run(
+        "rules",
+        url,
+        *options(url, timeout),
+        "--start",
+        "2026-06-15T09:00Z",
+        "--end",
+        "2026-06-15T10:00Z",
+        "--format",
+        "json",
+    )
+
+
+@pytest.fixture
+def small(stored: Stored, tmp_path: Path) -> Stored:
+    """A container with one small blob."""
+    write_blob(tmp_path, MACS[1], [flow("10.1.0.4", "198.51.100.7", 443)])
+    upload(next(tmp_path.iterdir()), stored.client)
+    return stored
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    "fault", [Broken("stall", 0), Broken("stall", 30), Broken("stall", -3), Broken("long")], ids=str
+)
+def test_a_server_that_falls_silent_ends_in_an_error_within_the_deadline(
+    small: Stored, fault: Fault, place: str
+) -> None:
+    with fault_proxy(small.server.host, always(fault, PLACES[place])) as proxy:
+        began = time.monotonic()
+        ran = analyze(small.through(proxy.host))
+        assert time.monotonic() - began < DEADLINE
+    assert ran.code in (ERROR, INCOMPLETE)
+    said = ran.err if ran.code == ERROR else ran.out
+    assert "FL-S22" in said, ran.err + ran.out
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [
+        (SERVER_BUSY, "FL-S23"),
+        (TOO_MANY, "FL-S23"),
+        (TIMED_OUT, "FL-S24"),
+        (INTERNAL, "FL-S24"),
+        (Broken("cut", 40), "FL-S22"),
+        (Broken("cut", -3), "FL-S22"),
+        (Broken("reset", -3), "FL-S22"),
+        (Broken("short", -3), "FL-S22"),
+    ],
+    ids=str,
+)
+def test_a_fault_that_stays_is_told_and_one_that_passes_is_not(small: Stored, fault: Fault, code: str) -> None:
+    with fault_proxy(small.server.host, always(fault, PLACES["range"])) as proxy:
+        ran = analyze(small.through(proxy.host))
+        assert ran.code in (ERROR, INCOMPLETE) and code in ran.out + ran.err
+        assert len(proxy.log) < 20
+        proxy.clear()
+        proxy.plan = first_only(fault)
+        ran = analyze(small.through(proxy.host), timeout=5)
+        assert ran.code == 0 and proxy.struck.total() == 1, ran.err
+
+
+@pytest.mark.parametrize(
+    "fault", [SERVER_BUSY, TOO_MANY, INTERNAL, Broken("cut", 40), Broken("cut", -9), Broken("reset")], ids=str
+)
+def test_a_page_of_names_that_fails_once_is_asked_for_again(small: Stored, fault: Fault) -> None:
+    """A listing that failed must never look like fewer blobs."""
+    with fault_proxy(small.server.host, first_only(fault, PLACES["listing"])) as proxy:
+        ran = analyze(small.through(proxy.host), timeout=5)
+        assert ran.code == 0 and ran.document["ledger"]["blobs"] == 1, ran.err
+        assert proxy.struck.total() >= 2
+
+
+@pytest.mark.parametrize("fault", [SERVER_BUSY, Broken("cut", 40)], ids=str)
+def test_a_page_of_names_that_never_comes_is_an_error_and_no_answer(small: Stored, fault: Fault) -> None:
+    with fault_proxy(small.server.host, always(fault, PLACES["listing"])) as proxy:
+        ran = analyze(small.through(proxy.host))
+    assert ran.code == ERROR and not ran.stdout
+    assert "FL-S" in ran.err
+
+
+def test_every_cut_of_a_response_is_seen(small: Stored) -> None:
+    wanted = analyze(small.url).document["tables"]
+    with fault_proxy(small.server.host) as proxy:
+        length = 1700
+        places = range(0, length, 1 if LONG else 241)
+        for place in places:
+            for kind in ("cut", "reset"):
+                proxy.clear()
+                proxy.plan = first_only(Broken(kind, place))
+                ran = analyze(small.through(proxy.host), timeout=5)
+                assert ran.code == 0 and ran.document["tables"] == wanted, f"{kind} after byte {place}: {ran.err}"
+
+
+def test_every_short_body_is_seen(small: Stored) -> None:
+    """A body that ends early under headers that agree with it, as a middlebox may make it."""
+    wanted = analyze(small.url).document["tables"]
+    with fault_proxy(small.server.host) as proxy:
+        for place in range(0, 900, 1 if LONG else 181):
+            proxy.clear()
+            proxy.plan = first_only(Broken("short", place))
+            ran = analyze(small.through(proxy.host), timeout=5)
+            assert ran.code == 0 and ran.document["tables"] == wanted, f"short after byte {place}: {ran.err}"
+
+
+def test_a_blob_that_is_gone_is_told_and_the_others_are_read(stored: Stored) -> None:
+    for mac in MACS[1:4]:
+        GrowingBlob(stored.client, mac=mac, hour=DAY.replace(hour=9)).create(2)
+    gone = MACS[2]
+    with fault_proxy(stored.server.host, always(GONE, lambda r: r.is_read and gone in r.path)) as proxy:
+        ran = analyze(stored.through(proxy.host))
+        assert Counter(gone in request.path for request in proxy.of(PLACES["range"])) == {False: 2, True: 1}
+    ledger = ran.document["ledger"]
+    assert (ran.code, ledger["blobs"], ledger["unread"], ledger["tuples"]) == (INCOMPLETE, 3, 1, 12)
+    assert "FL-S26" in ledger["rejects"][0]["reason"] and gone in ledger["rejects"][0]["blob"]
+
+
+def test_a_throttled_account_is_asked_less_and_answers(stored: Stored) -> None:
+    for mac in MACS[1:]:
+        GrowingBlob(stored.client, mac=mac, hour=DAY.replace(hour=9)).create(1)
+
+    def busy(request: Request) -> Fault | None:
+        return SERVER_BUSY if request.is_read and request.attempt < 3 else None
+
+    with fault_proxy(stored.server.host, busy) as proxy:
+        ran = analyze(stored.through(proxy.host), timeout=5)
+        assert len(proxy.of(PLACES["range"])) == 4 * len(MACS[1:])
+    assert ran.code == 0 and ran.document["ledger"]["blobs"] == len(MACS[1:])

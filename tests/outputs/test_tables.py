@@ -1,0 +1,253 @@
+"""JSON, CSV and Parquet: read back by other readers than those that wrote them, and files that are whole or not there."""
+
+from __future__ import annotations
+
+import csv
+import datetime as dt
+import io
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import flowlens as fl
+from flowlens import schema
+from flowlens.errors import ConfigError, SourceError
+from flowlens.outputs import OUTPUTS, SUFFIXES
+from flowlens.outputs.tables import (
+    BY_TABLE,
+    atomic,
+    csv_bytes,
+    document,
+    json_bytes,
+    json_document,
+    ledger_document,
+    parquet_bytes,
+    read_baseline,
+    write_tables,
+)
+from flowlens.outputs.text import clean, is_formula
+from tests.flow_logs import CONTAINER, SAMPLE
+from tests.make_logs import LATER
+
+TEXT = (
+    st.none()
+    | st.text(max_size=8)
+    | st.sampled_from(["=1+1", "-", "\x7f", "\x1b[31m", 'a"b,c', "a\nb", "＝1", "\u202e"])
+)
+TIMES = st.none() | st.integers(0, 7 * 10**15).map(
+    lambda us: dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(microseconds=us)
+)
+COUNTS = st.none() | st.integers(-(2**63), 2**63 - 1)
+rows = st.lists(
+    st.fixed_dictionaries({"text": TEXT, "time": TIMES, "count": COUNTS, "flag": st.none() | st.booleans()})
+)
+SCHEMA = {"text": pl.String, "time": pl.Datetime("us", "UTC"), "count": pl.Int64, "flag": pl.Boolean}
+
+
+@pytest.fixture(scope="module")
+def report() -> fl.Report:
+    return fl.report(fl.scan(SAMPLE / CONTAINER, now=LATER))
+
+
+# ---- JSON
+
+
+@given(rows)
+def test_json_is_ascii_without_control_bytes_and_reads_back(given_rows: list[dict[str, Any]]) -> None:
+    written = json_bytes({"rows": pl.DataFrame(given_rows, schema=SCHEMA).to_dicts()})
+    assert all(byte == 10 or 32 <= byte < 127 for byte in written)
+    for before, after in zip(given_rows, json.loads(written)["rows"], strict=True):
+        time = after.pop("time")
+        assert (time and dt.datetime.fromisoformat(time)) == before["time"]
+        assert time is None or time.endswith("Z")
+        assert after == {name: before[name] for name in ("text", "count", "flag")}
+
+
+@given(st.integers(2**53, 2**64))
+def test_large_integers_are_written_as_they_are(number: int) -> None:
+    assert str(number).encode() in json_bytes([number])
+
+
+def test_json_refuses_what_it_has_no_form_for() -> None:
+    with pytest.raises(TypeError, match="no JSON for object"):
+        json_bytes(object())
+
+
+def test_the_document_holds_everything_the_report_holds(report: fl.Report) -> None:
+    told = json.loads(json_document(report))
+    assert told["schema_version"] == 1
+    assert {name: len(rows) for name, rows in told["tables"].items()} == {n: t.height for n, t in report.tables.items()}
+    assert [finding["id"] for finding in told["findings"]] == [finding.id for finding in report.findings]
+    assert {name: verdict["text"] for name, verdict in told["verdicts"].items()} == {
+        name: verdict.text for name, verdict in report.verdicts.items()
+    }
+    assert told["coverage"] == dict(report.coverage)
+    for name, kind in report.tables["encryption_status"].schema.items():
+        if isinstance(kind, pl.Datetime):
+            times = [row[name] for row in told["tables"]["encryption_status"]]
+            assert [t and dt.datetime.fromisoformat(t) for t in times] == report.tables["encryption_status"][
+                name
+            ].to_list()
+
+
+def test_the_ledger_stands_in_full(report: fl.Report) -> None:
+    told = ledger_document(report.ledger)
+    assert set(fl.Ledger.__slots__) | {"complete"} == set(told)
+    reject = fl.Reject("a.json", 7, "why", "sample")
+    (shown,) = json.loads(json_bytes(ledger_document(fl.Ledger(rejected=1, rejects=(reject,)))))["rejects"]
+    assert shown == {"blob": "a.json", "offset": 7, "reason": "why", "sample": "sample"}
+
+
+# ---- CSV
+
+
+@given(rows)
+def test_csv_reads_back_with_its_guards(given_rows: list[dict[str, Any]]) -> None:
+    written = csv_bytes(pl.DataFrame(given_rows, schema=SCHEMA)).decode("utf-8")
+    read = list(csv.DictReader(io.StringIO(written, newline="")))
+    assert written.splitlines()[0] == "text,time,count,flag"
+    for before, after in zip(given_rows, read, strict=True):
+        text = before["text"] or ""
+        assert after["text"] == ("'" if is_formula(text) else "") + clean(text)
+        assert (after["time"] or None) == (before["time"] and f"{before['time']:%Y-%m-%dT%H:%M:%S.%fZ}")
+        assert after["count"] == ("" if before["count"] is None else str(before["count"]))
+        assert after["flag"] == ("" if before["flag"] is None else str(before["flag"]).lower())
+
+
+# ---- Parquet
+
+
+@given(rows)
+def test_parquet_keeps_everything_as_it_is(given_rows: list[dict[str, Any]]) -> None:
+    table = pl.DataFrame(given_rows, schema=SCHEMA)
+    written = pq.read_table(io.BytesIO(parquet_bytes(table)))
+    assert written.to_pylist() == given_rows
+
+
+@pytest.mark.parametrize("name", schema.RESULTS)
+def test_parquet_has_the_contracts_types(report: fl.Report, name: str, tmp_path: Path) -> None:
+    write_tables(report.tables, tmp_path, "parquet")
+    written = pq.read_schema(tmp_path / f"{name}.parquet")
+    contract = schema.RESULTS[name]
+    assert written.names == contract.names
+    # polars writes text as large text, which is the same column to every reader.
+    kinds = [str(kind).removeprefix("large_") for kind in written.types]
+    assert kinds == [str(kind) for kind in contract.types]
+
+
+def test_one_table_a_file(report: fl.Report, tmp_path: Path) -> None:
+    for face in BY_TABLE:
+        with pytest.raises(ConfigError, match="5 tables do not fit one file"):
+            OUTPUTS[face](report)
+        written = write_tables(report.tables, tmp_path / face, face)
+        assert [path.name for path in written] == [f"{name}.{face}" for name in report.tables]
+        assert sorted(path.name for path in (tmp_path / face).iterdir()) == sorted(path.name for path in written)
+
+
+def test_every_suffix_names_a_format() -> None:
+    assert set(SUFFIXES.values()) == {*OUTPUTS, "table"}
+
+
+# ---- an earlier report
+
+
+def test_a_report_reads_back_as_a_baseline(report: fl.Report, tmp_path: Path) -> None:
+    path = tmp_path / "last.json"
+    path.write_bytes(json_document(report))
+    baseline = read_baseline(path)
+    assert baseline is not None
+    assert [finding["id"] for finding in baseline.findings] == [finding.id for finding in report.findings]
+    assert len(baseline.destinations) == report.tables["unexpected_destinations"].height
+    only_rules = {**document(report), "findings": [], "tables": {}}
+    path.write_bytes(json_bytes(only_rules))
+    assert read_baseline(path) == fl.Baseline()
+
+
+def test_a_flow_log_or_folder_is_no_earlier_report(tmp_path: Path) -> None:
+    path = tmp_path / "PT1H.json"
+    path.write_text('{"records": []}', encoding="utf-8")
+    assert read_baseline(path) is None
+    assert read_baseline(tmp_path) is None
+    assert read_baseline(tmp_path / "gone.json") is None
+
+
+# ---- files
+
+
+@pytest.mark.parametrize("stop", [ValueError, KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("existing", [True, False])
+def test_a_write_that_stops_leaves_what_was_there(tmp_path: Path, stop: type[BaseException], existing: bool) -> None:
+    path = tmp_path / "out.json"
+    if existing:
+        path.write_bytes(b"old")
+
+    def write_half() -> None:
+        with atomic(path) as file:
+            file.write(b"half")
+            raise stop
+
+    with pytest.raises(stop):
+        write_half()
+    assert [each.read_bytes() for each in tmp_path.iterdir()] == ([b"old"] if existing else [])
+
+
+def test_the_file_is_there_only_at_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "out.json"
+    with atomic(path) as file:
+        file.write(b"whole")
+        assert not path.exists()
+    assert path.read_bytes() == b"whole"
+    assert [each.name for each in path.parent.iterdir()] == ["out.json"]
+
+
+def test_a_new_file_has_the_permissions_that_any_new_file_has(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        with atomic(tmp_path / "out.json") as file:
+            file.write(b"x")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "out.json").stat().st_mode) == 0o640
+
+
+def test_an_existing_file_keeps_its_permissions_and_a_link_its_place(tmp_path: Path) -> None:
+    real = tmp_path / "real" / "out.json"
+    real.parent.mkdir()
+    real.write_bytes(b"old")
+    real.chmod(0o604)
+    (tmp_path / "link.json").symlink_to(real)
+    with atomic(tmp_path / "link.json") as file:
+        file.write(b"new")
+    assert (tmp_path / "link.json").is_symlink()
+    assert (real.read_bytes(), stat.S_IMODE(real.stat().st_mode)) == (b"new", 0o604)
+    assert [each.name for each in real.parent.iterdir()] == ["out.json"]
+
+
+def test_a_pipe_stays_a_pipe(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with atomic(path) as file:
+            file.write(b"through")
+        assert os.read(reader, 100) == b"through"
+    finally:
+        os.close(reader)
+    assert stat.S_ISFIFO(path.stat().st_mode)
+
+
+@pytest.mark.parametrize("place", ["file/out.json", "folder", "x" * 300])
+def test_a_place_that_cannot_be_written(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_bytes(b"old")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(SourceError, match="cannot be written"), atomic(tmp_path / place):
+        pass
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["file", "folder"]

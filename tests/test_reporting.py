@@ -1,0 +1,412 @@
+"""Findings, verdicts and gates of reports on small logs whose answers are plain, and on sample_logs."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import flowlens as fl
+from flowlens.errors import ConfigError
+from flowlens.outputs.tables import read_baseline
+from flowlens.reporting import GATES, QUESTIONS, parse_gate
+from tests.flow_logs import CONTAINER, SAMPLE, run, sample_container
+from tests.make_logs import LATER, MACS, NINE, flow, vnet_log, write_blob, write_text
+
+KMS = "20.118.99.224"
+EXPECTED = [fl.analyses.destinations.Expected("203.0.113.0/24", None, (443,), 6, "partner")]
+WEB, APP = "10.0.1.4", "10.0.2.4"
+
+
+def report_on(folder: Path, **options: Any) -> fl.Report:
+    scanned = fl.scan(folder, now=options.pop("now", LATER), threads=1)
+    return fl.report(scanned, **{"profiles": ["windows-kms"], "expected": EXPECTED, **options})
+
+
+def healthy(folder: Path, *, hours: tuple[int, ...] = (9, 10)) -> Path:
+    """Logs with which nothing is wrong: an encrypted pair, an activation server that answers, one expected destination."""
+    for hour in hours:
+        minute = 60 * (hour - 9) + 5
+        pair = flow(WEB, APP, 443, code="X", minute=minute)
+        out = [flow(WEB, KMS, 1688, minute=minute), flow(WEB, "203.0.113.7", 443, minute=minute)]
+        write_blob(folder, MACS[1], [pair, *out], hour=hour)
+        write_blob(folder, MACS[2], [flow(WEB, APP, 443, "I", code="X", minute=minute)], hour=hour)
+    return folder
+
+
+def statuses(report: fl.Report) -> list[str]:
+    return [report.verdicts[name].status for name in QUESTIONS]
+
+
+# ---- verdicts
+
+
+def test_healthy_logs_are_ok(tmp_path: Path) -> None:
+    report = report_on(healthy(tmp_path))
+    assert statuses(report) == ["ok", "ok", "ok"]
+    assert report.findings == ()
+    assert (report.window.start, report.window.end) == (NINE, NINE + dt.timedelta(hours=2))
+
+
+def without_a_blob(folder: Path) -> dict[str, Any]:
+    # The other NIC's log tells that there was traffic in that hour.
+    (path,) = folder.rglob(f"h=10/m=00/macAddress={MACS[2]}/PT1H.json")
+    path.unlink()
+    return {}
+
+
+def without_an_hour(folder: Path) -> dict[str, Any]:
+    healthy(folder, hours=(12,))
+    return {}
+
+
+def with_a_cut_blob(folder: Path) -> dict[str, Any]:
+    (path,) = folder.rglob(f"h=10/m=00/macAddress={MACS[2]}/PT1H.json")
+    path.write_bytes(path.read_bytes()[:-60])
+    return {}
+
+
+def with_a_bad_tuple(folder: Path) -> dict[str, Any]:
+    (path,) = folder.rglob(f"h=10/m=00/macAddress={MACS[2]}/PT1H.json")
+    text = path.read_text("utf-8")
+    path.write_text(text.replace('"flowTuples": [', '"flowTuples": ["not a flow tuple", '), encoding="utf-8")
+    return {}
+
+
+def with_a_web_page_beside_it(folder: Path) -> dict[str, Any]:
+    write_text(folder, MACS[3], "<html></html>", hour=10)
+    return {}
+
+
+def in_the_current_hour(folder: Path) -> dict[str, Any]:
+    return {"now": NINE + dt.timedelta(minutes=100)}
+
+
+GAPS = [
+    without_a_blob,
+    without_an_hour,
+    with_a_cut_blob,
+    with_a_bad_tuple,
+    with_a_web_page_beside_it,
+    in_the_current_hour,
+]
+
+
+@pytest.mark.parametrize("gap", GAPS, ids=lambda gap: gap.__name__)
+def test_no_verdict_is_ok_with_a_gap(tmp_path: Path, gap: Callable[[Path], dict[str, Any]]) -> None:
+    report = report_on(tmp_path, **gap(healthy(tmp_path)))
+    assert statuses(report) == ["not_determined"] * 3
+    assert report.metrics["incomplete"] == 1
+    assert report.findings == ()
+
+
+@pytest.mark.parametrize("gap", GAPS[:3], ids=lambda gap: gap.__name__)
+def test_a_gap_hides_no_finding(tmp_path: Path, gap: Callable[[Path], dict[str, Any]]) -> None:
+    options = gap(healthy(tmp_path))
+    write_blob(tmp_path, MACS[4], [flow("10.0.4.4", KMS, 1688, state="D", minute=2)], rule="UserRule_Deny")
+    assert report_on(tmp_path, **options).verdicts["denied_egress"].status == "findings"
+
+
+def test_a_silent_hour_is_no_gap(tmp_path: Path) -> None:
+    write_blob(healthy(tmp_path), MACS[3], [flow("10.0.3.4", "203.0.113.8", 443)])
+    report = report_on(tmp_path)
+    assert report.coverage["silent"] == 1
+    assert statuses(report) == ["ok", "ok", "ok"]
+
+
+def test_without_a_list_or_baseline_destinations_are_not_judged(tmp_path: Path) -> None:
+    report = report_on(healthy(tmp_path), expected=None)
+    assert report.verdicts["unexpected_destinations"].status == "not_determined"
+    assert report.tables["unexpected_destinations"].height == 1
+    assert report.metrics["findings"] == 0
+
+
+def test_traffic_between_one_logged_nic_and_others_says_nothing_of_encryption(tmp_path: Path) -> None:
+    write_blob(tmp_path, MACS[1], [flow(WEB, APP, 443)])
+    report = report_on(tmp_path)
+    assert report.verdicts["encryption_status"].status == "not_determined"
+
+
+def test_no_flows_no_verdict(tmp_path: Path) -> None:
+    for report in (report_on(tmp_path), report_on(write_blob(tmp_path, MACS[1]).parents[8])):
+        assert statuses(report) == ["not_determined"] * 3
+        assert {verdict.text for verdict in report.verdicts.values()} == {"Not determined: no flow was read."}
+
+
+# ---- what is judged
+
+
+def kms_row(folder: Path) -> dict[str, Any]:
+    table = fl.denied_egress(fl.scan(folder, now=LATER), profiles=["windows-kms"]).collect()
+    (row,) = table.filter(pl.col("endpoint") == "KMS activation").to_dicts()
+    return row
+
+
+UNANSWERED = (3, 198, 0, 0)
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_one_answered_and_one_unanswered_flow_are_reached(tmp_path: Path, order: tuple[int, int]) -> None:
+    answered, unanswered = order
+    tuples = [
+        flow(WEB, KMS, 1688, minute=5 + answered, src_port=50_001),
+        flow(WEB, KMS, 1688, minute=5 + unanswered, src_port=50_002, counters=UNANSWERED),
+    ]
+    write_blob(tmp_path, MACS[1], tuples)
+    assert kms_row(tmp_path)["status"] == "Reached"
+
+
+@pytest.mark.parametrize(
+    ("tuples", "status"),
+    [
+        ([flow(WEB, KMS, 1688, state="B")], "Pending"),
+        ([flow(WEB, KMS, 1688, state="B"), flow(WEB, KMS, 1688, counters=UNANSWERED)], "Unanswered"),
+        ([flow(WEB, KMS, 1688, state="B"), flow(WEB, KMS, 1688)], "Reached"),
+        ([flow(WEB, KMS, 1688, state="D")], "Denied"),
+        ([flow(WEB, KMS, 1688, state="D"), flow(WEB, KMS, 1688, minute=9)], "Recovered"),
+        ([flow(WEB, KMS, 1688, state="D", minute=9), flow(WEB, KMS, 1688)], "Partly denied"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_status_of_a_required_endpoint(tmp_path: Path, tuples: list[str], status: str) -> None:
+    write_blob(tmp_path, MACS[1], tuples)
+    assert kms_row(tmp_path)["status"] == status
+
+
+def test_a_source_without_a_log_counts_once_from_the_other_end(tmp_path: Path) -> None:
+    unlogged = "10.0.9.9"
+    write_blob(tmp_path, MACS[1], [flow(WEB, APP, 443, src_port=1025), flow(WEB, APP, 443, src_port=1026)])
+    both = [flow(WEB, APP, 443, "I", src_port=1025), flow(WEB, APP, 443, "I", src_port=1026)]
+    write_blob(tmp_path, MACS[2], [*both, flow(unlogged, APP, 443, "I"), flow(unlogged, APP, 80, "I")])
+    views = fl.scan(tmp_path, now=LATER).evidence.views.filter("counted").collect()
+    counted = (
+        views.group_by("src_ip", "dst_port", "mac_address").agg(pl.col("flows_ended").sum()).sort("src_ip", "dst_port")
+    )
+    assert counted.rows() == [
+        (WEB, 443, MACS[1], 2),
+        (unlogged, 80, MACS[2], 1),
+        (unlogged, 443, MACS[2], 1),
+    ]
+
+
+# ---- findings
+
+BLOBS = SAMPLE / CONTAINER
+
+
+@cache
+def sample_report() -> fl.Report:
+    return fl.report(fl.scan(BLOBS, now=LATER), expected=EXPECTED)
+
+
+def moved(folder: Path, *changes: tuple[str, str]) -> Path:
+    """The sample's container after these words were replaced in its paths and blobs."""
+    source = sample_container(folder / "before")
+    for path in source.rglob("PT1H.json"):
+        name, text = str(path.relative_to(source.parent)), path.read_text("utf-8")
+        for old, new in changes:
+            name, text = name.replace(old, new), text.replace(old, new)
+        target = folder / "after" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text, encoding="utf-8")
+    return folder / "after"
+
+
+def ids(report: fl.Report) -> list[tuple[str, str]]:
+    return sorted((finding.question, finding.id) for finding in report.findings)
+
+
+def test_the_sample_has_findings_of_every_question() -> None:
+    assert {finding.question for finding in sample_report().findings} == set(QUESTIONS)
+    assert len({finding.id for finding in sample_report().findings}) == len(sample_report().findings)
+
+
+def test_ids_outlive_the_nic_and_its_address(tmp_path: Path) -> None:
+    # A VM made anew has another MAC and another address of its subnet.
+    changes = [("00005E0053", "0022480A0B"), (",10.10.3.5,", ",10.10.3.77,"), (",10.10.8.4,", ",10.10.8.99,")]
+    other = fl.report(fl.scan(moved(tmp_path, *changes), now=LATER), expected=EXPECTED)
+    assert {finding.workload for finding in other.findings} != {
+        finding.workload for finding in sample_report().findings
+    }
+    assert ids(other) == ids(sample_report())
+
+
+def test_ids_outlive_ephemeral_addresses_of_one_service(tmp_path: Path) -> None:
+    # Two addresses of the registry's front end, in the same service tag.
+    other = fl.report(fl.scan(moved(tmp_path, (",150.171.70.10,", ",150.171.69.10,")), now=LATER), expected=EXPECTED)
+    assert {f.evidence.get("dst_ip") for f in other.findings} != {
+        f.evidence.get("dst_ip") for f in sample_report().findings
+    }
+    assert ids(other) == ids(sample_report())
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "question"),
+    [
+        (",203.0.113.77,", ",192.0.2.77,", "unexpected_destinations"),
+        (",8443,6,", ",8444,6,", "unexpected_destinations"),
+        (",10.10.3.5,", ",10.10.33.5,", "denied_egress"),
+        ("virtualNetworks/vnet-app", "virtualNetworks/vnet-two", "encryption_status"),
+    ],
+)
+def test_ids_tell_different_findings_apart(tmp_path: Path, old: str, new: str, question: str) -> None:
+    other = fl.report(fl.scan(moved(tmp_path, (old, new)), now=LATER), expected=EXPECTED)
+    before = {finding.id for finding in sample_report().findings if finding.question == question}
+    after = {finding.id for finding in other.findings if finding.question == question}
+    assert after - before
+
+
+def test_workloads_of_one_subnet_fold_into_one_finding(tmp_path: Path) -> None:
+    for n, address in ((1, "10.0.4.4"), (2, "10.0.4.5"), (3, "10.0.5.4")):
+        write_blob(tmp_path, MACS[n], [flow(address, KMS, 1688, state="D", minute=n)], rule="UserRule_Deny")
+    report = report_on(tmp_path)
+    assert report.metrics["denied_required"] == 3
+    first, second = sorted(report.findings, key=lambda finding: finding.workload)
+    assert [MACS[n] in first.workload for n in (1, 2, 3)] == [True, True, False]
+    assert (first.evidence["rows"], first.last_seen) == (2, NINE + dt.timedelta(minutes=2))
+    assert first.rule == "Deny" and MACS[3] in second.workload
+
+
+def test_findings_are_ordered_by_severity() -> None:
+    order = ("high", "medium", "low")
+    ranks = [order.index(finding.severity) for finding in sample_report().findings]
+    assert ranks == sorted(ranks) and len(set(ranks)) > 1
+
+
+# ---- an earlier report
+
+
+def earlier(folder: Path, report_of: Path) -> fl.Baseline:
+    """A baseline by way of the JSON document, as a user has it."""
+    path = folder / "last.json"
+    ran = run("analyze", report_of, "--profile", "windows-kms", "-o", path)
+    assert ran.code == 0
+    baseline = read_baseline(path)
+    assert baseline is not None
+    return baseline
+
+
+def denied(folder: Path, *addresses: str, hour: int = 9) -> Path:
+    for n, address in enumerate(addresses, 5):
+        tuples = [flow(address, KMS, 1688, state="D", minute=60 * (hour - 9) + 3)]
+        write_blob(folder, MACS[n], tuples, rule="UserRule_Deny", hour=hour)
+    return folder
+
+
+def states(report: fl.Report) -> list[tuple[str, str]]:
+    return sorted((finding.workload.split(" ")[0], finding.state) for finding in report.findings)
+
+
+def test_new_ongoing_and_resolved(tmp_path: Path) -> None:
+    before = earlier(tmp_path, denied(tmp_path / "before", "10.0.4.4", "10.0.5.4"))
+    report = report_on(denied(tmp_path / "after", "10.0.5.4", "10.0.6.4"), baseline=before)
+    assert states(report) == [("10.0.4.4", "resolved"), ("10.0.5.4", "ongoing"), ("10.0.6.4", "new")]
+    assert (report.metrics["findings"], report.metrics["new_findings"]) == (2, 1)
+
+
+@pytest.mark.parametrize("gap", [without_a_blob, without_an_hour])
+def test_what_could_not_be_seen_is_not_resolved(tmp_path: Path, gap: Callable[[Path], dict[str, Any]]) -> None:
+    before = earlier(tmp_path, denied(tmp_path / "before", "10.0.4.4"))
+    after = healthy(tmp_path / "after")
+    assert states(report_on(after, baseline=before)) == [("10.0.4.4", "resolved")]
+    assert states(report_on(after, baseline=before, **gap(after))) == []
+
+
+def test_what_was_resolved_is_not_resolved_again(tmp_path: Path) -> None:
+    last = earlier(tmp_path, denied(tmp_path / "before", "10.0.4.4"))
+    gone = [{**finding, "state": "resolved"} for finding in last.findings]
+    assert report_on(healthy(tmp_path / "after"), baseline=fl.Baseline(tuple(gone))).findings == ()
+
+
+def test_an_empty_run_resolves_nothing(tmp_path: Path) -> None:
+    before = earlier(tmp_path, denied(tmp_path / "before", "10.0.4.4"))
+    (tmp_path / "nothing").mkdir()
+    assert report_on(tmp_path / "nothing", baseline=before).findings == ()
+
+
+@pytest.mark.parametrize("by_file", [True, False])
+def test_what_the_baseline_knew_is_expected(tmp_path: Path, by_file: bool) -> None:
+    write_blob(tmp_path / "before", MACS[1], [flow(WEB, "192.0.2.1", 443)])
+    write_blob(tmp_path / "after", MACS[1], [flow(WEB, "192.0.2.1", 443, minute=2)])
+    before = earlier(tmp_path, tmp_path / "before") if by_file else fl.scan(tmp_path / "before", now=LATER)
+    known = report_on(tmp_path / "after", expected=None, baseline=before)
+    assert (known.verdicts["unexpected_destinations"].status, known.findings) == ("ok", ())
+    assert known.tables["unexpected_destinations"]["is_new"].to_list() == [False]
+
+    write_blob(tmp_path / "after", MACS[1], [flow(WEB, "192.0.2.1", 443), flow(WEB, "198.51.100.9", 22)])
+    more = report_on(tmp_path / "after", expected=None, baseline=before)
+    assert more.verdicts["unexpected_destinations"].status == "findings"
+    assert [finding.subject for finding in more.findings] == ["198.51.100.9 TCP 22"]
+    assert (more.metrics["new_destinations"], more.metrics["unexpected_destinations"]) == (1, 1)
+
+
+# ---- gates
+
+
+@pytest.mark.parametrize(
+    ("gate", "fires"),
+    [
+        ("unencrypted > 0", True),
+        ("unencrypted>5", True),
+        (" unencrypted ", True),
+        ("unencrypted >= 6", True),
+        ("unencrypted > 6", False),
+        ("unencrypted == 6", True),
+        ("unencrypted < 7", True),
+        ("unencrypted <= 5", False),
+        ("incomplete", True),
+        ("denied_required >= 4", True),
+        ("unanswered", True),
+        ("unanswered > 1", False),
+        ("rejected", False),
+        ("unexpected_destinations >= 3", True),
+        ("new_findings > 1000", False),
+    ],
+)
+def test_gates_on_the_sample(gate: str, fires: bool) -> None:
+    assert parse_gate(gate).fires(sample_report()) is fires
+
+
+@pytest.mark.parametrize("metric", GATES)
+def test_every_gate_has_its_number_in_a_whole_report(metric: str) -> None:
+    value = sample_report().metrics[metric]
+    assert parse_gate(f"{metric} == {value}").fires(sample_report())
+    assert not parse_gate(f"{metric} > {value}").fires(sample_report())
+
+
+def test_a_gate_of_a_question_that_was_not_asked_never_fires() -> None:
+    report = fl.report(fl.scan(BLOBS, now=LATER), questions=["coverage"])
+    assert not parse_gate("unencrypted >= 0").fires(report)
+    assert parse_gate("incomplete").fires(report)
+
+
+@given(st.sampled_from(GATES), st.sampled_from([">", ">=", "==", "<", "<="]), st.integers(0, 10**9))
+def test_a_gate_reads_back_what_it_shows(metric: str, compare: str, limit: int) -> None:
+    gate = parse_gate(f"{metric} {compare} {limit}")
+    assert (gate.metric, gate.compare, gate.limit) == (metric, compare, limit)
+    assert parse_gate(str(gate)) == gate
+
+
+@given(st.text() | st.from_regex(r"\s*[a-z_]{0,12}\s*[<>=!]{0,2}\s*-?[0-9.]{0,4}"))
+def test_any_text_is_a_gate_or_a_config_error(text: str) -> None:
+    gate = None
+    with contextlib.suppress(ConfigError):
+        gate = parse_gate(text)
+    assert gate is None or (gate.metric in text and gate.metric in GATES)
+
+
+def test_a_flow_log_that_a_filter_emptied_gives_no_verdict(tmp_path: Path) -> None:
+    # A filter on the flow log keeps Continuing and End away: then nothing unanswered can be seen.
+    begun = [flow(WEB, KMS, 1688, state="B", src_port=1024 + n) for n in range(1000)]
+    write_blob(tmp_path, MACS[1], begun, log=vnet_log())
+    verdict = report_on(tmp_path).verdicts["denied_egress"]
+    assert verdict.status == "not_determined"
+    assert "no Continuing or End tuple" in verdict.text

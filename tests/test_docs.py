@@ -56,23 +56,19 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-# A document's commands build on each other, so one worker runs them in order.
-@pytest.mark.xdist_group("documents")
-@pytest.mark.parametrize(
-    ("path", "command"),
-    [(path, command) for path in (README, SAMPLES) for command in commands(path)],
-    ids=lambda value: value.line if isinstance(value, Command) else value.parent.name,
-)
-def test_command_of_a_document_runs(
-    path: Path, command: Command, clone: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+# A document's commands build on each other, so one test runs them in order.
+@pytest.mark.parametrize("path", [README, SAMPLES], ids=["readme", "samples"])
+def test_commands_of_a_document_run(
+    path: Path, clone: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(clone)
-    program, *arguments = shlex.split(command.line)
-    assert program == "flowlens"
-    assert main(arguments) == command.exit_code
-    shown = capfd.readouterr()
-    assert "error:" not in shown.err
-    assert shown.out or shown.err
+    for command in commands(path):
+        program, *arguments = shlex.split(command.line)
+        assert program == "flowlens"
+        assert main(arguments) == command.exit_code, command.line
+        shown = capfd.readouterr()
+        assert "error:" not in shown.err, command.line
+        assert shown.out or shown.err, command.line
 
 
 def test_documents_show_commands() -> None:

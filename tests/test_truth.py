@@ -397,7 +397,7 @@ def test_a_required_endpoint_is_judged_as_the_rules_say(states, status):
         (["NX"], "Unencrypted"),
         (["NX_LOCAL_DST"], "Unencrypted"),
         (["X", "NX_FALLBACK"], "Mixed"),
-        (["X", "drop:NX"], "Dropped"),
+        (["X", "drop:NX"], "Mixed"),
         (["drop:NX_NOT_ACCEPTED"], "Dropped"),
     ],
 )

@@ -198,29 +198,20 @@ def _npm_ci() -> None:
 def node() -> str:
     """The node to run: the machine's where it is new enough, else the real binary inside the wheel.
 
-    The wheel's ``node`` command, which stands beside this Python, is a program that starts a child and leaves it running when
-    it is ended; so it is never taken.
+    The wheel's ``node`` command is a script that starts a child and leaves it running when it is ended; so no script is taken.
     """
-    found = _machines("node")
-    if found and _major(found) >= OLDEST_NODE:
+    found = shutil.which("node")
+    if found and Path(found).read_bytes()[:2] != b"#!" and _major(found) >= OLDEST_NODE:
         return found
     return str(_wheel() / "bin" / "node")
 
 
 def npm() -> list[str]:
     """The start of an npm command line that goes with `node`."""
-    ours = node()
-    beside = _machines("npm")
-    if beside and ours == _machines("node"):
-        return [beside]
-    return [ours, str(_wheel() / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")]
-
-
-def _machines(program: str) -> str | None:
-    """Where the machine has ``program``, outside of the environment of this Python."""
-    folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
-    ours = Path(sys.executable).parent
-    return shutil.which(program, path=os.pathsep.join(folder for folder in folders if Path(folder) != ours))
+    ours = Path(node())
+    if ours.is_relative_to(sys.prefix) or not (beside := ours.with_name("npm")).exists():
+        return [str(ours), str(_wheel() / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")]
+    return [str(beside)]
 
 
 def _major(program: str) -> int:

@@ -265,6 +265,24 @@ def test_many_names_of_everything_at_once_stay_apart():
     assert found["flow_tuples"].sum() == 3_010 and found.height == 3_000
 
 
+def test_a_million_tuples_of_one_key_are_all_counted():
+    # Tallies share integers while a batch is grouped; none may grow into its neighbour.
+    count = 2**20 + 5
+    one = flows({"restarted": True, "flow_status": "Denied", "bytes_received": 60}).cast(schema.ENCODED_FLOWS)
+    row = only(rollup(one.take(pa.repeat(0, count))))
+    expected = dict.fromkeys(SUMS[: SUMS.index("packets_sent")], count)
+    expected |= {"flows_started": 0, "tuples_unanswered": 0, "packets_sent": 4 * count, "bytes_sent": 400 * count}
+    expected |= {"packets_received": 3 * count, "bytes_received": 60 * count}
+    assert {name: row[name] for name in SUMS} == expected
+
+
+def test_a_batch_that_is_rolled_up_in_parts_gives_the_same_rows(monkeypatch):
+    table = pa.Table.from_pylist(many(200), schema=schema.FLOWS)
+    whole = rollup(table)
+    monkeypatch.setattr(conversations, "_BATCH_ROWS", 30)
+    assert rollup(table).equals(whole)
+
+
 def test_the_same_context_keeps_its_number():
     contexts = Contexts()
     assert contexts.numbers([("a",), ("b",), ("a",)]) == [0, 1, 0]

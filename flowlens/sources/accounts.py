@@ -272,7 +272,7 @@ def connect(location: Location, access: Access, *, connections: int = 32) -> Acc
         connection_timeout=min(10.0, access.timeout),
         read_timeout=access.timeout,
         connection_verify=ca_file or os.environ.get("REQUESTS_CA_BUNDLE") or True,
-        connection_data_block_size=1 << 18,
+        connection_data_block_size=1 << 20,
     )
     client = ContainerClient(
         endpoint,

@@ -231,12 +231,12 @@ class Reader:
             self._begun[index] = 1
             for part in range(len(parts)):
                 taken = self._take(index, part)
-                if isinstance(taken, bytes):
-                    if len(parts) > 1:
-                        digest.update(taken)
-                    offset += len(taken)
-                    if taken:
-                        yield taken
+                if isinstance(taken, list):
+                    for piece in taken:
+                        if len(parts) > 1:
+                            digest.update(piece)
+                        offset += len(piece)
+                        yield piece
                     continue
                 with taken:
                     if offset and _digest_of(taken, offset) != digest.digest():
@@ -261,7 +261,7 @@ class Reader:
         starts = list(range(0, max(1, blob.size - _LAST), self._range))
         return [(a, b - a) for a, b in zip(starts, [*starts[1:], blob.size], strict=True)]
 
-    def _take(self, index: int, part: int) -> bytes | IO[bytes]:
+    def _take(self, index: int, part: int) -> list[bytes] | IO[bytes]:
         """The range, or from it on the whole of a later version as a file."""
         with self._lock:
             future = self._tasks.pop((index, part), None)
@@ -276,7 +276,7 @@ class Reader:
         assert taken is not None
         return taken
 
-    def _result(self, index: int, future: Future[bytes | IO[bytes] | None]) -> bytes | IO[bytes] | None:
+    def _result(self, index: int, future: Future[list[bytes] | IO[bytes] | None]) -> list[bytes] | IO[bytes] | None:
         while True:
             try:
                 return future.result(timeout=0.5)
@@ -308,18 +308,18 @@ class Reader:
                 if at > index + 4 * AHEAD_PARTS:
                     return
 
-    def _task(self, index: int, part: int | None = None) -> Callable[[], bytes | IO[bytes] | None]:
+    def _task(self, index: int, part: int | None = None) -> Callable[[], list[bytes] | IO[bytes] | None]:
         """Reads one part, or the whole as a file where ``part`` is None or the blob may grow.
 
         It gives None where another version is there: all parts find that, and the whole is then read once.
         """
         blob = self._blobs[index]
 
-        def read() -> bytes | IO[bytes] | None:
+        def read() -> list[bytes] | IO[bytes] | None:
             if broken := self._broken.get(id(blob.account)):
                 raise type(broken)(blob.name, broken.problem, hint=broken.hint)
             try:
-                result: bytes | IO[bytes] | None
+                result: list[bytes] | IO[bytes] | None
                 if blob.is_open or part is None:
                     result = self._whole(blob)
                 else:
@@ -366,7 +366,7 @@ class Reader:
                 if start >= ends:
                     ends, shift = goal.size, now.size - goal.size
                 try:
-                    file.write(self._get(blob, start + shift, min(self._range, ends - start), now.etag))
+                    file.writelines(self._get(blob, start + shift, min(self._range, ends - start), now.etag))
                     deadline = time.monotonic() + 6 * blob.account.timeout
                 except _VersionChangedError:
                     versions += 1
@@ -401,18 +401,18 @@ class Reader:
 
         return self._tried(blob, list_blocks)
 
-    def _get(self, blob: StoredBlob, start: int, length: int, etag: str) -> bytes:
-        """The bytes [start, start + length) of the version ``etag``; never fewer, never of another version."""
+    def _get(self, blob: StoredBlob, start: int, length: int, etag: str) -> list[bytes]:
+        """The bytes [start, start + length) of the version ``etag`` in pieces; never fewer, never of another version."""
         from azure.core import MatchConditions
 
         silent = blob.account.timeout
 
-        def get() -> bytes:
+        def get() -> list[bytes]:
             pieces: list[bytes] = []
 
             def take(response: Any, body: Any, _headers: Any) -> None:
                 began, read = time.monotonic(), 0
-                for piece in body:
+                for piece in filter(None, body):
                     pieces.append(piece)
                     read += len(piece)
                     if self._stopped.is_set():
@@ -441,7 +441,7 @@ class Reader:
                     cls=take,
                 )
             except _TakenError:
-                return b"".join(pieces)
+                return pieces
             raise AssertionError("the body was not handed over")
 
         return self._tried(blob, get)
@@ -494,7 +494,7 @@ def _discard(future: Future[Any]) -> None:
     """Give up what nobody will take: a task that waits is not begun, a file that was made is closed."""
 
     def close(ended: Future[Any]) -> None:
-        if not ended.cancelled() and ended.exception() is None and not isinstance(ended.result(), bytes | None):
+        if not ended.cancelled() and ended.exception() is None and not isinstance(ended.result(), list | None):
             ended.result().close()
 
     if not future.cancel():

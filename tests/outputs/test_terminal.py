@@ -138,6 +138,13 @@ def test_a_narrow_page_lists_every_field(sample: fl.Report) -> None:
     assert "- from: 10.10.2.5\n  to: 10.10.1.4\n  status: Dropped\n" in text
 
 
+@pytest.mark.parametrize(("width", "listed"), [(59, True), (60, False)])
+def test_below_sixty_columns_a_table_is_a_list_of_all_fields(width: int, listed: bool) -> None:
+    told, out = page(width)
+    told.table("T", pl.DataFrame({"a": ["1.2.3.4"], "b": ["x"], "c": ["y"], "d": ["5"]}), columns)
+    assert ("- destination: 1.2.3.4\n  name: x\n  note: y\n  number: 5\n" in out.getvalue()) is listed
+
+
 def test_a_column_that_is_empty_everywhere_is_left_out() -> None:
     told, out = page(120)
     told.table("T", pl.DataFrame({"a": ["1.2.3.4"], "b": ["x"], "c": [""], "d": ["5"]}), columns)

@@ -250,7 +250,8 @@ def test_what_lies_ready_is_bounded() -> None:
         for chunk in reader.chunks(index):
             taken += len(chunk)
             settled.wait(0.001)
-            assert server.served - taken <= 4 * MIB
+            # What lies ready, and the rest of the range in hand.
+            assert server.served - taken <= 4 * MIB + MIB
     reader.close()
     assert taken == server.served == 30 * 3 * MIB
 

@@ -12,7 +12,7 @@ import ipaddress
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, BinaryIO, NoReturn
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import polars as pl
@@ -52,10 +52,9 @@ from flowlens.outputs.progress import progress_on
 from flowlens.outputs.tables import (
     BY_TABLE,
     atomic,
-    flows_document,
-    json_bytes,
-    parquet_bytes,
     read_baseline,
+    write_flows_json,
+    write_parquet,
 )
 from flowlens.reporting import Baseline, Gate, Report, parse_gate
 from flowlens.scanning import scan
@@ -180,7 +179,7 @@ def _report(
     deliver(
         target,
         render=lambda page, limit: terminal.render(report, page, limit=limit),
-        encode=lambda: OUTPUTS[target.face](report),
+        write=lambda file: OUTPUTS[target.face](report, file),
         tables=report.tables,
         limit=common.limit,
         zone=zone,
@@ -349,15 +348,16 @@ def flows(
     result, zone = _scan(sources, common, scope)
     found, ledger = find_flows(result, wanted, scope)
 
-    def encode() -> bytes:
+    def write(file: BinaryIO) -> None:
         if target.face in BY_TABLE:
-            return BY_TABLE[target.face](found)
-        return json_bytes(flows_document(found, ledger, result.settings))
+            BY_TABLE[target.face](found, file)
+        else:
+            write_flows_json(found, ledger, result.settings, file)
 
     deliver(
         target,
         render=lambda page, limit: terminal.render_flows(found, ledger, page, limit=limit),
-        encode=encode,
+        write=write,
         tables={"flows": found},
         limit=common.limit,
         zone=zone,
@@ -384,7 +384,7 @@ def convert(sources: Sources, common: Common) -> None:
             ledger = result.write_flows(file)
         else:
             found, ledger = find_flows(result, FlowFilter(), scope)
-            file.write(parquet_bytes(found))
+            write_parquet(found, file)
     _told_apart(target, ledger)
     say(f"wrote {target.path}")
     raise typer.Exit(_ledger_code(ledger))

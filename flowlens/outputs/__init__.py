@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from typing import BinaryIO
 
 from flowlens.outputs import tables
 from flowlens.reporting import Report
 
-OUTPUTS: dict[str, Callable[[Report], bytes]] = {
-    "json": tables.json_document,
-    "csv": tables.csv_table,
-    "parquet": tables.parquet_table,
+OUTPUTS: dict[str, Callable[[Report, BinaryIO], None]] = {
+    "json": tables.write_json,
+    **{face: functools.partial(tables.write_one_table, face) for face in tables.BY_TABLE},
 }
-"""Format -> the bytes of a report in it; ``table``, the terminal's own, needs a console and stands in terminal.py."""
+"""Format -> what writes a report in it; ``table``, the terminal's own, needs a console and stands in terminal.py."""
 
 SUFFIXES = {".json": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "table"}
 """What format a file name asks for."""

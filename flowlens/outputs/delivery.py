@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 from zoneinfo import ZoneInfo
 
 import polars as pl
@@ -66,14 +67,14 @@ def deliver(
     target: Target,
     *,
     render: Callable[[Page, int | None], None],
-    encode: Callable[[], bytes],
+    write: Callable[[BinaryIO], None],
     tables: Mapping[str, pl.DataFrame],
     limit: int,
     zone: ZoneInfo | None,
 ) -> None:
     """Put a result where it was asked for, and say which files were written.
 
-    ``render`` writes it to a page with at most so many rows of a table, ``encode`` gives the bytes of any other format.
+    ``render`` writes it to a page with at most so many rows of a table, ``write`` writes it in any other format.
     Raises SourceError where it cannot be written.
     """
     if target.path is None:
@@ -81,9 +82,8 @@ def deliver(
             if target.face == TABLE:
                 render(Page(sys.stdout, zone=zone, colours=COLOURS), limit)
             else:
-                content = encode()
                 sys.stdout.flush()
-                sys.stdout.buffer.write(content)
+                write(sys.stdout.buffer)
                 sys.stdout.buffer.flush()
         return
     if target.folder:
@@ -95,7 +95,7 @@ def deliver(
                 render(Page(text, width=_FILE_WIDTH, zone=zone), None)
                 file.write(text.getvalue().encode())
             else:
-                file.write(encode())
+                write(file)
         written = [target.path]
     for path in written:
         say(f"wrote {path}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import io
 import json
 import os
 import secrets
@@ -13,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
+import msgspec
 import polars as pl
 
 from flowlens.errors import ConfigError, SourceError
@@ -22,13 +22,15 @@ from flowlens.reporting import SCHEMA_VERSION, Baseline, Report
 
 APOSTROPHE = "'"
 _DESTINATION: dict[str, type] = {"vnet": str, "workload": str, "dst_ip": str, "dst_port": int, "protocol": str}
+_ROWS_AT_A_TIME = 10_000
+_CSV_TIME = "%Y-%m-%dT%H:%M:%S%.6fZ"
 _ODD = r"[^ -~]|^[=+\-@]"
 """Text that may need a guard: anything but printable ASCII, or the start of a formula."""
 
 
-def document(report: Report) -> dict[str, object]:
-    """The report as the JSON document of the contract: plain lists, texts and numbers."""
-    return {
+def write_json(report: Report, file: BinaryIO) -> None:
+    """Write the report as the JSON document of the contract."""
+    head = {
         "schema_version": SCHEMA_VERSION,
         "window": {"start": report.window.start, "end": report.window.end},
         "settings": dict(report.settings),
@@ -37,8 +39,8 @@ def document(report: Report) -> dict[str, object]:
         "coverage": dict(report.coverage),
         "verdicts": {name: {"status": v.status, "text": v.text} for name, v in report.verdicts.items()},
         "findings": [{name: getattr(finding, name) for name in finding.__slots__} for finding in report.findings],
-        "tables": {name: table.to_dicts() for name, table in report.tables.items()},
     }
+    _write_document(head, report.tables, file)
 
 
 def ledger_document(ledger: Ledger) -> dict[str, object]:
@@ -48,14 +50,33 @@ def ledger_document(ledger: Ledger) -> dict[str, object]:
     return {**told, "complete": ledger.complete, "rejects": rejects}
 
 
-def flows_document(flows: pl.DataFrame, ledger: Ledger, settings: Mapping[str, object]) -> dict[str, object]:
-    """Flow tuples as a JSON document of the same shape."""
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "settings": dict(settings),
-        "ledger": ledger_document(ledger),
-        "tables": {"flows": flows.to_dicts()},
-    }
+def write_flows_json(flows: pl.DataFrame, ledger: Ledger, settings: Mapping[str, object], file: BinaryIO) -> None:
+    """Write flow tuples as a JSON document of the same shape."""
+    head = {"schema_version": SCHEMA_VERSION, "settings": dict(settings), "ledger": ledger_document(ledger)}
+    _write_document(head, {"flows": flows}, file)
+
+
+def _write_document(head: Mapping[str, object], tables: Mapping[str, pl.DataFrame], file: BinaryIO) -> None:
+    """Write ``head`` and then the tables, a row to a line, so that memory does not follow the number of rows.
+
+    The document is ASCII with times as ISO 8601 and ``Z``: no text of a log can put a control or bidi character on a terminal.
+    Integers above 2^53 are written as they are.
+    """
+    text = json.dumps(head, default=_plain, ensure_ascii=True, indent=1).removesuffix("\n}")
+    file.write(f'{text},\n "tables": {{'.encode("ascii"))
+    for number, (name, table) in enumerate(tables.items()):
+        file.write(f"{',' if number else ''}\n  {json.dumps(name)}: [".encode("ascii"))
+        between = b"\n   "
+        for piece in table.iter_slices(_ROWS_AT_A_TIME):
+            file.write(between + b",\n   ".join(_json_line(row) for row in piece.iter_rows(named=True)))
+            between = b",\n   "
+        file.write(b"\n  ]" if table.height else b"]")
+    file.write(b"\n }\n}\n")
+
+
+def _json_line(row: Mapping[str, object]) -> bytes:
+    line = msgspec.json.encode(row)
+    return line if line.isascii() else json.dumps(json.loads(line), separators=(",", ":")).encode("ascii")
 
 
 def read_baseline(path: Path) -> Baseline | None:
@@ -93,14 +114,6 @@ def _objects(where: str, found: object, columns: Mapping[str, type]) -> tuple[Ma
     return tuple(found)
 
 
-def json_bytes(content: object) -> bytes:
-    """JSON in ASCII with times as ISO 8601 and ``Z``; integers above 2^53 are written as they are.
-
-    ASCII, so that no text of a log can put a control or bidi character on a terminal.
-    """
-    return (json.dumps(content, default=_plain, ensure_ascii=True, indent=1) + "\n").encode("ascii")
-
-
 def _plain(value: object) -> object:
     if isinstance(value, dt.datetime):
         return utc(value)
@@ -113,25 +126,17 @@ def _plain(value: object) -> object:
     raise TypeError(f"no JSON for {type(value).__name__}")
 
 
-def json_document(report: Report) -> bytes:
-    """The report as one JSON document."""
-    return json_bytes(document(report))
-
-
-def csv_bytes(table: pl.DataFrame) -> bytes:
-    """One table as CSV in UTF-8, for people and spreadsheets; Parquet and JSON keep text as it is.
+def write_csv(table: pl.DataFrame, file: BinaryIO) -> None:
+    """Write one table as CSV in UTF-8, for people and spreadsheets; Parquet and JSON keep text as it is.
 
     What could steer a terminal is written as an escape; a text that a spreadsheet would run as a formula gets an apostrophe
     before it.
     """
-    times = [name for name, kind in table.schema.items() if isinstance(kind, pl.Datetime)]
-    guarded = table.with_columns(
-        *(pl.col(name).replace(_guards(table[name])) for name, kind in table.schema.items() if kind == pl.String),
-        *(pl.col(name).dt.strftime("%Y-%m-%dT%H:%M:%S%.6fZ") for name in times),
-    )
-    buffer = io.BytesIO()
-    guarded.write_csv(buffer)
-    return buffer.getvalue()
+    kinds = table.schema.items()
+    texts = [pl.col(name).replace(_guards(table[name])) for name, kind in kinds if kind == pl.String]
+    times = [pl.col(name).dt.strftime(_CSV_TIME) for name, kind in kinds if isinstance(kind, pl.Datetime)]
+    for number, piece in enumerate(table.iter_slices(_ROWS_AT_A_TIME) if table.height else [table]):
+        piece.with_columns(*texts, *times).write_csv(file, include_header=number == 0)
 
 
 def _guards(texts: pl.Series) -> dict[str, str]:
@@ -141,31 +146,24 @@ def _guards(texts: pl.Series) -> dict[str, str]:
     return {text: f"{APOSTROPHE if is_formula(text) else ''}{clean(text)}" for text in odd}
 
 
-def parquet_bytes(table: pl.DataFrame) -> bytes:
-    """One table as Parquet, text as it is."""
-    buffer = io.BytesIO()
-    table.write_parquet(buffer, compression="zstd")
-    return buffer.getvalue()
+def write_parquet(table: pl.DataFrame, file: BinaryIO) -> None:
+    """Write one table as Parquet, text as it is."""
+    table.write_parquet(file, compression="zstd")
 
 
-BY_TABLE: dict[str, Callable[[pl.DataFrame], bytes]] = {"csv": csv_bytes, "parquet": parquet_bytes}
+BY_TABLE: dict[str, Callable[[pl.DataFrame, BinaryIO], None]] = {"csv": write_csv, "parquet": write_parquet}
 """Formats that hold one table a file."""
 
 
-def csv_table(report: Report) -> bytes:
-    """The report's one table as CSV."""
-    return csv_bytes(_only_table(report, "csv"))
+def write_one_table(face: str, report: Report, file: BinaryIO) -> None:
+    """Write the report's one table in a format of BY_TABLE.
 
-
-def parquet_table(report: Report) -> bytes:
-    """The report's one table as Parquet."""
-    return parquet_bytes(_only_table(report, "parquet"))
-
-
-def _only_table(report: Report, face: str) -> pl.DataFrame:
+    Raises ConfigError where the report holds several.
+    """
     if len(report.tables) != 1:
         raise ConfigError(f"--format {face}", f"{len(report.tables)} tables do not fit one file", hint="use -o FOLDER/")
-    return next(iter(report.tables.values()))
+    (table,) = report.tables.values()
+    BY_TABLE[face](table, file)
 
 
 def write_tables(tables: Mapping[str, pl.DataFrame], folder: Path, face: str) -> list[Path]:
@@ -174,7 +172,7 @@ def write_tables(tables: Mapping[str, pl.DataFrame], folder: Path, face: str) ->
     for name, table in tables.items():
         path = folder / f"{name}.{face}"
         with atomic(path) as file:
-            file.write(BY_TABLE[face](table))
+            BY_TABLE[face](table, file)
         written.append(path)
     return written
 

@@ -14,7 +14,7 @@ import polars as pl
 from flowlens import schema
 from flowlens.analyses.attempts import WORKLOAD, attempts_of, destinations_tried
 from flowlens.analyses.judgement import EXACT, PORT_ONLY, Attempt, Length, Need, judge
-from flowlens.analyses.tables import result
+from flowlens.analyses.tables import result, slim
 from flowlens.catalog import (
     Profile,
     ServiceTags,
@@ -102,8 +102,8 @@ def _statuses(
 
     def tied(views: pl.LazyFrame) -> pl.DataFrame:
         attempts = attempts_of(views)
-        tried.append(attempts.select(WORKLOAD).unique())
-        return match(attempts)
+        tried.append(slim(attempts.select(WORKLOAD).unique(), WORKLOAD))
+        return slim(match(attempts).select("requirement", *WORKLOAD, *Attempt.__slots__), WORKLOAD)
 
     matched = pl.concat([tied(part) for part in scan.evidence.parts])
     matched = matched.sort("requirement", *WORKLOAD, "dst_ip", "dst_port", "match", "endpoint", nulls_last=True)

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import os
+
+# Before anything imports Polars: workers that share the cores gain nothing from more threads and lose to their switching.
+# What more threads could change, test_invariance asks in a process of its own.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("POLARS_MAX_THREADS", "1")
+
 from collections.abc import Callable
 from pathlib import Path
 

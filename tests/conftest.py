@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import os
+
+# Before anything imports Polars: workers that share the cores gain nothing from more threads and lose to their switching.
+# What more threads could change, test_invariance asks in a process of its own.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("POLARS_MAX_THREADS", "1")
+
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 GOLDEN = Path(__file__).parent / "golden"
+
+# One server over TLS serves both. Marks with xdist_group are of no effect: xdist 3.8 writes them where pytest 9 no longer looks.
+OVER_TLS = ("tests/faults/test_secrets.py", "tests/faults/test_sign_in.py")
+ONE_BY_ONE = ("tests/faults/", "tests/test_scenarios.py")
 
 # A failure prints the blob that repeats it. No deadline: two workers share two cores with whatever else runs.
 settings.register_profile("flowlens", deadline=None, derandomize=False, print_blob=True)
@@ -21,6 +33,21 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.enviro
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="rewrite the files in tests/golden")
     parser.addoption("--no-skips", action="store_true", help="fail the run if any test was skipped")
+
+
+class _Scheduling(LoadScopeScheduling):
+    """Tests of a file on one worker, so that what they share is made once; the scenarios fill both workers up in the end."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        if file in OVER_TLS:
+            return "storage over TLS"
+        return nodeid if file.startswith(ONE_BY_ONE) else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> _Scheduling:
+    return _Scheduling(config, log)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -14,8 +14,6 @@ import pytest
 
 TOP = Path(__file__).parents[1]
 PACKED = {"flowlens": TOP / "flowlens", "flowlens/kql": TOP / "kql"}
-# On one worker, so that the wheel is built once.
-pytestmark = pytest.mark.xdist_group("packaging")
 
 
 def shipped_files() -> set[str]:

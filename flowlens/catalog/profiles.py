@@ -28,6 +28,7 @@ endpoints = [                # ip, cidr, service-tag, fqdn, fqdn-wildcard, fqdn-
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import re
 import tomllib
 from collections.abc import Callable, Iterable
@@ -144,6 +145,7 @@ def load_profile(name_or_path: str | Path) -> Profile:
     return read_profile(data, name=path.stem, where=text)
 
 
+@functools.lru_cache(maxsize=256)
 def read_profile(data: bytes, *, name: str, where: str) -> Profile:
     """The profile in the bytes of a TOML file; ``where`` names the file in errors.
 

@@ -10,7 +10,7 @@ import datetime as dt
 import functools
 import ipaddress
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, BinaryIO, NoReturn
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -22,7 +22,9 @@ import flowlens
 from flowlens import reporting
 from flowlens.analyses import ANALYSES
 from flowlens.analyses.destinations import read_expected
-from flowlens.catalog import Profile, load_profile, load_tags, profile_names
+from flowlens.analyses.egress import AUTO
+from flowlens.catalog import load_profile, load_tags, profile_names
+from flowlens.catalog.placeholders import check_settings, parse_settings
 from flowlens.config import CLOUDS, read_config
 from flowlens.doctor import describe as doctor_lines
 from flowlens.errors import CatalogError, ConfigError, FlowlensError, near_matches
@@ -38,6 +40,7 @@ from flowlens.options import (
     Cloud,
     Common,
     Expect,
+    Placeholders,
     ProfileNames,
     Sources,
     Timeout,
@@ -45,7 +48,7 @@ from flowlens.options import (
     window_option,
     with_common,
 )
-from flowlens.outputs import OUTPUTS, terminal
+from flowlens.outputs import OUTPUTS, catalogue, terminal
 from flowlens.outputs.delivery import Target, deliver, discard_output, say, standard_output, target_of
 from flowlens.outputs.page import Page
 from flowlens.outputs.progress import progress_on
@@ -143,6 +146,7 @@ def _report(
     *,
     changed_at: str | None = None,
     profiles: Sequence[str] | None = None,
+    placeholders: Sequence[str] | None = None,
     expect: Path | None = None,
     baseline: str | None = None,
 ) -> NoReturn:
@@ -151,9 +155,9 @@ def _report(
     target = target_of(common.format, common.output, tables=len(questions) + 2 * (changed_at is not None))
     settings = read_config(common.config)
     cloud = _known_cloud(common.cloud or settings.cloud)
-    for name in profiles or ():
-        if name != "auto":
-            load_profile(name)
+    loaded = [load_profile(name) for name in profiles or () if name != AUTO]
+    filling = {**settings.placeholders, **parse_settings(placeholders or ())}
+    check_settings(filling, (e.value for profile in loaded for r in profile.requirements for e in r.endpoints))
     expected = expect or (settings.path if settings.has_expected else None)
     if expected is not None:
         read_expected(expected)
@@ -165,9 +169,9 @@ def _report(
     report = reporting.report(
         result,
         questions=questions,
-        profiles=list(profiles) if profiles else "auto",
+        profiles=list(profiles) if profiles else AUTO,
         cloud=cloud,
-        placeholders=settings.placeholders,
+        placeholders=filling,
         expected=expected,
         baseline=earlier,
     )
@@ -234,10 +238,14 @@ def _baseline(text: str, common: Common) -> Scan | Baseline:
 def _lines(lines: Iterable[tuple[str, str]]) -> None:
     """Lines with their styles on stdout."""
     with standard_output():
-        # Folded for a reader, whole for a program.
-        page = Page(sys.stdout, width=None if sys.stdout.isatty() else _UNFOLDED)
+        page = _page()
         for line, style in lines:
             page.line(line, style)
+
+
+def _page() -> Page:
+    """A page on stdout: folded for a reader, whole for a program."""
+    return Page(sys.stdout, width=None if sys.stdout.isatty() else _UNFOLDED)
 
 
 def _complain(error: FlowlensError) -> None:
@@ -253,6 +261,7 @@ def analyze(
     common: Common,
     changed_at: ChangedAt = None,
     profile: ProfileNames = None,
+    placeholders: Placeholders = None,
     expect: Expect = None,
     baseline: BaselineOption = None,
 ) -> None:
@@ -266,6 +275,7 @@ def analyze(
         list(ANALYSES),
         changed_at=changed_at,
         profiles=profile,
+        placeholders=placeholders,
         expect=expect,
         baseline=baseline,
     )
@@ -283,12 +293,18 @@ def encryption(sources: Sources, common: Common, changed_at: ChangedAt = None) -
 
 @app.command()
 @with_common
-def egress(sources: Sources, common: Common, changed_at: ChangedAt = None, profile: ProfileNames = None) -> None:
+def egress(
+    sources: Sources,
+    common: Common,
+    changed_at: ChangedAt = None,
+    profile: ProfileNames = None,
+    placeholders: Placeholders = None,
+) -> None:
     """Which endpoints that Azure services need are denied, unanswered or never tried, and by whose rule?
 
     Example: flowlens egress sample_logs --profile windows-kms
     """
-    _report(sources, common, ["denied_egress"], changed_at=changed_at, profiles=profile)
+    _report(sources, common, ["denied_egress"], changed_at=changed_at, profiles=profile, placeholders=placeholders)
 
 
 @app.command()
@@ -423,13 +439,8 @@ def profiles_list() -> None:
 
     Example: flowlens profiles list
     """
-    _lines((_summary(load_profile(name)), "") for name in profile_names())
-
-
-def _summary(profile: Profile) -> str:
-    counts = {cloud: sum(r.cloud == cloud for r in profile.requirements) for cloud in CLOUDS}
-    told = ", ".join(f"{n} {cloud}" for cloud, n in counts.items() if n)
-    return f"{profile.name}: {profile.title} ({told}; as of {profile.as_of})"
+    with standard_output():
+        catalogue.profiles([load_profile(name) for name in profile_names()], _page())
 
 
 @profiles_app.command("show")
@@ -441,20 +452,7 @@ def profiles_show(
 
     Example: flowlens profiles show windows-kms
     """
-    _lines(_profile_lines(load_profile(name), _known_cloud(cloud)))
-
-
-def _profile_lines(profile: Profile, cloud: str) -> Iterator[tuple[str, str]]:
-    yield f"{profile.name}: {profile.title}", "bold"
-    for source in profile.sources:
-        yield f"  source: {source}", ""
-    for requirement in (r for r in profile.requirements if r.cloud == cloud):
-        need = "retired" if requirement.retired else requirement.need
-        where = f"{requirement.protocol.upper()} {requirement.ports}"
-        yield f"{requirement.name}  [{need}]  {where}  as of {requirement.as_of}", ""
-        yield "  " + ", ".join(f"{e.value} ({e.kind})" for e in requirement.endpoints), ""
-        if requirement.note:
-            yield f"  {requirement.note}", "dim"
+    _lines(catalogue.profile(load_profile(name), _known_cloud(cloud)))
 
 
 @tags_app.command("show")

@@ -52,6 +52,10 @@ ProfileNames = Annotated[
     list[str] | None,
     _question("PROFILE", "Name (flowlens profiles list) or file; repeatable. Default auto.", "--profile"),
 ]
+Placeholders = Annotated[
+    list[str] | None,
+    _question("NAME=VALUE", "What a profile leaves open, e.g. location=japaneast; repeatable.", "--set"),
+]
 Expect = Annotated[Path | None, _question("FILE", "TOML list of expected destinations.", "--expect")]
 BaselineOption = Annotated[
     str | None, _question("FILE", "An earlier report's JSON, or an earlier source.", "--baseline")

@@ -149,7 +149,9 @@ def report(
             if name == "denied_egress" and egress is not None:
                 tables[name + suffix] = egress
             elif name == "unexpected_destinations" and egress is not None:
-                required = explained(egress, part, tags=known_tags, cloud=cloud)
+                required = explained(
+                    egress, part, profiles=profiles, placeholders=placeholders, tags=known_tags, cloud=cloud
+                )
                 tables[name] = unexpected_destinations(
                     part, expected=expected, baseline=earlier, required=required, tags=known_tags
                 ).collect()

@@ -683,7 +683,12 @@ def test_blobs_and_an_export_are_not_added_up() -> None:
 
 def test_profiles_and_tags() -> None:
     listed = run("profiles", "list").out.splitlines()
-    assert [line.split(":")[0] for line in listed] == fl.profile_names()
+    assert [line.split()[0] for line in listed[3:]] == fl.profile_names()
+    for name, shown in zip(fl.profile_names(), listed[3:], strict=True):
+        profile = fl.load_profile(name)
+        counts = [sum(r.cloud == cloud for r in profile.requirements) for cloud in ("global", "usgov", "china")]
+        assert shown.split()[1:5] == [*(str(count or "-") for count in counts), profile.as_of]
+        assert shown.endswith(profile.title)
     shown = run("profiles", "show", "windows-kms").out
     assert "AzurePlatformLKM" in shown and "\n  source: " in shown
     china = run("profiles", "show", "windows-kms", "--cloud", "china").out
@@ -697,13 +702,37 @@ def test_profiles_and_tags() -> None:
     assert fl.load_tags().date in looked_up.err
 
 
+def test_what_a_profile_leaves_open_is_set_by_name(small: Path, tmp_path: Path) -> None:
+    def tunnel(*settings: str) -> str:
+        rows = told("egress", small, "--profile", "azure-sql", *settings)["tables"]["denied_egress"]
+        return str(next(row["note"] for row in rows if row["endpoint"] == "Sql.<region> (TCP 1433)"))
+
+    assert "Not tested: Sql.<region>: no value is set for <region>." in tunnel()
+    assert "not tested" not in tunnel("--set", "location=japaneast").lower()
+    config = tmp_path / "own.toml"
+    config.write_text('[placeholders]\nregion = "atlantis"\n', encoding="utf-8")
+    assert "Sql.atlantis" in tunnel("--config", str(config))
+    assert "not tested" not in tunnel("--config", str(config), "--set", "Region=Japan East").lower()
+    fails("egress", small, "--set", "locaton=x", code=2, words="is in no profile", hint="location")
+    fails("analyze", small, "--set", "location", code=2, words="expected NAME=VALUE", hint="--set")
+
+
+def test_what_is_no_egress_is_shown_and_not_judged(small: Path) -> None:
+    shown = run("profiles", "show", "sql-mi").out
+    assert "[required, ingress]" in shown and "[recommended, route]" in shown and "to set: region, " in shown
+    rows = told("egress", small, "--profile", "sql-mi")["tables"]["denied_egress"]
+    names = {row["endpoint"] for row in rows}
+    assert "NSG rule mi-internal-out" in names and not names & {"NSG rule mi-internal-in", "Routes mi-*-internet"}
+    assert "No source was read for china" in run("profiles", "show", "sql-mi", "--cloud", "china").out
+
+
 def test_a_profile_of_the_users_own(small: Path, tmp_path: Path) -> None:
     name = next(path for path in (TOP / "flowlens" / "catalog").rglob("windows-kms.toml"))
     path = tmp_path / "mine.toml"
     path.write_text(name.read_text("utf-8").replace('"windows-kms"', '"mine"'), encoding="utf-8")
     assert run("profiles", "show", path).code == 0
-    rows = told("egress", small, "--profile", path)["tables"]["denied_egress"]
-    assert "Denied" in {row["status"] for row in rows}
+    rows = told("analyze", small, "--profile", path)["tables"]["denied_egress"]
+    assert "Denied" in {row["status"] for row in rows} and {row["profile"] for row in rows} == {"mine"}
 
 
 def test_doctor_reads_no_flow(tmp_path: Path) -> None:

@@ -7,13 +7,13 @@ port; each requirement then gets one status per workload, from its best alternat
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import polars as pl
 
 from flowlens import schema
 from flowlens.analyses.attempts import WORKLOAD, attempts_of
-from flowlens.analyses.judgement import EXACT, PORT_ONLY, Attempt, Length, Need, judge
+from flowlens.analyses.judgement import EXACT, PORT_ONLY, TAG, Attempt, Length, Need, judge
 from flowlens.analyses.tables import result
 from flowlens.catalog import (
     Profile,
@@ -23,6 +23,8 @@ from flowlens.catalog import (
     load_tags,
     profile_names,
 )
+from flowlens.catalog.placeholders import Settings, check_settings
+from flowlens.catalog.profiles import EGRESS
 from flowlens.evidence import Inventory, Scan
 from flowlens.nic_hours import COVERED
 from flowlens.prefixes import PrefixTable
@@ -35,7 +37,7 @@ def denied_egress(
     *,
     profiles: Sequence[str] | str = AUTO,
     cloud: str = "global",
-    placeholders: Mapping[str, str | list[str]] | None = None,
+    placeholders: Settings | None = None,
     tags: ServiceTags | None = None,
 ) -> pl.LazyFrame:
     """The status of every required endpoint for every workload: reached, denied, unanswered, not seen, and so on.
@@ -44,54 +46,68 @@ def denied_egress(
     ``placeholders`` fill what a profile leaves open, such as ``{"region": "japaneast"}``. A tag match gives at most
     Service reached; a row whose evidence cannot tell says so. Times are UTC.
 
-    Raises CatalogError for an unknown or broken profile.
+    Raises CatalogError for an unknown or broken profile, ConfigError for a placeholder that no profile has.
 
     >>> import flowlens as fl
     >>> table = fl.denied_egress(fl.scan("sample_logs"), profiles=["windows-kms"]).collect()
     >>> {"Denied", "Unanswered", "Reached"} <= set(table["status"])
     True
     """
-    auto = AUTO in profiles if not isinstance(profiles, str) else profiles == AUTO
-    named = [profiles] if isinstance(profiles, str) else list(profiles)
-    names = profile_names() if auto else list(dict.fromkeys(named))
-    loaded = [load_profile(name) for name in names]
+    loaded, asked = _loaded(profiles)
+    check_settings(placeholders or {}, (e.value for p in loaded for r in p.requirements for e in r.endpoints))
     return result(
         "denied_egress",
-        lambda: _statuses(scan, loaded, auto, cloud, placeholders or {}, tags or load_tags(cloud)).lazy(),
+        lambda: _statuses(scan, loaded, asked, cloud, placeholders or {}, tags or load_tags(cloud)).lazy(),
     )
 
 
 def explained(
-    table: pl.DataFrame, scan: Scan, *, tags: ServiceTags | None = None, cloud: str = "global"
+    table: pl.DataFrame,
+    scan: Scan,
+    *,
+    profiles: Sequence[str] | str = AUTO,
+    placeholders: Settings | None = None,
+    tags: ServiceTags | None = None,
+    cloud: str = "global",
 ) -> pl.DataFrame:
-    """dst_ip, dst_port and protocol of all egress that the profiles named in ``table`` (a denied_egress table) explain."""
-    profiles = [load_profile(name) for name in table["profile"].unique().sort()]
+    """dst_ip, dst_port and protocol of all egress that the profiles named in ``table`` (a denied_egress table) explain.
+
+    The other arguments are those that the table was made with.
+    """
+    named = set(table["profile"])
+    active = [profile for profile in _loaded(profiles)[0] if profile.name in named]
     attempts = attempts_of(scan.evidence.views)
-    if attempts.is_empty() or not profiles:
+    if attempts.is_empty() or not active:
         return attempts.select("dst_ip", "dst_port", "protocol").clear()
-    needs = _needs(profiles, cloud, {}, tags or load_tags(cloud))
+    needs = _needs(active, cloud, placeholders or {}, tags or load_tags(cloud))
     # A port alone explains nothing: any address answers there.
     matched = _match(attempts, needs).filter(pl.col("match") != PORT_ONLY)
     return matched.select("dst_ip", "dst_port", "protocol").unique()
 
 
-def _needs(
-    profiles: Iterable[Profile], cloud: str, placeholders: Mapping[str, str | list[str]], tags: ServiceTags
-) -> list[Need]:
+def _loaded(profiles: Sequence[str] | str) -> tuple[list[Profile], frozenset[str]]:
+    """The profiles to judge, and the names of those asked for; ``auto`` adds all of the package."""
+    named = [profiles] if isinstance(profiles, str) else list(dict.fromkeys(profiles))
+    asked = {profile.name: profile for profile in (load_profile(name) for name in named if name != AUTO)}
+    others = [load_profile(name) for name in profile_names() if AUTO in named and name not in asked]
+    return [*asked.values(), *others], frozenset(asked)
+
+
+def _needs(profiles: Iterable[Profile], cloud: str, placeholders: Settings, tags: ServiceTags) -> list[Need]:
     return [
         Need(profile.name, requirement, expand(requirement, tags, placeholders))
         for profile in profiles
         for requirement in profile.requirements
-        if requirement.cloud == cloud
+        if requirement.cloud == cloud and requirement.concerns == EGRESS
     ]
 
 
 def _statuses(
     scan: Scan,
     profiles: Sequence[Profile],
-    auto: bool,
+    asked: frozenset[str],
     cloud: str,
-    placeholders: Mapping[str, str | list[str]],
+    placeholders: Settings,
     tags: ServiceTags,
 ) -> pl.DataFrame:
     columns = schema.polars_schema(schema.RESULTS["denied_egress"])
@@ -99,7 +115,7 @@ def _statuses(
     attempts = attempts_of(scan.evidence.views)
     matched = _match(attempts, needs)
     workloads = _workloads(scan.evidence.inventory, attempts)
-    wanted = _wanted(workloads, needs, matched, tags, auto)
+    wanted = _wanted(workloads, needs, matched, tags, asked)
     named = tags.identify(matched["dst_ip"].unique())
     tag_of = dict(zip(named["address"], named["service_tag"], strict=True))
     found: dict[tuple[object, ...], list[Attempt]] = {}
@@ -183,28 +199,32 @@ def _wanted(
     needs: Sequence[Need],
     matched: pl.DataFrame,
     tags: ServiceTags,
-    auto: bool,
+    asked: frozenset[str],
 ) -> pl.DataFrame:
-    """Workload x requirement: all of them, or under ``auto`` those of profiles whose own endpoints the workload tried."""
+    """Workload x requirement: of the profiles asked for all, of others where the workload tried their own endpoints."""
     table = pl.DataFrame(
         [(n, need.profile) for n, need in enumerate(needs)],
         schema={"requirement": pl.Int64, "profile": pl.String},
         orient="row",
     )
-    if not auto:
-        return workloads.join(table, how="cross")
+    always = workloads.join(table.filter(pl.col("profile").is_in(asked)), how="cross")
     # An attempt on nothing but a port tells of a profile only where the address is Azure's: VPNs use 1194 too.
     telling = [n for n, need in enumerate(needs) if need.requirement.telling]
     hosted = tags.identify(matched["dst_ip"].unique()).select(dst_ip="address", hosted="service_tag").drop_nulls()
     active = (
         matched.filter(pl.col("requirement").is_in(telling))
         .join(hosted, on="dst_ip", how="left")
-        .filter((pl.col("match") != PORT_ONLY) | pl.col("hosted").is_not_null())
+        .filter(
+            pl.col("match").is_in([*EXACT, TAG]) | ((pl.col("match") == PORT_ONLY) & pl.col("hosted").is_not_null()),
+            ~pl.col("requirement").is_in([n for n, need in enumerate(needs) if need.profile in asked]),
+        )
         .join(table, on="requirement")
         .select(*WORKLOAD, "profile")
         .unique()
     )
-    return workloads.join(active, on=WORKLOAD, nulls_equal=True).join(table, on="profile")
+    return pl.concat(
+        [always, workloads.join(active, on=WORKLOAD, nulls_equal=True).join(table, on="profile")], how="diagonal"
+    )
 
 
 def _evidence(scan: Scan) -> Length:

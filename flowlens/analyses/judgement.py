@@ -221,7 +221,8 @@ def _unseen(need: Need, logged: bool, evidence: Length) -> _Opinion:
     if not logged:
         return _Opinion("Not observable", None, None, ("no flow log covers this workload",))
     expansion = need.expansion
-    testable = any(
+    # Silence says nothing of what could not be looked for: an alternative that is not tested may have been tried.
+    testable = not expansion.untestable and any(
         match in (ADDRESS, TAG) or (match == APPROXIMATE_TAG and expansion.confidence.get(endpoint) == "high")
         for _, match, endpoint in expansion.prefixes
     )

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 
-from flowlens.catalog.profiles import PLACEHOLDER, Endpoint, Requirement
+from flowlens.catalog.placeholders import PLACEHOLDER, Settings, filled, given, key_of
+from flowlens.catalog.profiles import Endpoint, Requirement
 from flowlens.catalog.tags import CLOUDS, ServiceTags
-from flowlens.errors import CatalogError, ConfigError
+from flowlens.errors import CatalogError
 from flowlens.prefixes import normal
 
 CONFIDENCES = ("high", "medium", "low", "none")
@@ -21,7 +21,6 @@ owner; plausible only; no tag does."""
 
 _EVERYWHERE = ("0.0.0.0/0", "::/0")
 _NSG_ONLY = ("azureplatformdns", "azureplatformimds", "azureplatformlkm")
-_SAME_SETTING = {"location": "region", "region": "location"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +39,11 @@ class Expansion:
     untestable: tuple[str, ...] = ()
 
 
-def expand(
-    requirement: Requirement, tags: ServiceTags, settings: Mapping[str, str | list[str]] | None = None
-) -> Expansion:
+def expand(requirement: Requirement, tags: ServiceTags, settings: Settings | None = None) -> Expansion:
     """The prefixes behind a requirement, with the user's settings in its placeholders.
 
-    Settings are named as the placeholders are, whatever their case; ``region`` and ``location`` stand for each other; a
-    list fills a placeholder with several values. Raises CatalogError where ``tags`` are of another cloud, ConfigError
+    Settings are named as the placeholders are, whatever their case and dashes; ``region`` and ``location`` stand for each
+    other; a list fills a placeholder with several values. Raises CatalogError where ``tags`` are of another cloud, ConfigError
     where a setting is no text or fills an address with what is none.
 
     >>> from flowlens.catalog import load_profile, load_tags
@@ -55,7 +52,7 @@ def expand(
     """
     if tags.cloud != requirement.cloud:
         raise CatalogError(requirement.name, f"is a requirement of {requirement.cloud}, the tags are of {tags.cloud}")
-    given = _given(settings or {})
+    known = given(settings or {})
     # A name beside its listed addresses is tested by these.
     has_addresses = any(
         e.kind in ("ip", "cidr") and e.value not in _EVERYWHERE and not PLACEHOLDER.search(e.value)
@@ -65,9 +62,9 @@ def expand(
     confidence: dict[str, str] = {}
     untestable: list[str] = []
     for endpoint in requirement.endpoints:
-        for value in _filled(endpoint.value, given):
+        for value in filled(endpoint.value, known):
             if endpoint.kind in ("fqdn", "fqdn-wildcard"):
-                found, sure, reason = _by_name(value, tags, given)
+                found, sure, reason = _by_name(value, tags, known)
                 if found:
                     confidence[value] = sure
                 reason = "" if has_addresses else reason
@@ -167,8 +164,10 @@ def _by_name(name: str, tags: ServiceTags, settings: Mapping[str, list[str]]) ->
     if tags.cloud not in known.clouds:
         return [], "none", f"served from the {' or '.join(known.clouds)} cloud, outside the {tags.cloud} service tags"
     held = known.match(name)
-    captured = {key: [text] for key, text in (held.groupdict() if held else {}).items() if not PLACEHOLDER.search(text)}
-    wanted = [filled for tag in known.tags for filled in _filled(tag, {**settings, **captured})]
+    captured = {
+        key_of(key): [text] for key, text in (held.groupdict() if held else {}).items() if not PLACEHOLDER.search(text)
+    }
+    wanted = [name for tag in known.tags for name in filled(tag, {**settings, **captured})]
     found = [prefix for tag in wanted for prefix, _ in _by_tag(tag, tags)[0]]
     if found:
         return [(prefix, "approximate tag") for prefix in dict.fromkeys(found)], known.confidence, ""
@@ -179,32 +178,3 @@ def _by_name(name: str, tags: ServiceTags, settings: Mapping[str, list[str]]) ->
 
 def _unset(placeholders: list[str]) -> str:
     return f"no value is set for {', '.join(f'<{name}>' for name in dict.fromkeys(placeholders))}"
-
-
-def _given(settings: Mapping[str, str | list[str]]) -> dict[str, list[str]]:
-    """Values by placeholder in lower case; where only one of region and location is given, it is both."""
-    given: dict[str, list[str]] = {}
-    for name, value in settings.items():
-        key = name.lower().removeprefix("<").removesuffix(">")
-        values = [value] if isinstance(value, str) else value
-        if not (isinstance(values, list) and values and all(_is_setting(text) for text in values)):
-            raise ConfigError("settings", f"{name}: expected text or a list of texts, found {str(value)[:80]!r}")
-        given[key] = [text.replace(" ", "").lower() if key in _SAME_SETTING else text.strip() for text in values]
-    for one, other in _SAME_SETTING.items():
-        if one in given:
-            given.setdefault(other, given[one])
-    return given
-
-
-def _is_setting(value: object) -> bool:
-    return isinstance(value, str) and bool(value.strip()) and value.isprintable() and not re.search(r"[<>*]", value)
-
-
-def _filled(value: str, settings: Mapping[str, list[str]]) -> Iterator[str]:
-    """The value with every combination of its placeholders' settings; a placeholder without a setting stays."""
-    names = list(dict.fromkeys(PLACEHOLDER.findall(value)))
-    for chosen in itertools.product(*(settings.get(name.lower(), [f"<{name}>"]) for name in names)):
-        filled = value
-        for name, setting in zip(names, chosen, strict=True):
-            filled = filled.replace(f"<{name}>", setting)
-        yield filled

@@ -23,8 +23,9 @@ from flowlens import reporting
 from flowlens.analyses import ANALYSES
 from flowlens.analyses.destinations import read_expected
 from flowlens.analyses.egress import AUTO
-from flowlens.catalog import load_profile, load_tags, profile_names
+from flowlens.catalog import ServiceTags, load_profile, load_tags, profile_names
 from flowlens.catalog.placeholders import check_settings, parse_settings
+from flowlens.catalog.tags import packed, read_update, stored_file
 from flowlens.config import CLOUDS, read_config
 from flowlens.doctor import describe as doctor_lines
 from flowlens.errors import CatalogError, ConfigError, FlowlensError, near_matches
@@ -466,7 +467,7 @@ def tags_show(
     """
     tags = load_tags(_known_cloud(cloud))
     _lines((line, "") for line in (tags.prefixes(name) if name else tags.names))
-    say(f"{cloud}, service tags of {tags.date}")
+    _dated(tags)
 
 
 @tags_app.command("lookup")
@@ -486,7 +487,32 @@ def tags_lookup(
             raise ConfigError(f"tags lookup {address}", "is no address", hint="write 20.118.99.224") from error
     rows = tags.identify(pl.Series(addresses, dtype=pl.String)).iter_rows(named=True)
     _lines((f"{row['address']}: {', '.join(row['service_tags'] or ()) or 'no service tag'}", "") for row in rows)
-    say(f"{cloud}, service tags of {tags.date}")
+    _dated(tags)
+
+
+@tags_app.command("update")
+def tags_update(
+    file: Annotated[
+        Path, typer.Option("--file", metavar="FILE", help="The published JSON, e.g. ServiceTags_Public_20260720.json.")
+    ],
+) -> None:
+    """Put a newer file of service tags in the place of those at hand, once all of it has been checked.
+
+    Example: flowlens tags update --file ServiceTags_Public_20260720.json
+    """
+    tags = read_update(file)
+    before = load_tags(tags.cloud).date
+    target = stored_file(tags.cloud)
+    with atomic(target) as stored:
+        stored.write(packed(tags))
+    say(f"{tags.cloud}: {len(tags.names)} service tags of {tags.date} in the place of those of {before}, in {target}")
+
+
+def _dated(tags: ServiceTags) -> None:
+    """The snapshot's date, on stderr, and what to do where it is old."""
+    say(f"{tags.cloud}, service tags of {tags.date}")
+    if tags.stale():
+        say("warning: older than 30 days; see flowlens tags update --help")
 
 
 def _version(value: bool) -> None:

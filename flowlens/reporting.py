@@ -21,6 +21,7 @@ from flowlens.analyses import ANALYSES, denied_egress, unexpected_destinations
 from flowlens.analyses.destinations import Expected
 from flowlens.analyses.egress import AUTO, explained
 from flowlens.catalog import ServiceTags, load_profile, load_tags, profile_names
+from flowlens.catalog.tags import UNKNOWN_DATE
 from flowlens.errors import ConfigError, near_matches
 from flowlens.evidence import Inventory, Ledger, Scan, Window
 from flowlens.prefixes import subnet_of
@@ -31,7 +32,6 @@ QUESTIONS = ("encryption_status", "denied_egress", "unexpected_destinations")
 """The tables that carry a verdict, in the order in which they are told."""
 
 _BAD_PAIRS = ("Unencrypted", "Mixed", "Dropped", "Unknown")
-_TAGS_STALE = dt.timedelta(days=30)
 _FILTERED_FROM = 1000
 """Flows begun from which a flow log without any tuple of a state looks filtered at its source."""
 
@@ -163,14 +163,13 @@ def report(
     findings = _findings(told, evidence.inventory, judged)
     findings = _compared(findings, baseline, coverage)
     verdicts = _verdicts(told, coverage, evidence.ledger, judged)
-    age = (today or dt.datetime.now(dt.UTC).date()) - dt.date.fromisoformat(known_tags.date)
     return Report(
         window=_told_window(scan, evidence.coverage),
         settings={**scan.settings, "profiles": profiles, "cloud": cloud, "placeholders": dict(placeholders or {})},
         catalogue={
-            "date": max(load_profile(name).as_of for name in profile_names()),
+            "date": max(date for name in profile_names() if (date := load_profile(name).as_of) != UNKNOWN_DATE),
             "tags_date": known_tags.date,
-            "stale": age > _TAGS_STALE,
+            "stale": known_tags.stale(today),
         },
         ledger=evidence.ledger,
         coverage=coverage,

@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from flowlens.catalog.profiles import EGRESS, KINDS, read_profile
-from flowlens.catalog.tags import CLOUDS, PUBLISHED_CLOUDS, UNKNOWN_DATE, load_tags
+from flowlens.catalog.tags import CLOUDS, PUBLISHED_CLOUDS, UNKNOWN_DATE, load_tags, packed
 
 DATA = Path(__file__).parents[1] / "flowlens" / "catalog" / "data"
 
@@ -266,8 +266,7 @@ def build_tags(published: Path) -> Iterable[Path]:
     if tags.date == UNKNOWN_DATE:
         sys.exit(f"{published.name}: expected a date in the file's name")
     target = DATA / f"service_tags_{tags.cloud}.parquet"
-    metadata = {"cloud": tags.cloud, "date": tags.date}
-    tags.table.write_parquet(target, compression="zstd", compression_level=22, metadata=metadata)
+    target.write_bytes(packed(tags))
     yield target
 
 

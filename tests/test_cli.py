@@ -98,10 +98,22 @@ def test_every_command_and_option_says_what_it_is(name: str) -> None:
             assert parameter.help and parameter.help.endswith("."), parameter.name
 
 
+def published_tags(cloud: str, path: Path, **more: str) -> None:
+    """The tags of the package in the form in which they are published, with ``more`` tags of one prefix each."""
+    tags = fl.load_tags(cloud)
+    prefixes = {name: list(tags.prefixes(name)) for name in tags.names} | {name: [one] for name, one in more.items()}
+    values = [{"name": n, "properties": {"addressPrefixes": p, "networkFeatures": None}} for n, p in prefixes.items()]
+    title = {"global": "Public", "china": "China"}[cloud]
+    path.write_text(json.dumps({"cloud": title, "values": values}), encoding="utf-8")
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_example_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FLOWLENS_DATA", str(tmp_path / "own"))
     (tmp_path / "sample_logs").symlink_to(SAMPLE)
+    if name == "tags update":
+        published_tags("global", tmp_path / "ServiceTags_Public_20260720.json")
     program, *arguments = shlex.split(example(name))
     assert program == "flowlens" and " ".join(arguments).startswith(name)
     ran = run(*arguments)
@@ -700,6 +712,28 @@ def test_profiles_and_tags() -> None:
     assert looked_up.out.splitlines()[1] == "10.0.0.4: no service tag"
     assert "AzureCloud" in looked_up.out.splitlines()[0]
     assert fl.load_tags().date in looked_up.err
+
+
+def test_tags_are_replaced_by_a_newer_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLOWLENS_DATA", str(tmp_path / "own"))
+    day = dt.datetime.now(dt.UTC).date()
+    file = tmp_path / f"ServiceTags_China_{day:%Y%m%d}.json"
+    before = fl.load_tags("china").date
+    published_tags("china", file, Brand="203.0.113.0/24")
+    document = file.read_text("utf-8")
+    file.write_text(document[:-1], encoding="utf-8")
+    fails("tags", "update", "--file", file, code=2, words="expected a service-tag file", hint="download it anew")
+    assert not (tmp_path / "own").exists()
+    file.write_text(document, encoding="utf-8")
+    told = run("tags", "update", "--file", file)
+    assert told.code == 0 and f"of {day} in the place of those of {before}" in told.err
+    looked_up = run("tags", "lookup", "203.0.113.7", "--cloud", "china")
+    assert looked_up.out == "203.0.113.7: Brand\n" and looked_up.err == f"china, service tags of {day}\n"
+
+
+def test_old_tags_are_warned_of() -> None:
+    told = run("tags", "lookup", "20.118.99.224").err
+    assert ("warning: older than 30 days" in told) == fl.load_tags().stale()
 
 
 def test_what_a_profile_leaves_open_is_set_by_name(small: Path, tmp_path: Path) -> None:

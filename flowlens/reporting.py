@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -20,7 +21,7 @@ from flowlens import schema
 from flowlens.analyses import ANALYSES, denied_egress, unexpected_destinations
 from flowlens.analyses.destinations import Expected
 from flowlens.analyses.egress import AUTO, explained
-from flowlens.catalog import ServiceTags, load_profile, load_tags, profile_names
+from flowlens.catalog import Names, ServiceTags, load_profile, load_tags, profile_names, read_names
 from flowlens.catalog.tags import UNKNOWN_DATE
 from flowlens.errors import ConfigError, near_matches
 from flowlens.evidence import Inventory, Ledger, Scan, Window
@@ -118,6 +119,7 @@ def report(
     expected: str | Path | Sequence[Expected] | None = None,
     baseline: Scan | Baseline | None = None,
     tags: ServiceTags | None = None,
+    names: Names | str | Path | None = None,
     today: dt.date | None = None,
 ) -> Report:
     """A Report on ``questions`` (names of result tables), computed in one pass over the scan's source.
@@ -128,6 +130,8 @@ def report(
     """
     wanted = list(questions)
     known_tags = tags or load_tags(cloud)
+    known_names = read_names(names) if isinstance(names, (str, Path)) else names
+    asked: dict[str, Any] = {"profiles": profiles, "cloud": cloud, "placeholders": dict(placeholders or {})}
     # Read here, not inside a collect: polars would read in a thread of its own and hear of no Ctrl-C until all is read.
     evidence = scan.evidence
     if isinstance(baseline, Scan):
@@ -139,7 +143,7 @@ def report(
         parts += [("_before", scan.before_change()), ("_after", scan.after_change())]
     for suffix, part in parts:
         egress = (
-            denied_egress(part, profiles=profiles, cloud=cloud, placeholders=placeholders, tags=known_tags).collect()
+            denied_egress(part, tags=known_tags, names=known_names, **asked).collect()
             if {"denied_egress", "unexpected_destinations"} & set(wanted)
             else None
         )
@@ -149,9 +153,7 @@ def report(
             if name == "denied_egress" and egress is not None:
                 tables[name + suffix] = egress
             elif name == "unexpected_destinations" and egress is not None:
-                required = explained(
-                    egress, part, profiles=profiles, placeholders=placeholders, tags=known_tags, cloud=cloud
-                )
+                required = explained(egress, part, tags=known_tags, names=known_names, **asked)
                 tables[name] = unexpected_destinations(
                     part, expected=expected, baseline=earlier, required=required, tags=known_tags
                 ).collect()
@@ -165,7 +167,7 @@ def report(
     verdicts = _verdicts(told, coverage, evidence.ledger, judged)
     return Report(
         window=_told_window(scan, evidence.coverage),
-        settings={**scan.settings, "profiles": profiles, "cloud": cloud, "placeholders": dict(placeholders or {})},
+        settings={**scan.settings, **asked, "names": known_names.describe() if known_names else None},
         catalogue={
             "date": max(date for name in profile_names() if (date := load_profile(name).as_of) != UNKNOWN_DATE),
             "tags_date": known_tags.date,

@@ -29,6 +29,8 @@ import flowlens as fl
 from flowlens import cli, schema
 from flowlens.analyses import ANALYSES
 from flowlens.reporting import GATES
+from flowlens.sources.dns import Server
+from tests.dns_server import Zone, serving
 from tests.flow_logs import CONTAINER, HOUR, SAMPLE, TOP, flow_tuple, record, run, write_blob
 
 BLOBS = SAMPLE / CONTAINER
@@ -74,8 +76,8 @@ def commands(group: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[st
 
 
 COMMANDS = dict(commands())
-EXIT_CODE_OF_EXAMPLE = {"analyze": 1, "coverage": 1}
-"""The examples of --fail-on show a gate that fires."""
+EXIT_CODE_OF_EXAMPLE = {"analyze": 1, "coverage": 1, "resolve": 4}
+"""The examples of --fail-on show a gate that fires; without a DNS server no name has an address."""
 
 
 def example(name: str) -> str:
@@ -112,6 +114,9 @@ def test_every_example_runs(name: str, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FLOWLENS_DATA", str(tmp_path / "own"))
     (tmp_path / "sample_logs").symlink_to(SAMPLE)
+    if name == "resolve":
+        # Nothing listens there: a gap, told in a line, and an empty list.
+        monkeypatch.setattr("flowlens.catalogue_cli.system_servers", lambda: [Server("127.0.0.1", 9)])
     if name == "tags update":
         published_tags("global", tmp_path / "ServiceTags_Public_20260720.json")
     program, *arguments = shlex.split(example(name))
@@ -749,6 +754,59 @@ def test_what_a_profile_leaves_open_is_set_by_name(small: Path, tmp_path: Path) 
     assert "not tested" not in tunnel("--config", str(config), "--set", "Region=Japan East").lower()
     fails("egress", small, "--set", "locaton=x", code=2, words="is in no profile", hint="location")
     fails("analyze", small, "--set", "location", code=2, words="expected NAME=VALUE", hint="--set")
+
+
+ZONE = Zone(
+    {
+        "azkms.core.windows.net": [("CNAME", "shared.example.net")],
+        "shared.example.net": [("A", "20.118.99.224"), ("A", "40.83.235.53")],
+        "login.microsoftonline.com": [("A", "20.190.128.1")],
+        "db1.database.windows.net": [("A", "10.0.0.9")],
+    },
+    {"login.microsoftonline.com": lambda query, response: query.to_wire()},
+)
+
+
+def test_names_are_resolved_and_then_matched(tmp_path: Path) -> None:
+    file = tmp_path / "names.csv"
+    with serving(ZONE) as (address, port):
+        server = ("--server", f"{address}:{port}", "-o", file)
+        told = run("resolve", "windows-kms", "azure-sql", "--set", "server=db1", *server)
+    assert (told.code, told.out) == (4, "")
+    lines = told.err.splitlines()
+    assert "kms.core.windows.net: there is no such name" in lines
+    assert sum("login.microsoftonline.com" in line and "another question" in line for line in lines) == 1
+    assert lines[-1] == f"wrote {file}: 3 address(es) of 2 name(s); 2 name(s) without an address, 0 pattern(s)"
+    blobs = tmp_path / "blobs"
+    day = dt.datetime.now(dt.UTC).replace(minute=0, second=0, microsecond=0) - dt.timedelta(hours=3)
+    tuples = [
+        flow_tuple("10.0.0.4", "10.0.0.9", 1433, "D", hour=day),
+        flow_tuple("10.0.0.4", "10.0.0.8", 1433, hour=day),
+    ]
+    write_blob(blobs, record(tuples, rule="UserRule_DenySql", hour=day), hour=day)
+    asked = ("egress", blobs, "--profile", "azure-sql", "--set", "server=db1", "--names", file)
+    rows = told_rows(*asked)
+    (row,) = [row for row in rows if row["endpoint"] == "<server>.database.windows.net"]
+    assert (row["status"], row["match"], row["dst_ip"], row["acl_rule"]) == ("Denied", "name", "10.0.0.9", "DenySql")
+    shown = run(*asked)
+    assert f"{file}: 3 address(es) of 2 name(s)" in shown.err
+    fails(*asked[:-1], tmp_path / "none.csv", code=2, words="can't read the names", hint="")
+
+
+def told_rows(*arguments: str | Path) -> list[dict[str, Any]]:
+    return told(*arguments)["tables"]["denied_egress"]
+
+
+def test_names_that_a_firewall_saw_stand_in_for_patterns(tmp_path: Path) -> None:
+    log, file = tmp_path / "firewall.csv", tmp_path / "names.csv"
+    log.write_text("TimeGenerated,Fqdn\n2026-06-15T09:00:00Z,db1.database.windows.net\n", encoding="utf-8")
+    with serving(ZONE) as (address, port):
+        server = ("--server", f"{address}:{port}", "-o", file)
+        told = run("resolve", "azure-sql", "--names", log, *server)
+        assert "db1.database.windows.net,10.0.0.9," in file.read_text("utf-8")
+        without = run("resolve", "azure-sql", *server)
+    assert "<server>.database.windows.net: is a pattern" in without.err and "is a pattern" not in told.err
+    assert without.err.splitlines()[-1].endswith("1 pattern(s)")
 
 
 def test_what_is_no_egress_is_shown_and_not_judged(small: Path) -> None:

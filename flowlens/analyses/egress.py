@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import polars as pl
 
@@ -16,12 +17,14 @@ from flowlens.analyses.attempts import WORKLOAD, attempts_of
 from flowlens.analyses.judgement import EXACT, PORT_ONLY, TAG, Attempt, Length, Need, judge
 from flowlens.analyses.tables import result
 from flowlens.catalog import (
+    Names,
     Profile,
     ServiceTags,
     expand,
     load_profile,
     load_tags,
     profile_names,
+    read_names,
 )
 from flowlens.catalog.placeholders import Settings, check_settings
 from flowlens.catalog.profiles import EGRESS
@@ -30,6 +33,7 @@ from flowlens.nic_hours import COVERED
 from flowlens.prefixes import PrefixTable
 
 AUTO = "auto"
+HOUR = dt.timedelta(hours=1)
 
 
 def denied_egress(
@@ -39,14 +43,15 @@ def denied_egress(
     cloud: str = "global",
     placeholders: Settings | None = None,
     tags: ServiceTags | None = None,
+    names: Names | str | Path | None = None,
 ) -> pl.LazyFrame:
     """The status of every required endpoint for every workload: reached, denied, unanswered, not seen, and so on.
 
     ``profiles`` are names or paths; ``auto`` takes, for each workload, the profiles whose own endpoints it tried.
     ``placeholders`` fill what a profile leaves open, such as ``{"region": "japaneast"}``. A tag match gives at most
     Service reached; a row whose evidence cannot tell says so. Times are UTC.
-
-    Raises CatalogError for an unknown or broken profile, ConfigError for a placeholder that no profile has.
+    ``names`` (a file, see read_names) tie the names that a profile lists to the addresses they stood for: such a match is
+    exact. Raises CatalogError for an unknown or broken profile or names file, ConfigError for a placeholder that no profile has.
 
     >>> import flowlens as fl
     >>> table = fl.denied_egress(fl.scan("sample_logs"), profiles=["windows-kms"]).collect()
@@ -55,10 +60,13 @@ def denied_egress(
     """
     loaded, asked = _loaded(profiles)
     check_settings(placeholders or {}, (e.value for p in loaded for r in p.requirements for e in r.endpoints))
-    return result(
-        "denied_egress",
-        lambda: _statuses(scan, loaded, asked, cloud, placeholders or {}, tags or load_tags(cloud)).lazy(),
-    )
+    known = _names(names)
+
+    def compute() -> pl.LazyFrame:
+        needs = _needs(loaded, cloud, placeholders or {}, tags or load_tags(cloud), _of_its_time(known, scan))
+        return _statuses(scan, needs, asked, tags or load_tags(cloud)).lazy()
+
+    return result("denied_egress", compute)
 
 
 def explained(
@@ -69,6 +77,7 @@ def explained(
     placeholders: Settings | None = None,
     tags: ServiceTags | None = None,
     cloud: str = "global",
+    names: Names | str | Path | None = None,
 ) -> pl.DataFrame:
     """dst_ip, dst_port and protocol of all egress that the profiles named in ``table`` (a denied_egress table) explain.
 
@@ -79,7 +88,8 @@ def explained(
     attempts = attempts_of(scan.evidence.views)
     if attempts.is_empty() or not active:
         return attempts.select("dst_ip", "dst_port", "protocol").clear()
-    needs = _needs(active, cloud, placeholders or {}, tags or load_tags(cloud))
+    known = _of_its_time(_names(names), scan)
+    needs = _needs(active, cloud, placeholders or {}, tags or load_tags(cloud), known)
     # A port alone explains nothing: any address answers there.
     matched = _match(attempts, needs).filter(pl.col("match") != PORT_ONLY)
     return matched.select("dst_ip", "dst_port", "protocol").unique()
@@ -93,25 +103,31 @@ def _loaded(profiles: Sequence[str] | str) -> tuple[list[Profile], frozenset[str
     return [*asked.values(), *others], frozenset(asked)
 
 
-def _needs(profiles: Iterable[Profile], cloud: str, placeholders: Settings, tags: ServiceTags) -> list[Need]:
+def _names(names: Names | str | Path | None) -> Names | None:
+    return read_names(names) if isinstance(names, (str, Path)) else names
+
+
+def _of_its_time(names: Names | None, scan: Scan) -> Names | None:
+    """The names that count for the hours of the scan."""
+    if names is None:
+        return None
+    first, last = _hours(scan)
+    return names.during(first, last + HOUR if last is not None else None)
+
+
+def _needs(
+    profiles: Iterable[Profile], cloud: str, placeholders: Settings, tags: ServiceTags, names: Names | None
+) -> list[Need]:
     return [
-        Need(profile.name, requirement, expand(requirement, tags, placeholders))
+        Need(profile.name, requirement, expand(requirement, tags, placeholders, names))
         for profile in profiles
         for requirement in profile.requirements
         if requirement.cloud == cloud and requirement.concerns == EGRESS
     ]
 
 
-def _statuses(
-    scan: Scan,
-    profiles: Sequence[Profile],
-    asked: frozenset[str],
-    cloud: str,
-    placeholders: Settings,
-    tags: ServiceTags,
-) -> pl.DataFrame:
+def _statuses(scan: Scan, needs: Sequence[Need], asked: frozenset[str], tags: ServiceTags) -> pl.DataFrame:
     columns = schema.polars_schema(schema.RESULTS["denied_egress"])
-    needs = _needs(profiles, cloud, placeholders, tags)
     attempts = attempts_of(scan.evidence.views)
     matched = _match(attempts, needs)
     workloads = _workloads(scan.evidence.inventory, attempts)
@@ -230,8 +246,14 @@ def _wanted(
 def _evidence(scan: Scan) -> Length:
     """How long the evidence is, and how many NIC-hours were covered of how many."""
     coverage = scan.evidence.coverage
-    first, last = coverage["hour"].min(), coverage["hour"].max()
-    if not isinstance(first, dt.datetime) or not isinstance(last, dt.datetime):
+    first, last = _hours(scan)
+    if first is None or last is None:
         return Length(dt.timedelta(), 0, 0)
     covered = coverage.filter(pl.col("state").is_in(COVERED)).height
-    return Length(last - first + dt.timedelta(hours=1), covered, coverage.height)
+    return Length(last - first + HOUR, covered, coverage.height)
+
+
+def _hours(scan: Scan) -> tuple[dt.datetime | None, dt.datetime | None]:
+    """The first and the last hour of the evidence."""
+    first, last = scan.evidence.coverage["hour"].min(), scan.evidence.coverage["hour"].max()
+    return first if isinstance(first, dt.datetime) else None, last if isinstance(last, dt.datetime) else None

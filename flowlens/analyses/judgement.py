@@ -7,6 +7,7 @@ the best counts; a service is judged over all its addresses, and a denial beside
 from __future__ import annotations
 
 import datetime as dt
+import ipaddress
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -158,7 +159,7 @@ def _opinion(need: Need, attempts: Sequence[Attempt]) -> _Opinion:
     for match in (TAG, APPROXIMATE_TAG, PORT_ONLY):
         service = _service([a for a in attempts if a.match == match])
         if service is not None:
-            return _claim(need.requirement, service[0], service[1])
+            return _claim(need, service[0], service[1])
     raise AssertionError("an attempt without a match")
 
 
@@ -204,15 +205,17 @@ def _service_success(status: str, best: Attempt) -> _Opinion:
     return _Opinion(word, best.match, best, ("some endpoint of the service answered, not necessarily this one",))
 
 
-def _claim(requirement: Requirement, status: str, best: Attempt) -> _Opinion:
+def _claim(need: Need, status: str, best: Attempt) -> _Opinion:
     """What a failure, or a success on a port alone, may claim where no address is named."""
-    low, high = requirement.port_ranges[0]
+    low, high = need.requirement.port_ranges[0]
     if best.match == PORT_ONLY and (status in SUCCESS or low != high or low in _COMMON_PORTS):
         return _Opinion("Cannot tell", best.match, best, (f"only the port fits ({best.dst_ip}, {status.lower()})",))
     if best.match != APPROXIMATE_TAG:
         return _Opinion(status, best.match, best)
+    told = f"an endpoint of its likely service was {status.lower()} ({best.dst_ip})"
+    if any(match == NAME and endpoint == best.endpoint for _, match, endpoint in need.expansion.prefixes):
+        return _Opinion("Cannot tell", best.match, best, (f"{told}, which is no address known of the name",))
     if best.confidence not in _SURE:
-        told = f"an endpoint of its likely service was {status.lower()} ({best.dst_ip})"
         return _Opinion("Cannot tell", best.match, best, (told,))
     return _Opinion(status, best.match, best, ("some endpoint of the service; this name may be the one",))
 
@@ -224,14 +227,19 @@ def _unseen(need: Need, logged: bool, evidence: Length) -> _Opinion:
     expansion = need.expansion
     # Silence says nothing of what could not be looked for: an alternative that is not tested may have been tried.
     testable = not expansion.untestable and any(
-        match in (ADDRESS, TAG) or (match == APPROXIMATE_TAG and expansion.confidence.get(endpoint) == "high")
-        for _, match, endpoint in expansion.prefixes
+        match in (ADDRESS, TAG)
+        or (match == APPROXIMATE_TAG and expansion.confidence.get(endpoint) == "high")
+        # A private endpoint is the only address of its name; a public name may have more than those that are known.
+        or (match == NAME and ipaddress.ip_network(prefix).is_private)
+        for prefix, match, endpoint in expansion.prefixes
     )
     notes = []
     # Documented to be exempt from rules; whether it is logged is not documented (network-security-groups-overview).
     platform = testable and all(prefix in PLATFORM_PREFIXES for prefix, _, _ in expansion.prefixes)
     if platform:
         notes.append("flow logs need not hold what goes to the platform's own addresses")
+    if not testable and any(match == NAME for _, match, _ in expansion.prefixes):
+        notes.append("the addresses known of its name were not tried, it may have others")
     if evidence.covered < evidence.expected:
         notes.append(f"only {evidence.covered} of {evidence.expected} NIC-hours are covered")
     if evidence.time < _WEEK:

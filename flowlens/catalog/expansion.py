@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 
+from flowlens.catalog.names import Names
 from flowlens.catalog.placeholders import PLACEHOLDER, Settings, filled, given, key_of
-from flowlens.catalog.profiles import Endpoint, Requirement
+from flowlens.catalog.profiles import EGRESS, Endpoint, Profile, Requirement
 from flowlens.catalog.tags import CLOUDS, ServiceTags
 from flowlens.errors import CatalogError
 from flowlens.prefixes import normal
@@ -27,7 +28,8 @@ _NSG_ONLY = ("azureplatformdns", "azureplatformimds", "azureplatformlkm")
 class Expansion:
     """Where traffic to a requirement goes: ``prefixes`` holds (prefix, match, endpoint) for each endpoint in turn.
 
-    ``match`` is one of ``schema.MATCHES``: ``address`` for listed addresses and prefixes, ``service tag``,
+    ``match`` is one of ``schema.MATCHES``: ``address`` for listed addresses and prefixes, ``name`` for the addresses that
+    a name is known to have stood for, ``service tag``,
     ``approximate tag`` for a name that a tag stands for, ``port only`` where any address will do. ``endpoint`` is the
     endpoint's value with its placeholders filled. ``confidence`` is high, medium or low for each endpoint matched by an
     approximate tag. ``untestable`` gives one reason for each endpoint that no address can be tied to; if ``prefixes``
@@ -39,11 +41,13 @@ class Expansion:
     untestable: tuple[str, ...] = ()
 
 
-def expand(requirement: Requirement, tags: ServiceTags, settings: Settings | None = None) -> Expansion:
+def expand(
+    requirement: Requirement, tags: ServiceTags, settings: Settings | None = None, names: Names | None = None
+) -> Expansion:
     """The prefixes behind a requirement, with the user's settings in its placeholders.
 
     Settings are named as the placeholders are, whatever their case and dashes; ``region`` and ``location`` stand for each
-    other; a list fills a placeholder with several values. Raises CatalogError where ``tags`` are of another cloud, ConfigError
+    other; a list fills a placeholder with several values. ``names`` are those of the time of the flows. Raises CatalogError where ``tags`` are of another cloud, ConfigError
     where a setting is no text or fills an address with what is none.
 
     >>> from flowlens.catalog import load_profile, load_tags
@@ -67,13 +71,46 @@ def expand(requirement: Requirement, tags: ServiceTags, settings: Settings | Non
                 found, sure, reason = _by_name(value, tags, known)
                 if found:
                     confidence[value] = sure
-                reason = "" if has_addresses else reason
+                exact, missing = _by_known_name(value, names)
+                found = [*exact, *found]
+                reason = "" if has_addresses or exact else "; ".join(part for part in (reason, missing) if part)
             else:
                 found, reason = _by_address(Endpoint(endpoint.kind, value), tags)
             prefixes.extend((prefix, match, value) for prefix, match in found)
             if reason:
                 untestable.append(f"{value}: {reason}")
     return Expansion(tuple(prefixes), confidence, tuple(dict.fromkeys(untestable)))
+
+
+def names_of(
+    profiles: Iterable[Profile], cloud: str, settings: Settings, names: Names | None = None
+) -> tuple[list[str], list[str]]:
+    """The names that profiles list for egress in a cloud, and the patterns of which no name is known, each sorted.
+
+    ``names`` are those that a log asked for: they stand in for the patterns that they fit.
+
+    >>> from flowlens.catalog import load_profile
+    >>> names_of([load_profile("azure-sql")], "global", {"server": "db1"})
+    (['db1.database.windows.net', 'login.microsoftonline.com'], [])
+    """
+    known = given(settings)
+    wanted: set[str] = set()
+    patterns: set[str] = set()
+    for profile in profiles:
+        for requirement in profile.requirements:
+            if requirement.cloud != cloud or requirement.concerns != EGRESS:
+                continue
+            for endpoint in requirement.endpoints:
+                if endpoint.kind not in ("fqdn", "fqdn-wildcard"):
+                    continue
+                for value in filled(endpoint.value, known):
+                    if not re.search(r"[*<]", value):
+                        wanted.add(value.lower())
+                    elif fitting := names.asked(value) if names else []:
+                        wanted.update(fitting)
+                    else:
+                        patterns.add(value)
+    return sorted(wanted), sorted(patterns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +180,18 @@ def _by_address(endpoint: Endpoint, tags: ServiceTags) -> tuple[list[tuple[str, 
     if prefix in _EVERYWHERE:
         return [(everywhere, "port only") for everywhere in _EVERYWHERE], ""
     return [(prefix, "address")], ""
+
+
+def _by_known_name(name: str, names: Names | None) -> tuple[list[tuple[str, str]], str]:
+    """Prefixes of the addresses that a name, or each name of a pattern, stood for; or the reason why none is used."""
+    if names is None:
+        return [], ""
+    addresses = dict.fromkeys(address for held in names.of(name).values() for address in held)
+    if addresses:
+        return [(normal(address), "name") for address in addresses], ""
+    if name in names.outdated:
+        return [], f"its addresses are known for {names.outdated[name]:%Y-%m-%d} and not for the time of these logs"
+    return [], "asked for in the names given, but without an address" if names.asked(name) else ""
 
 
 def _by_tag(tag: str, tags: ServiceTags) -> tuple[list[tuple[str, str]], str]:

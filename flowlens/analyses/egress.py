@@ -28,7 +28,7 @@ from flowlens.catalog import (
 )
 from flowlens.catalog.placeholders import Settings, check_settings
 from flowlens.catalog.profiles import EGRESS
-from flowlens.evidence import Inventory, Scan
+from flowlens.evidence import Evidence, Scan
 from flowlens.nic_hours import COVERED
 from flowlens.prefixes import PrefixTable
 
@@ -130,7 +130,7 @@ def _statuses(scan: Scan, needs: Sequence[Need], asked: frozenset[str], tags: Se
     columns = schema.polars_schema(schema.RESULTS["denied_egress"])
     attempts = attempts_of(scan.evidence.views)
     matched = _match(attempts, needs)
-    workloads = _workloads(scan.evidence.inventory, attempts)
+    workloads = _workloads(scan.evidence, attempts)
     wanted = _wanted(workloads, needs, matched, tags, asked)
     named = tags.identify(matched["dst_ip"].unique())
     tag_of = dict(zip(named["address"], named["service_tag"], strict=True))
@@ -199,11 +199,13 @@ def _match(attempts: pl.DataFrame, needs: Sequence[Need]) -> pl.DataFrame:
     )
 
 
-def _workloads(inventory: Inventory, attempts: pl.DataFrame) -> pl.DataFrame:
+def _workloads(evidence: Evidence, attempts: pl.DataFrame) -> pl.DataFrame:
     """Every workload that could need an endpoint, and whether its NIC is logged."""
+    # A NIC that only the inventory names has no log of its own.
+    logged = evidence.coverage["mac_address"].drop_nulls().unique().to_list()
     own = (
-        inventory.table.filter(pl.col("kind").is_in(["nic", "forwarder"]), pl.col("workload").is_not_null())
-        .with_columns(logged=pl.col("mac_address").is_in(inventory.nics["mac_address"].to_list()).fill_null(False))
+        evidence.inventory.table.filter(pl.col("kind").is_in(["nic", "forwarder"]), pl.col("workload").is_not_null())
+        .with_columns(logged=pl.col("mac_address").is_in(logged).fill_null(False))
         .select(*WORKLOAD, "logged")
     )
     tried = attempts.select(*WORKLOAD, logged=pl.lit(True))

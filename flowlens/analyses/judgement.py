@@ -7,6 +7,7 @@ the best counts; a service is judged over all its addresses, and a denial beside
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import ipaddress
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import NamedTuple
 
 from flowlens import schema
 from flowlens.catalog import Expansion, Requirement
-from flowlens.prefixes import PLATFORM_PREFIXES
+from flowlens.prefixes import INTERNAL_PREFIXES, PLATFORM_PREFIXES
 
 ADDRESS, NAME, TAG, APPROXIMATE_TAG, PORT_ONLY = schema.MATCHES
 EXACT = (ADDRESS, NAME)
@@ -150,10 +151,14 @@ def _opinion(need: Need, attempts: Sequence[Attempt]) -> _Opinion:
         failed = sorted({a.dst_ip for a in exact if a.status in schema.EGRESS_PROBLEMS})
         notes = (f"{', '.join(failed)} failed, an alternative answered",) if failed else ()
         return _Opinion(best.status, best.match, best, notes)
+    named = {a.dst_ip for a in exact}
     for match in (TAG, APPROXIMATE_TAG):
-        service = _service([a for a in attempts if a.match == match])
-        if best is None and service is not None and service[0] in SUCCESS:
-            return _service_success(service[0], service[1])
+        service = _service([a for a in attempts if a.match == match and a.dst_ip not in named])
+        # A tag that the requirement lists is one of its alternatives; one that only stands for a name is none.
+        if service is not None and service[0] in SUCCESS and (best is None or match == TAG):
+            opinion = _service_success(service[0], service[1])
+            failed = (f"{', '.join(sorted(named))} failed, an alternative answered",) if named else ()
+            return opinion._replace(notes=(*opinion.notes, *failed))
     if best is not None:
         return _Opinion(best.status, best.match, best)
     for match in (TAG, APPROXIMATE_TAG, PORT_ONLY):
@@ -230,7 +235,7 @@ def _unseen(need: Need, logged: bool, evidence: Length) -> _Opinion:
         match in (ADDRESS, TAG)
         or (match == APPROXIMATE_TAG and expansion.confidence.get(endpoint) == "high")
         # A private endpoint is the only address of its name; a public name may have more than those that are known.
-        or (match == NAME and ipaddress.ip_network(prefix).is_private)
+        or (match == NAME and _is_internal(prefix))
         for prefix, match, endpoint in expansion.prefixes
     )
     notes = []
@@ -247,6 +252,14 @@ def _unseen(need: Need, logged: bool, evidence: Length) -> _Opinion:
         notes.append(f"{hours} prove little: Windows renews weekly" if need.profile == _WEEKLY else hours)
     silent = testable and not platform and evidence.covered
     return _Opinion("Not seen" if silent else "Cannot tell", None, None, tuple(notes))
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_internal(prefix: str) -> bool:
+    network = ipaddress.ip_network(prefix)
+    # ipaddress calls more private than what is internal here, such as ranges for benchmarks and documentation.
+    known = (ipaddress.ip_network(internal) for internal in INTERNAL_PREFIXES)
+    return any(network.version == one.version and network.subnet_of(one) for one in known)  # type: ignore[arg-type]
 
 
 def _fix(requirement: Requirement, status: str, best: Attempt) -> str:

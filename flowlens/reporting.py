@@ -366,7 +366,7 @@ def _metrics(
         metrics["unencrypted"] = eligible.filter(pl.col("encryption_status").is_in(_BAD_PAIRS) & ~_turned()).height
     if (egress := tables.get("denied_egress")) is not None:
         metrics["denied_required"] = _problems(egress).filter(pl.col("requirement") == "required").height
-        metrics["unanswered"] = egress.filter(pl.col("status") == "Unanswered").height
+        metrics["unanswered"] = _problems(egress).filter(pl.col("status") == "Unanswered").height
     if (found := tables.get("unexpected_destinations")) is not None:
         metrics["unexpected_destinations"] = found.height
         metrics["new_destinations"] = found.filter(pl.col("is_new").fill_null(True)).height

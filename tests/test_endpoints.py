@@ -200,6 +200,27 @@ def test_a_private_endpoint_is_known_by_its_name(tmp_path):
     assert rows["management.azure.com"]["status"] == "Not seen"
 
 
+def test_a_private_endpoint_of_the_inventory_is_known_by_its_name(tmp_path):
+    write_blob(tmp_path, record([flow_tuple("10.0.0.4", "10.0.0.9", 443, "D")], rule="UserRule_DenyVault"))
+    inventory = tmp_path / "inventory.csv"
+    vnet = "00000000-0000-0000-0000-000000000000/rg-a/vnet-a"
+    inventory.write_text(f"vnet,address,workload,kind\n{vnet},10.0.0.9,kv1.vault.azure.net,private endpoint\n")
+    scan = fl.scan(tmp_path / "insights-logs-flowlogflowevent", inventory_file=inventory)
+    table = fl.denied_egress(scan, profiles=["aks-addon-keyvault-csi"], placeholders={"vault": "kv1"}).collect()
+    (row,) = table.filter(status="Denied").iter_rows(named=True)
+    assert (row["endpoint"], row["match"], row["acl_rule"]) == ("Key Vault", "name", "DenyVault")
+
+
+def test_mail_that_the_platform_blocks_is_no_problem(tmp_path):
+    tuples = [flow_tuple("10.0.0.4", "20.1.2.3", 25, "E", counters=(3, 180, 0, 0))]
+    write_blob(tmp_path, record(tuples))
+    report = fl.report(fl.scan(tmp_path), profiles=["smtp-outbound"], questions=["denied_egress"])
+    (row,) = report.tables["denied_egress"].filter(endpoint="Direct mail delivery").iter_rows(named=True)
+    assert (row["status"], row["requirement"], row["fix"]) == ("Unanswered", "safe-to-block", None)
+    assert report.verdicts["denied_egress"].status == "ok" and report.findings == ()
+    assert report.metrics["unanswered"] == report.metrics["denied_required"] == 0
+
+
 def test_an_alternative_of_the_tunnel_is_no_problem(tmp_path):
     settings = {"APIServerPublicIP": "20.1.2.3", "region": "westeurope"}
     regional = fl.load_tags().prefixes("AzureCloud.westeurope")[0].split("/")[0]

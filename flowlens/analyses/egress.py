@@ -26,6 +26,7 @@ from flowlens.catalog import (
     profile_names,
     read_names,
 )
+from flowlens.catalog.names import endpoint_names
 from flowlens.catalog.placeholders import Settings, check_settings
 from flowlens.catalog.profiles import EGRESS
 from flowlens.evidence import Evidence, Scan
@@ -108,11 +109,14 @@ def _names(names: Names | str | Path | None) -> Names | None:
 
 
 def _of_its_time(names: Names | None, scan: Scan) -> Names | None:
-    """The names that count for the hours of the scan."""
+    """The names that count for the hours of the scan, with those that the inventory gives private endpoints."""
+    table = scan.evidence.inventory.table.filter(pl.col("kind") == "private endpoint")
+    own = endpoint_names(table.select("workload", "address").drop_nulls().sort("workload", "address").iter_rows())
     if names is None:
-        return None
+        return own
     first, last = _hours(scan)
-    return names.during(first, last + HOUR if last is not None else None)
+    known = names.during(first, last + HOUR if last is not None else None)
+    return known.beside(own) if own is not None else known
 
 
 def _needs(

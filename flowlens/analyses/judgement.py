@@ -23,6 +23,7 @@ SUCCESS = ("Reached", "Service reached", "Recovered")
 
 _COMMON_PORTS = (53, 80, 123, 443)
 _SURE = ("high", "medium")
+_PARTS = 4
 _WEEKLY = "windows-kms"
 _WEEK = dt.timedelta(days=7)
 """Windows renews its activation about every seven days (Microsoft Learn, windows-activation-stopped-working)."""
@@ -113,7 +114,7 @@ def judge(need: Need, attempts: Sequence[Attempt], logged: bool, evidence: Lengt
     opinion = _opinion(need, attempts) if attempts else _unseen(need, logged, evidence)
     notes = [requirement.note, *opinion.notes]
     if opinion.best is None and need.expansion.untestable:
-        notes.append(f"not tested: {'; '.join(need.expansion.untestable)}")
+        notes.append(f"not tested: {_shortened(need.expansion.untestable)}")
     best, status = opinion.best, opinion.status
     problem = status in schema.EGRESS_PROBLEMS
     answered = [a.last_answered for a in attempts if a.status in (*SUCCESS, "Partly denied")]
@@ -138,6 +139,12 @@ def judge(need: Need, attempts: Sequence[Attempt], logged: bool, evidence: Lengt
     )
 
 
+def _shortened(parts: Sequence[str]) -> str:
+    """The first of many parts, and how many more there are."""
+    more = f"; and {len(parts) - _PARTS} more" if len(parts) > _PARTS else ""
+    return "; ".join(parts[:_PARTS]) + more
+
+
 def _sentences(notes: Sequence[str]) -> str | None:
     told = dict.fromkeys(note.strip().rstrip(".") for note in notes if note)
     return " ".join(f"{note[0].upper()}{note[1:]}." for note in told) or None
@@ -157,8 +164,8 @@ def _opinion(need: Need, attempts: Sequence[Attempt]) -> _Opinion:
         # A tag that the requirement lists is one of its alternatives; one that only stands for a name is none.
         if service is not None and service[0] in SUCCESS and (best is None or match == TAG):
             opinion = _service_success(service[0], service[1])
-            failed = (f"{', '.join(sorted(named))} failed, an alternative answered",) if named else ()
-            return opinion._replace(notes=(*opinion.notes, *failed))
+            told = [f"{', '.join(sorted(named))} failed, an alternative answered"] if named else []
+            return opinion._replace(notes=(*opinion.notes, *told))
     if best is not None:
         return _Opinion(best.status, best.match, best)
     for match in (TAG, APPROXIMATE_TAG, PORT_ONLY):
@@ -218,7 +225,7 @@ def _claim(need: Need, status: str, best: Attempt) -> _Opinion:
     if best.match != APPROXIMATE_TAG:
         return _Opinion(status, best.match, best)
     told = f"an endpoint of its likely service was {status.lower()} ({best.dst_ip})"
-    if any(match == NAME and endpoint == best.endpoint for _, match, endpoint in need.expansion.prefixes):
+    if any(match == NAME for _, match, _ in need.expansion.prefixes):
         return _Opinion("Cannot tell", best.match, best, (f"{told}, which is no address known of the name",))
     if best.confidence not in _SURE:
         return _Opinion("Cannot tell", best.match, best, (told,))

@@ -63,23 +63,29 @@ def expand(
         for e in requirement.endpoints
     )
     prefixes: list[tuple[str, str, str]] = []
+    # Many names of one requirement share a tag: a prefix stands once, for the name that it surest stands for.
+    approximate: dict[str, str] = {}
     confidence: dict[str, str] = {}
     untestable: list[str] = []
     for endpoint in requirement.endpoints:
         for value in filled(endpoint.value, known):
             if endpoint.kind in ("fqdn", "fqdn-wildcard"):
-                found, sure, reason = _by_name(value, tags, known)
-                if found:
-                    confidence[value] = sure
-                exact, missing = _by_known_name(value, names)
-                found = [*exact, *found]
-                reason = "" if has_addresses or exact else "; ".join(part for part in (reason, missing) if part)
+                found, missing = _by_known_name(value, names)
+                likely, sure, reason = _by_name(value, tags, known)
+                reason = "" if has_addresses or found else "; ".join(part for part in (reason, missing) if part)
+                confidence[value] = sure
+                for prefix in likely:
+                    before = approximate.setdefault(prefix, value)
+                    if CONFIDENCES.index(sure) < CONFIDENCES.index(confidence[before]):
+                        approximate[prefix] = value
             else:
                 found, reason = _by_address(Endpoint(endpoint.kind, value), tags)
             prefixes.extend((prefix, match, value) for prefix, match in found)
             if reason:
                 untestable.append(f"{value}: {reason}")
-    return Expansion(tuple(prefixes), confidence, tuple(dict.fromkeys(untestable)))
+    prefixes.extend((prefix, "approximate tag", value) for prefix, value in approximate.items())
+    used = dict.fromkeys(approximate.values())
+    return Expansion(tuple(prefixes), {value: confidence[value] for value in used}, tuple(dict.fromkeys(untestable)))
 
 
 def names_of(
@@ -203,7 +209,7 @@ def _by_tag(tag: str, tags: ServiceTags) -> tuple[list[tuple[str, str]], str]:
     return [], f"no such service tag in the {tags.cloud} file of {tags.date}"
 
 
-def _by_name(name: str, tags: ServiceTags, settings: Mapping[str, list[str]]) -> tuple[list[tuple[str, str]], str, str]:
+def _by_name(name: str, tags: ServiceTags, settings: Mapping[str, list[str]]) -> tuple[list[str], str, str]:
     """Prefixes of the tags that stand for a name, the confidence in them, or the reason why there are none."""
     known = approximation(name)
     if known is None:
@@ -219,7 +225,7 @@ def _by_name(name: str, tags: ServiceTags, settings: Mapping[str, list[str]]) ->
     wanted = [name for tag in known.tags for name in filled(tag, {**settings, **captured})]
     found = [prefix for tag in wanted for prefix, _ in _by_tag(tag, tags)[0]]
     if found:
-        return [(prefix, "approximate tag") for prefix in dict.fromkeys(found)], known.confidence, ""
+        return list(dict.fromkeys(found)), known.confidence, ""
     if placeholders := [key for tag in wanted for key in PLACEHOLDER.findall(tag)]:
         return [], "none", _unset(placeholders)
     return [], "none", f"{' and '.join(wanted)}: no such service tag in the {tags.cloud} file of {tags.date}"

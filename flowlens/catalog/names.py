@@ -100,6 +100,21 @@ class Names:
                 outdated[name] = max(one.last_seen or one.first_seen for one in known)  # type: ignore[type-var]
         return Names(kept, self.unresolved, self.skipped, outdated)  # type: ignore[arg-type]
 
+    def beside(self, others: Names) -> Names:
+        """These names and others; of a name in both all addresses count.
+
+        >>> one, two = (Names({"a.example.com": (Resolved(ip),)}) for ip in ("203.0.113.7", "203.0.113.8"))
+        >>> one.beside(two).of("a.example.com")
+        {'a.example.com': ['203.0.113.7', '203.0.113.8']}
+        """
+        both = {
+            name: (*self.addresses.get(name, ()), *others.addresses.get(name, ()))
+            for name in (*self.addresses, *others.addresses)
+        }
+        outdated = {name: time for name, time in {**others.outdated, **self.outdated}.items() if name not in both}
+        unresolved = (self.unresolved | others.unresolved) - both.keys()
+        return Names(both, unresolved, self.skipped + others.skipped, outdated)
+
     def describe(self) -> str:
         """What was read, in a sentence.
 
@@ -112,6 +127,20 @@ class Names:
         if self.skipped:
             told.append(f"{self.skipped} row(s) without a name")
         return "; ".join(told)
+
+
+def endpoint_names(pairs: Iterable[tuple[str, str]]) -> Names | None:
+    """Names of (name, address) pairs whose name is one of DNS, such as private endpoints in an inventory; else None.
+
+    >>> endpoint_names([("kv1.vault.azure.net", "10.0.0.5"), ("pe-kv1", "10.0.0.6")]).of("*")
+    {'kv1.vault.azure.net': ['10.0.0.5']}
+    """
+    found: dict[str, tuple[Resolved, ...]] = {}
+    for name, address in pairs:
+        key = name.strip().rstrip(".").lower()
+        if "." in key and _NAME.fullmatch(key) and not _is_address(key):
+            found[key] = (*found.get(key, ()), Resolved(address))
+    return Names(found) if found else None
 
 
 def read_names(path: str | Path) -> Names:

@@ -235,6 +235,28 @@ def test_a_name_without_a_fitting_address_says_why():
     assert old.endswith("its addresses are known for 2026-06-15 and not for the time of these logs")
 
 
+def test_names_of_two_sources():
+    one = Names({"a.example": (Resolved("203.0.113.1"),)}, frozenset({"b.example", "c.example"}), 1, {"d.example": T9})
+    two = Names({"b.example": (Resolved("203.0.113.2"),), "d.example": (Resolved("203.0.113.3"),)}, frozenset(), 2)
+    both = one.beside(two)
+    assert both.of("*") == {"a.example": ["203.0.113.1"], "b.example": ["203.0.113.2"], "d.example": ["203.0.113.3"]}
+    assert (both.unresolved, both.skipped, both.outdated) == ({"c.example"}, 3, {})
+
+
+def test_many_names_of_one_tag_stand_once_for_the_surest_of_them():
+    found = expand(
+        named(
+            ("fqdn-wildcard", "*.ingestion.msftcloudes.com"),
+            ("fqdn", "dc.services.visualstudio.com"),
+            ("fqdn-wildcard", "*.monitoring.azure.com"),
+        ),
+        load_tags(),
+    )
+    assert [prefix for prefix, _, _ in found.prefixes] == list(load_tags().prefixes("AzureMonitor"))
+    assert {value for _, _, value in found.prefixes} == {"dc.services.visualstudio.com"}
+    assert found.confidence == {"dc.services.visualstudio.com": "high"} and found.untestable == ()
+
+
 def test_names_to_resolve():
     profile = load_profile("azure-monitor-agent")
     wanted, patterns = names_of([profile], "global", {"location": "Japan East"})

@@ -156,16 +156,14 @@ def _statuses(scan: Scan, needs: Sequence[Need], asked: frozenset[str], tags: Se
 
 def _match(attempts: pl.DataFrame, needs: Sequence[Need]) -> pl.DataFrame:
     """Attempts joined to the requirements whose endpoint, protocol and port they meet."""
-    labels: list[tuple[int, str, str, str]] = []
-    number_of: dict[tuple[int, str, str, str], int] = {}
-    pairs: list[tuple[str, int]] = []
+    # A tag that several requirements name stands in the table once: most of all prefixes are of a few large tags.
+    meant: dict[tuple[str, ...], list[tuple[int, str, str, str]]] = {}
     for number, need in enumerate(needs):
-        for prefix, match, endpoint in need.expansion.prefixes:
-            label = (number, match, endpoint, need.expansion.confidence.get(endpoint, ""))
-            if label not in number_of:
-                number_of[label] = len(labels)
-                labels.append(label)
-            pairs.append((prefix, number_of[label]))
+        for reach in need.expansion.reaches:
+            confidence = need.expansion.confidence.get(reach.endpoint, "")
+            meant.setdefault(reach.prefixes, []).append((number, reach.match, reach.endpoint, confidence))
+    pairs = [(prefix, n) for n, prefixes in enumerate(meant) for prefix in prefixes]
+    labels = list(meant.values())
     empty = {"requirement": pl.Int64, "match": pl.String, "endpoint": pl.String, "confidence": pl.String}
     if not pairs or attempts.is_empty():
         return attempts.with_columns(pl.lit(None, kind).alias(name) for name, kind in empty.items()).clear()
@@ -173,8 +171,8 @@ def _match(attempts: pl.DataFrame, needs: Sequence[Need]) -> pl.DataFrame:
     addresses = attempts["dst_ip"].unique()
     sets = pl.DataFrame({"dst_ip": addresses, "set": table.sets(addresses).cast(pl.Int64)}).drop_nulls()
     members = pl.DataFrame(
-        [(n, label, *labels[label]) for n, held in enumerate(table.members) for label in held],
-        schema={"set": pl.Int64, "label": pl.Int64, **empty},
+        [(n, *row) for n, held in enumerate(table.members) for label in held for row in labels[label]],
+        schema={"set": pl.Int64, **empty},
         orient="row",
     )
     ports = pl.DataFrame(
@@ -197,7 +195,7 @@ def _match(attempts: pl.DataFrame, needs: Sequence[Need]) -> pl.DataFrame:
             # A private address is met only by its own address or name: 0.0.0.0/0 in a profile means the internet.
             (pl.col("dst_place") != "internal") | pl.col("match").is_in(EXACT),
         )
-        .drop("set", "label", "needs", "low", "high")
+        .drop("set", "needs", "low", "high")
         .unique()
         .sort("requirement", *WORKLOAD, "dst_ip", "dst_port", "match", "endpoint", nulls_last=True)
     )

@@ -225,7 +225,7 @@ def _claim(need: Need, status: str, best: Attempt) -> _Opinion:
     if best.match != APPROXIMATE_TAG:
         return _Opinion(status, best.match, best)
     told = f"an endpoint of its likely service was {status.lower()} ({best.dst_ip})"
-    if any(match == NAME for _, match, _ in need.expansion.prefixes):
+    if any(reach.match == NAME for reach in need.expansion.reaches):
         return _Opinion("Cannot tell", best.match, best, (f"{told}, which is no address known of the name",))
     if best.confidence not in _SURE:
         return _Opinion("Cannot tell", best.match, best, (told,))
@@ -239,18 +239,18 @@ def _unseen(need: Need, logged: bool, evidence: Length) -> _Opinion:
     expansion = need.expansion
     # Silence says nothing of what could not be looked for: an alternative that is not tested may have been tried.
     testable = not expansion.untestable and any(
-        match in (ADDRESS, TAG)
-        or (match == APPROXIMATE_TAG and expansion.confidence.get(endpoint) == "high")
+        reach.match in (ADDRESS, TAG)
+        or (reach.match == APPROXIMATE_TAG and expansion.confidence.get(reach.endpoint) == "high")
         # A private endpoint is the only address of its name; a public name may have more than those that are known.
-        or (match == NAME and _is_internal(prefix))
-        for prefix, match, endpoint in expansion.prefixes
+        or (reach.match == NAME and any(map(_is_internal, reach.prefixes)))
+        for reach in expansion.reaches
     )
     notes = []
     # Documented to be exempt from rules; whether it is logged is not documented (network-security-groups-overview).
-    platform = testable and all(prefix in PLATFORM_PREFIXES for prefix, _, _ in expansion.prefixes)
+    platform = testable and all(set(PLATFORM_PREFIXES).issuperset(reach.prefixes) for reach in expansion.reaches)
     if platform:
         notes.append("flow logs need not hold what goes to the platform's own addresses")
-    if not testable and any(match == NAME for _, match, _ in expansion.prefixes):
+    if not testable and any(reach.match == NAME for reach in expansion.reaches):
         notes.append("the addresses known of its name were not tried, it may have others")
     if evidence.covered < evidence.expected:
         notes.append(f"only {evidence.covered} of {evidence.expected} NIC-hours are covered")

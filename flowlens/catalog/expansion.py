@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
+from typing import NamedTuple
 
 from flowlens.catalog.names import Names
 from flowlens.catalog.placeholders import PLACEHOLDER, Settings, filled, given, key_of
@@ -24,21 +25,33 @@ _EVERYWHERE = ("0.0.0.0/0", "::/0")
 _NSG_ONLY = ("azureplatformdns", "azureplatformimds", "azureplatformlkm")
 
 
+class Reach(NamedTuple):
+    """Prefixes that show traffic to one endpoint, and what such traffic proves."""
+
+    match: str
+    endpoint: str
+    prefixes: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Expansion:
-    """Where traffic to a requirement goes: ``prefixes`` holds (prefix, match, endpoint) for each endpoint in turn.
+    """Where traffic to a requirement goes: ``reaches`` has one or more entries for each endpoint that can be tested.
 
     ``match`` is one of ``schema.MATCHES``: ``address`` for listed addresses and prefixes, ``name`` for the addresses that
-    a name is known to have stood for, ``service tag``,
-    ``approximate tag`` for a name that a tag stands for, ``port only`` where any address will do. ``endpoint`` is the
-    endpoint's value with its placeholders filled. ``confidence`` is high, medium or low for each endpoint matched by an
-    approximate tag. ``untestable`` gives one reason for each endpoint that no address can be tied to; if ``prefixes``
-    is empty, nothing can be said about the requirement.
+    a name is known to have stood for, ``service tag``, ``approximate tag`` for a name that a tag stands for, ``port only``
+    where any address will do. ``endpoint`` is the endpoint's value with its placeholders filled. ``confidence`` is high,
+    medium or low for each endpoint matched by an approximate tag. ``untestable`` gives one reason for each endpoint that no
+    address can be tied to; if ``reaches`` is empty, nothing can be said about the requirement.
     """
 
-    prefixes: tuple[tuple[str, str, str], ...]
+    reaches: tuple[Reach, ...]
     confidence: Mapping[str, str] = field(default_factory=dict)
     untestable: tuple[str, ...] = ()
+
+    @property
+    def prefixes(self) -> tuple[tuple[str, str, str], ...]:
+        """Each prefix with its match and endpoint."""
+        return tuple((prefix, reach.match, reach.endpoint) for reach in self.reaches for prefix in reach.prefixes)
 
 
 def expand(
@@ -47,8 +60,9 @@ def expand(
     """The prefixes behind a requirement, with the user's settings in its placeholders.
 
     Settings are named as the placeholders are, whatever their case and dashes; ``region`` and ``location`` stand for each
-    other; a list fills a placeholder with several values. ``names`` are those of the time of the flows. Raises CatalogError where ``tags`` are of another cloud, ConfigError
-    where a setting is no text or fills an address with what is none.
+    other; a list fills a placeholder with several values. ``names`` are those of the time of the flows. Raises
+    CatalogError where ``tags`` are of another cloud, ConfigError where a setting is no text or fills an address with what
+    is none.
 
     >>> from flowlens.catalog import load_profile, load_tags
     >>> expand(load_profile("windows-kms").requirements[0], load_tags()).prefixes[0]
@@ -62,8 +76,8 @@ def expand(
         e.kind in ("ip", "cidr") and e.value not in _EVERYWHERE and not PLACEHOLDER.search(e.value)
         for e in requirement.endpoints
     )
-    prefixes: list[tuple[str, str, str]] = []
-    # Many names of one requirement share a tag: a prefix stands once, for the name that it surest stands for.
+    reaches: list[Reach] = []
+    # Many names of one requirement share a tag: it stands once, for the name that it surest stands for.
     approximate: dict[str, str] = {}
     confidence: dict[str, str] = {}
     untestable: list[str] = []
@@ -74,18 +88,18 @@ def expand(
                 likely, sure, reason = _by_name(value, tags, known)
                 reason = "" if has_addresses or found else "; ".join(part for part in (reason, missing) if part)
                 confidence[value] = sure
-                for prefix in likely:
-                    before = approximate.setdefault(prefix, value)
+                for tag in likely:
+                    before = approximate.setdefault(tag, value)
                     if CONFIDENCES.index(sure) < CONFIDENCES.index(confidence[before]):
-                        approximate[prefix] = value
+                        approximate[tag] = value
             else:
                 found, reason = _by_address(Endpoint(endpoint.kind, value), tags)
-            prefixes.extend((prefix, match, value) for prefix, match in found)
+            reaches += [found] if found else []
             if reason:
                 untestable.append(f"{value}: {reason}")
-    prefixes.extend((prefix, "approximate tag", value) for prefix, value in approximate.items())
+    reaches += [Reach("approximate tag", value, tags.prefixes(tag)) for tag, value in approximate.items()]
     used = dict.fromkeys(approximate.values())
-    return Expansion(tuple(prefixes), {value: confidence[value] for value in used}, tuple(dict.fromkeys(untestable)))
+    return Expansion(tuple(reaches), {value: confidence[value] for value in used}, tuple(dict.fromkeys(untestable)))
 
 
 def names_of(
@@ -173,44 +187,40 @@ def _regex(pattern: str) -> re.Pattern[str]:
     )
 
 
-def _by_address(endpoint: Endpoint, tags: ServiceTags) -> tuple[list[tuple[str, str]], str]:
-    """Prefixes of an address, a prefix or a tag, each with its match; or else the reason why there are none."""
+def _by_address(endpoint: Endpoint, tags: ServiceTags) -> tuple[Reach | None, str]:
+    """Prefixes of an address, a prefix or a tag; or else the reason why there are none."""
     value = endpoint.value
     if endpoint.kind == "fqdn-tag":
-        return [], "an FQDN tag of Azure Firewall, whose members are not published"
+        return None, "an FQDN tag of Azure Firewall, whose members are not published"
     if placeholders := PLACEHOLDER.findall(value):
-        return [], _unset(placeholders)
+        return None, _unset(placeholders)
     if endpoint.kind == "service-tag":
-        return _by_tag(value, tags)
+        name = _tag(value, tags)
+        if name is not None:
+            return Reach("service tag", value, tags.prefixes(name)), ""
+        if value.lower() in _NSG_ONLY:
+            return None, "a service tag for NSG rules alone, without published prefixes"
+        return None, f"no such service tag in the {tags.cloud} file of {tags.date}"
     prefix = normal(value, where="settings")
     if prefix in _EVERYWHERE:
-        return [(everywhere, "port only") for everywhere in _EVERYWHERE], ""
-    return [(prefix, "address")], ""
+        return Reach("port only", value, _EVERYWHERE), ""
+    return Reach("address", value, (prefix,)), ""
 
 
-def _by_known_name(name: str, names: Names | None) -> tuple[list[tuple[str, str]], str]:
+def _by_known_name(name: str, names: Names | None) -> tuple[Reach | None, str]:
     """Prefixes of the addresses that a name, or each name of a pattern, stood for; or the reason why none is used."""
     if names is None:
-        return [], ""
+        return None, ""
     addresses = dict.fromkeys(address for held in names.of(name).values() for address in held)
     if addresses:
-        return [(normal(address), "name") for address in addresses], ""
+        return Reach("name", name, tuple(normal(address) for address in addresses)), ""
     if name in names.outdated:
-        return [], f"its addresses are known for {names.outdated[name]:%Y-%m-%d} and not for the time of these logs"
-    return [], "asked for in the names given, but without an address" if names.asked(name) else ""
-
-
-def _by_tag(tag: str, tags: ServiceTags) -> tuple[list[tuple[str, str]], str]:
-    name = tags.find(tag)
-    if name is not None and (prefixes := tags.prefixes(name)):
-        return [(prefix, "service tag") for prefix in prefixes], ""
-    if tag.lower() in _NSG_ONLY:
-        return [], "a service tag for NSG rules alone, without published prefixes"
-    return [], f"no such service tag in the {tags.cloud} file of {tags.date}"
+        return None, f"its addresses are known for {names.outdated[name]:%Y-%m-%d} and not for the time of these logs"
+    return None, "asked for in the names given, but without an address" if names.asked(name) else ""
 
 
 def _by_name(name: str, tags: ServiceTags, settings: Mapping[str, list[str]]) -> tuple[list[str], str, str]:
-    """Prefixes of the tags that stand for a name, the confidence in them, or the reason why there are none."""
+    """The tags that stand for a name, the confidence in them, or the reason why there are none."""
     known = approximation(name)
     if known is None:
         return [], "none", "no service tag is known to stand for this name"
@@ -222,13 +232,19 @@ def _by_name(name: str, tags: ServiceTags, settings: Mapping[str, list[str]]) ->
     captured = {
         key_of(key): [text] for key, text in (held.groupdict() if held else {}).items() if not PLACEHOLDER.search(text)
     }
-    wanted = [name for tag in known.tags for name in filled(tag, {**settings, **captured})]
-    found = [prefix for tag in wanted for prefix, _ in _by_tag(tag, tags)[0]]
+    wanted = [tag for each in known.tags for tag in filled(each, {**settings, **captured})]
+    found = [tag for each in wanted if (tag := _tag(each, tags)) is not None]
     if found:
         return list(dict.fromkeys(found)), known.confidence, ""
     if placeholders := [key for tag in wanted for key in PLACEHOLDER.findall(tag)]:
         return [], "none", _unset(placeholders)
     return [], "none", f"{' and '.join(wanted)}: no such service tag in the {tags.cloud} file of {tags.date}"
+
+
+def _tag(tag: str, tags: ServiceTags) -> str | None:
+    """The tag's name as published; None where the cloud has no such tag, or none of its prefixes."""
+    name = tags.find(tag)
+    return name if name is not None and tags.prefixes(name) else None
 
 
 def _unset(placeholders: list[str]) -> str:

@@ -111,7 +111,9 @@ class ServiceTags:
             hint = near if near.startswith("did you mean") else "flowlens tags show lists them"
             problem = f"no service tag {tag[:80]!r} in the {self.cloud} file of {self.date}"
             raise CatalogError("service tags", problem, hint=hint)
-        return tuple(self.table["prefixes"][self._rows[name.lower()]].to_list())
+        if name not in self._prefixes:
+            self._prefixes[name] = tuple(self.table["prefixes"][self._rows[name.lower()]].to_list())
+        return self._prefixes[name]
 
     def identify(self, addresses: pl.Series) -> pl.DataFrame:
         """What each address is: columns ``address``, ``service_tag``, ``region``, ``service_tags``, row by row.
@@ -130,6 +132,11 @@ class ServiceTags:
                 pl.col("service_tags").gather(found).fill_null(pl.lit([], dtype=pl.List(pl.String))),
             )
         )
+
+    @functools.cached_property
+    def _prefixes(self) -> dict[str, tuple[str, ...]]:
+        """Prefixes by tag, of those asked for so far."""
+        return {}
 
     @functools.cached_property
     def _rows(self) -> dict[str, int]:

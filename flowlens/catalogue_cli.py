@@ -13,7 +13,7 @@ import typer
 
 from flowlens.catalog import ServiceTags, load_profile, load_tags, profile_names, read_names
 from flowlens.catalog.expansion import names_of
-from flowlens.catalog.placeholders import check_settings, parse_settings
+from flowlens.catalog.placeholders import check_settings, configured_settings, parse_settings
 from flowlens.catalog.tags import CLOUDS, packed, read_update, stored_file
 from flowlens.config import read_config
 from flowlens.errors import ConfigError, near_matches
@@ -143,9 +143,10 @@ def resolve(
     Example: flowlens resolve windows-kms -o names.csv
     """
     settings = read_config(config)
-    filling = {**settings.placeholders, **parse_settings(placeholders or ())}
     loaded = [load_profile(name) for name in profiles]
-    check_settings(filling, (e.value for profile in loaded for r in profile.requirements for e in r.endpoints))
+    given = parse_settings(placeholders or ())
+    check_settings(given, loaded)
+    filling = {**configured_settings(settings.placeholders, loaded), **given}
     known = read_names(names) if names else None
     wanted, patterns = names_of(loaded, known_cloud(cloud), filling, known)
     servers = [parse_server(server)] if server else system_servers()

@@ -320,7 +320,8 @@ def _egress_verdict(table: pl.DataFrame, coverage: Mapping[str, object]) -> Verd
     reached = table.filter(pl.col("status").is_in(["Reached", "Service reached", "Recovered"])).height
     unsure = table.filter(pl.col("status").is_in(["Cannot tell", "Not observable"])).height
     tail = f"{reached} reached, {unsure} cannot be told without names.{_filter_text(coverage)}"
-    if bad.is_empty() and coverage["logs_without_traffic"]:
+    # Without anything that answered there is nothing to call a pass.
+    if bad.is_empty() and (not reached or coverage["logs_without_traffic"]):
         return Verdict(NOT_DETERMINED, f"Not determined: {tail}")
     if bad.is_empty():
         return Verdict(OK, f"No required endpoint is denied or unanswered; {tail}")

@@ -60,7 +60,7 @@ def denied_egress(
     True
     """
     loaded, asked = _loaded(profiles)
-    check_settings(placeholders or {}, (e.value for p in loaded for r in p.requirements for e in r.endpoints))
+    check_settings(placeholders or {}, loaded)
     known = _names(names)
 
     def compute() -> pl.LazyFrame:
@@ -136,6 +136,7 @@ def _statuses(scan: Scan, needs: Sequence[Need], asked: frozenset[str], tags: Se
     matched = _match(attempts, needs)
     workloads = _workloads(scan.evidence, attempts)
     wanted = _wanted(workloads, needs, matched, tags, asked)
+    matched = matched.join(wanted, on=[*WORKLOAD, "requirement"], how="semi", nulls_equal=True, maintain_order="left")
     named = tags.identify(matched["dst_ip"].unique())
     tag_of = dict(zip(named["address"], named["service_tag"], strict=True))
     found: dict[tuple[object, ...], list[Attempt]] = {}

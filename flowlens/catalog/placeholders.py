@@ -5,8 +5,12 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from flowlens.errors import ConfigError, near_matches
+
+if TYPE_CHECKING:
+    from flowlens.catalog.profiles import Profile
 
 Settings = Mapping[str, str | list[str]]
 """Values by placeholder: a text, or a list where several will do."""
@@ -67,17 +71,42 @@ def parse_settings(texts: Iterable[str]) -> dict[str, str | list[str]]:
     return {name: values[0] if len(values) == 1 else values for name, values in found.items()}
 
 
-def check_settings(settings: Settings, values: Iterable[str] = ()) -> None:
-    """Raises ConfigError for a setting that no profile has a placeholder for; ``values`` are endpoints of the user's own.
+def check_settings(settings: Settings, profiles: Iterable[Profile] = ()) -> None:
+    """Raises ConfigError for a setting that neither the package's profiles nor these have a placeholder for.
 
     >>> check_settings({"location": "japaneast"})
     """
-    known = {key_of(name): name for name in PLACEHOLDERS}
-    known |= {key_of(name): name for value in values for name in PLACEHOLDER.findall(value)}
+    known = _known(profiles)
     for name in settings:
         if key_of(name) not in known:
-            hint = near_matches(name, [*known.values(), "location"])
-            raise ConfigError(f"placeholder {name[:80]!r}", "is in no profile", hint=hint)
+            raise _unknown(name, known)
+
+
+def configured_settings(settings: Settings, profiles: Iterable[Profile] = ()) -> dict[str, str | list[str]]:
+    """Of a config's settings those that the package's profiles or these have a placeholder for.
+
+    The others belong to profiles that are not asked for now. Raises ConfigError for one that is nearly a known name.
+
+    >>> configured_settings({"location": "japaneast", "my-site": "tokyo"})
+    {'location': 'japaneast'}
+    """
+    known = _known(profiles)
+    for name in settings:
+        if key_of(name) not in known and (error := _unknown(name, known)).hint.startswith("did you mean"):
+            raise error
+    return {name: value for name, value in settings.items() if key_of(name) in known}
+
+
+def _known(profiles: Iterable[Profile]) -> dict[str, str]:
+    """Placeholders by ``key_of``."""
+    values = (endpoint.value for profile in profiles for r in profile.requirements for endpoint in r.endpoints)
+    own = {key_of(name): name for value in values for name in PLACEHOLDER.findall(value)}
+    return {**{key_of(name): name for name in PLACEHOLDERS}, **own}
+
+
+def _unknown(name: str, known: Mapping[str, str]) -> ConfigError:
+    hint = near_matches(name, [*known.values(), "location"])
+    return ConfigError(f"placeholder {name[:80]!r}", "is in no profile", hint=hint)
 
 
 def given(settings: Settings) -> dict[str, list[str]]:

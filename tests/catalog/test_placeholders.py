@@ -2,7 +2,8 @@ import pytest
 from hypothesis import given as having
 from hypothesis import strategies as st
 
-from flowlens.catalog.placeholders import check_settings, filled, given, key_of, parse_settings
+from flowlens.catalog import Endpoint, Profile, Requirement
+from flowlens.catalog.placeholders import check_settings, configured_settings, filled, given, key_of, parse_settings
 from flowlens.errors import ConfigError
 
 
@@ -32,10 +33,25 @@ def test_an_unknown_placeholder_is_refused_with_the_nearest_names(name, near):
     assert near in error.value.hint
 
 
+def own(value):
+    endpoints = (Endpoint("fqdn-wildcard", value),)
+    requirement = Requirement("A", "global", "required", "tcp", "443", "B", "2026", endpoints)
+    return Profile("mine", "Mine", "2026", ("the wiki",), (requirement,))
+
+
 def test_placeholders_of_a_profile_of_the_users_own_are_known():
     with pytest.raises(ConfigError):
         check_settings({"site": "tokyo"})
-    check_settings({"Site": "tokyo"}, ["licences.<site>.example.com"])
+    check_settings({"Site": "tokyo"}, [own("licences.<site>.example.com")])
+
+
+def test_a_config_may_hold_settings_of_other_profiles_and_no_misspelling():
+    config = {"region": "japaneast", "Site": "tokyo"}
+    assert configured_settings(config) == {"region": "japaneast"}
+    assert configured_settings(config, [own("licences.<site>.example.com")]) == config
+    with pytest.raises(ConfigError, match="'locaton'") as error:
+        configured_settings({"locaton": "japaneast"})
+    assert error.value.hint.startswith("did you mean location")
 
 
 def test_settings_of_the_command_line():

@@ -19,7 +19,7 @@ from pathlib import Path
 import polars as pl
 
 from bench.generate import START
-from flowlens.analyses.egress import _match, _needs
+from flowlens.analyses.egress import _matcher, _needs
 from flowlens.catalog import load_profile, load_tags, profile_names
 from flowlens.formats import decode_flow_log
 
@@ -81,7 +81,7 @@ def matcher(destinations: list[str]) -> Callable[[], int]:
     """What matches all destinations; tags and profiles are loaded before, as once in a run."""
     tags = load_tags()
     tags.identify(pl.Series(destinations[:1]))
-    needs = _needs([load_profile(name) for name in profile_names()], "global", SETTINGS, tags, None)
+    meet = _matcher(_needs([load_profile(name) for name in profile_names()], "global", SETTINGS, tags, None))
     attempts = pl.DataFrame({"dst_ip": destinations}).with_columns(
         vnet=pl.lit("v"), subnet=pl.lit("s"), workload=pl.lit("w"), dst_port=pl.lit(443, pl.Int32),
         protocol=pl.lit(6, pl.Int16), dst_place=pl.lit("external"),
@@ -89,7 +89,7 @@ def matcher(destinations: list[str]) -> Callable[[], int]:
 
     def match() -> int:
         named = tags.identify(attempts["dst_ip"])
-        return named.height + _match(attempts, needs).height
+        return named.height + meet(attempts).height
 
     return match
 

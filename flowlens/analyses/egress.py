@@ -7,13 +7,13 @@ port; each requirement then gets one status per workload, from its best alternat
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import polars as pl
 
 from flowlens import schema
-from flowlens.analyses.attempts import WORKLOAD, attempts_of
+from flowlens.analyses.attempts import WORKLOAD, attempts_of, destinations_tried
 from flowlens.analyses.judgement import EXACT, PORT_ONLY, TAG, Attempt, Length, Need, judge
 from flowlens.analyses.tables import result
 from flowlens.catalog import (
@@ -86,14 +86,15 @@ def explained(
     """
     named = set(table["profile"])
     active = [profile for profile in _loaded(profiles)[0] if profile.name in named]
-    attempts = attempts_of(scan.evidence.views)
-    if attempts.is_empty() or not active:
-        return attempts.select("dst_ip", "dst_port", "protocol").clear()
     known = _of_its_time(_names(names), scan)
-    needs = _needs(active, cloud, placeholders or {}, tags or load_tags(cloud), known)
-    # A port alone explains nothing: any address answers there.
-    matched = _match(attempts, needs).filter(pl.col("match") != PORT_ONLY)
-    return matched.select("dst_ip", "dst_port", "protocol").unique()
+    match = _matcher(_needs(active, cloud, placeholders or {}, tags or load_tags(cloud), known))
+
+    def tied(views: pl.LazyFrame) -> pl.DataFrame:
+        # A port alone explains nothing: any address answers there.
+        matched = match(destinations_tried(views)).filter(pl.col("match") != PORT_ONLY)
+        return matched.select("dst_ip", "dst_port", "protocol").unique()
+
+    return pl.concat([tied(part) for part in scan.evidence.parts])
 
 
 def _loaded(profiles: Sequence[str] | str) -> tuple[list[Profile], frozenset[str]]:
@@ -132,11 +133,19 @@ def _needs(
 
 def _statuses(scan: Scan, needs: Sequence[Need], asked: frozenset[str], tags: ServiceTags) -> pl.DataFrame:
     columns = schema.polars_schema(schema.RESULTS["denied_egress"])
-    attempts = attempts_of(scan.evidence.views)
-    matched = _match(attempts, needs)
-    workloads = _workloads(scan.evidence, attempts)
+    match = _matcher(needs)
+    tried: list[pl.DataFrame] = []
+
+    def tied(views: pl.LazyFrame) -> pl.DataFrame:
+        attempts = attempts_of(views)
+        tried.append(attempts.select(WORKLOAD).unique())
+        return match(attempts)
+
+    matched = pl.concat([tied(part) for part in scan.evidence.parts])
+    workloads = _workloads(scan.evidence, pl.concat(tried))
     wanted = _wanted(workloads, needs, matched, tags, asked)
-    matched = matched.join(wanted, on=[*WORKLOAD, "requirement"], how="semi", nulls_equal=True, maintain_order="left")
+    matched = matched.join(wanted, on=[*WORKLOAD, "requirement"], how="semi", nulls_equal=True)
+    matched = matched.sort("requirement", *WORKLOAD, "dst_ip", "dst_port", "match", "endpoint", nulls_last=True)
     named = tags.identify(matched["dst_ip"].unique())
     tag_of = dict(zip(named["address"], named["service_tag"], strict=True))
     found: dict[tuple[object, ...], list[Attempt]] = {}
@@ -155,8 +164,8 @@ def _statuses(scan: Scan, needs: Sequence[Need], asked: frozenset[str], tags: Se
     return pl.DataFrame(rows, schema=columns) if rows else pl.DataFrame(schema=columns)
 
 
-def _match(attempts: pl.DataFrame, needs: Sequence[Need]) -> pl.DataFrame:
-    """Attempts joined to the requirements whose endpoint, protocol and port they meet."""
+def _matcher(needs: Sequence[Need]) -> Callable[[pl.DataFrame], pl.DataFrame]:
+    """What joins attempts to the requirements whose endpoint, protocol and port they meet."""
     # A tag that several requirements name stands in the table once: most of all prefixes are of a few large tags.
     meant: dict[tuple[str, ...], list[tuple[int, str, str, str]]] = {}
     for number, need in enumerate(needs):
@@ -166,11 +175,9 @@ def _match(attempts: pl.DataFrame, needs: Sequence[Need]) -> pl.DataFrame:
     pairs = [(prefix, n) for n, prefixes in enumerate(meant) for prefix in prefixes]
     labels = list(meant.values())
     empty = {"requirement": pl.Int64, "match": pl.String, "endpoint": pl.String, "confidence": pl.String}
-    if not pairs or attempts.is_empty():
-        return attempts.with_columns(pl.lit(None, kind).alias(name) for name, kind in empty.items()).clear()
+    if not pairs:
+        return lambda attempts: attempts.clear().with_columns(pl.lit(None, kind).alias(c) for c, kind in empty.items())
     table = PrefixTable.build(pairs)
-    addresses = attempts["dst_ip"].unique()
-    sets = pl.DataFrame({"dst_ip": addresses, "set": table.sets(addresses).cast(pl.Int64)}).drop_nulls()
     members = pl.DataFrame(
         [(n, *row) for n, held in enumerate(table.members) for label in held for row in labels[label]],
         schema={"set": pl.Int64, **empty},
@@ -186,23 +193,33 @@ def _match(attempts: pl.DataFrame, needs: Sequence[Need]) -> pl.DataFrame:
         orient="row",
     )
     any_port = (pl.col("low") == 0) & (pl.col("high") == 65535)
-    return (
-        attempts.join(sets, on="dst_ip")
-        .join(members, on="set")
-        .join(ports, on="requirement")
-        .filter(
-            pl.col("needs").is_null() | (pl.col("needs") == pl.col("protocol")),
-            any_port | pl.col("dst_port").is_between("low", "high").fill_null(False),
-            # A private address is met only by its own address or name: 0.0.0.0/0 in a profile means the internet.
-            (pl.col("dst_place") != "internal") | pl.col("match").is_in(EXACT),
+    met = ["set", "protocol", "dst_port", "dst_place"]
+
+    def tied(attempts: pl.DataFrame) -> pl.DataFrame:
+        addresses = attempts["dst_ip"].unique()
+        sets = pl.DataFrame({"dst_ip": addresses, "set": table.sets(addresses).cast(pl.Int64)}).drop_nulls()
+        attempts = attempts.join(sets, on="dst_ip")
+        # What a requirement asks is the same for many attempts, so it is judged once for all that agree in it.
+        fitting = (
+            attempts.select(met)
+            .unique()
+            .join(members, on="set")
+            .join(ports, on="requirement")
+            .filter(
+                pl.col("needs").is_null() | (pl.col("needs") == pl.col("protocol")),
+                any_port | pl.col("dst_port").is_between("low", "high").fill_null(False),
+                # A private address is met only by its own address or name: 0.0.0.0/0 in a profile means the internet.
+                (pl.col("dst_place") != "internal") | pl.col("match").is_in(EXACT),
+            )
+            .select(*met, *empty)
+            .unique()
         )
-        .drop("set", "needs", "low", "high")
-        .unique()
-        .sort("requirement", *WORKLOAD, "dst_ip", "dst_port", "match", "endpoint", nulls_last=True)
-    )
+        return attempts.join(fitting, on=met, nulls_equal=True).drop("set")
+
+    return tied
 
 
-def _workloads(evidence: Evidence, attempts: pl.DataFrame) -> pl.DataFrame:
+def _workloads(evidence: Evidence, tried: pl.DataFrame) -> pl.DataFrame:
     """Every workload that could need an endpoint, and whether its NIC is logged."""
     # A NIC that only the inventory names has no log of its own.
     logged = evidence.coverage["mac_address"].drop_nulls().unique().to_list()
@@ -211,7 +228,7 @@ def _workloads(evidence: Evidence, attempts: pl.DataFrame) -> pl.DataFrame:
         .with_columns(logged=pl.col("mac_address").is_in(logged).fill_null(False))
         .select(*WORKLOAD, "logged")
     )
-    tried = attempts.select(*WORKLOAD, logged=pl.lit(True))
+    tried = tried.select(*WORKLOAD, logged=pl.lit(True))
     return pl.concat([own, tried]).group_by(WORKLOAD).agg(pl.col("logged").any())
 
 

@@ -22,7 +22,7 @@ import io
 import ipaddress
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -47,6 +47,7 @@ _TOLD = (
     re.compile(r"request from \S+ to ([^\s:]+):\d+"),
     re.compile(r"DNS Request: \S+ - \d+ [A-Z0-9]+ IN (\S+) (?:udp|tcp) "),
 )
+_LIKE_AN_ADDRESS = re.compile(r"(?<![\w.:])(?:[0-9]{1,3}(?:\.[0-9]{1,3}){3}|[0-9A-Fa-f]*:[0-9A-Fa-f:.]*)(?![\w.:])")
 _PORTAL_TIME = "%m/%d/%Y, %I:%M:%S.%f %p"
 _NAME = re.compile(r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]{0,62})(\.[a-z0-9_]([a-z0-9_-]{0,62}))*")
 
@@ -61,7 +62,7 @@ class Resolved(NamedTuple):
     last_seen: dt.datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Names:
     """The addresses of names, in lower case and without the last dot.
 
@@ -80,11 +81,26 @@ class Names:
         >>> Names({"a.example.com": (Resolved("203.0.113.7"),)}).of("*.example.com")
         {'a.example.com': ['203.0.113.7']}
         """
-        return {name: [one.address for one in self.addresses[name]] for name in _fitting(pattern, self.addresses)}
+        fitting = (name for name in self.asked(pattern) if name in self.addresses)
+        return {name: [one.address for one in self.addresses[name]] for name in fitting}
 
     def asked(self, pattern: str) -> list[str]:
         """All names that fit ``pattern``, with an address or without, sorted."""
-        return sorted({*_fitting(pattern, self.addresses), *_fitting(pattern, self.unresolved)})
+        wanted = pattern.lower()
+        if not re.search(r"[*<]", wanted):
+            return [wanted] if wanted in self.addresses or wanted in self.unresolved else []
+        end = re.split(r"[*>]", wanted)[-1]
+        # Where two whole labels end the pattern only names of that domain can fit.
+        names = self._by_domain.get(_domain(end), ()) if end.count(".") > 1 else (*self.addresses, *self.unresolved)
+        return sorted(name for name in names if name.endswith(end) and _regex(wanted).fullmatch(name))
+
+    @functools.cached_property
+    def _by_domain(self) -> dict[str, list[str]]:
+        """All names by their last two labels."""
+        found: dict[str, list[str]] = {}
+        for name in (*self.addresses, *self.unresolved):
+            found.setdefault(_domain(name), []).append(name)
+        return found
 
     def during(self, start: dt.datetime | None, end: dt.datetime | None) -> Names:
         """What counts for flows of that time: a day's leeway on both sides, and all that has no time.
@@ -138,7 +154,7 @@ def endpoint_names(pairs: Iterable[tuple[str, str]]) -> Names | None:
     found: dict[str, tuple[Resolved, ...]] = {}
     for name, address in pairs:
         key = name.strip().rstrip(".").lower()
-        if "." in key and _NAME.fullmatch(key) and not _is_address(key):
+        if "." in key and _NAME.fullmatch(key) and _address(key) is None:
             found[key] = (*found.get(key, ()), Resolved(address))
     return Names(found) if found else None
 
@@ -169,17 +185,18 @@ def parse_names(data: bytes, *, where: str) -> Names:
     """
     try:
         text = data.decode("utf-8-sig")
-        rows = list(_json_rows(text, where) if text.lstrip()[:1] in ("[", "{") else _csv_rows(text))
+        if text.lstrip()[:1] not in ("[", "{"):
+            return _gathered(*_csv_rows(text), where)
+        rows = list(_json_rows(text, where))
+        return _gathered({column for _, row in rows for column in row}, rows, where)
     except (UnicodeDecodeError, csv.Error, ValueError, RecursionError) as error:
         raise CatalogError(where, f"expected names as CSV or JSON: {error}", hint=_FORMS) from error
-    return _gathered(rows, where)
 
 
 _FORMS = f"columns {', '.join(COLUMNS)}, or an export of DNS or Azure Firewall logs"
 
 
-def _gathered(rows: Sequence[tuple[int, dict[str, object]]], where: str) -> Names:
-    columns = {column for _, row in rows for column in row}
+def _gathered(columns: set[str], rows: Iterable[tuple[int, dict[str, object]]], where: str) -> Names:
     if not columns & {*_NAMES, *_MESSAGES}:
         raise CatalogError(where, "expected a column of names, found none", hint=_column_hint(columns))
     own = bool(columns & set(_ADDRESSES))
@@ -219,23 +236,29 @@ def _name_of(row: Row) -> str | None:
         message = str(_first(row, _MESSAGES) or "")
         held = next((found[1] for pattern in _TOLD if (found := pattern.search(message))), "")
         told = held
-    name = str(told).strip().rstrip(".").lower()
+    return _normal_name(str(told))
+
+
+# A log says the same names, addresses and times over and over.
+@functools.lru_cache(maxsize=2**16)
+def _normal_name(text: str) -> str | None:
+    name = text.strip().rstrip(".").lower()
     # An address is no name, though it looks like one.
-    return name if _NAME.fullmatch(name) and not _is_address(name) else None
+    return name if _NAME.fullmatch(name) and not (name[-1].isdigit() and _address(name)) else None
 
 
 def _addresses_of(row: Row, where: str, number: int) -> Iterator[str]:
     own = _first(row, _ADDRESSES)
     if any(column in row for column in _ADDRESSES):
         text = str(own or "").strip()
-        if not _is_address(text):
+        if (address := _address(text)) is None:
             raise CatalogError(where, f"row {number}: expected an address, found {text[:80]!r}")
-        yield str(ipaddress.ip_address(text))
+        yield address
         return
     answers = _first(row, _ANSWERS)
     text = answers if isinstance(answers, str) else json.dumps(answers)
     # Answers hold aliases beside addresses, in a form of each source's own; an address is one wherever it stands.
-    yield from (str(ipaddress.ip_address(part)) for part in re.split(r'[\s,;"\'\[\]{}()]+', text) if _is_address(part))
+    yield from (found for part in _LIKE_AN_ADDRESS.findall(text) if (found := _address(part)) is not None)
 
 
 def _times_of(row: Row, where: str | None, number: int) -> tuple[dt.datetime | None, dt.datetime | None]:
@@ -256,7 +279,11 @@ def _times_of(row: Row, where: str | None, number: int) -> tuple[dt.datetime | N
 
 
 def _time(told: object) -> dt.datetime | None:
-    text = str(told or "").strip()
+    return _parsed_time(str(told or "").strip())
+
+
+@functools.lru_cache(maxsize=2**16)
+def _parsed_time(text: str) -> dt.datetime | None:
     for read in (dt.datetime.fromisoformat, lambda text: dt.datetime.strptime(text, _PORTAL_TIME)):  # noqa: DTZ007 - zoned below
         try:
             time = read(text)
@@ -289,19 +316,17 @@ def _overlaps(one: Resolved, start: dt.datetime | None, end: dt.datetime | None)
     return (end is None or first <= end + LEEWAY) and (start is None or last >= start - LEEWAY)
 
 
-def _is_address(text: str) -> bool:
+@functools.lru_cache(maxsize=2**16)
+def _address(text: str) -> str | None:
+    """The address in canonical text; None for text that is none."""
     try:
-        ipaddress.ip_address(text)
+        return str(ipaddress.ip_address(text)) if "%" not in text else None
     except ValueError:
-        return False
-    return "%" not in text
+        return None
 
 
-def _fitting(pattern: str, names: Iterable[str]) -> list[str]:
-    wanted = pattern.lower()
-    if not re.search(r"[*<]", wanted):
-        return [wanted] if wanted in names else []
-    return sorted(name for name in names if _regex(wanted).fullmatch(name))
+def _domain(name: str) -> str:
+    return ".".join(name.rsplit(".", 2)[-2:])
 
 
 @functools.lru_cache(maxsize=4096)
@@ -322,12 +347,20 @@ def _flat(row: Mapping[str, object]) -> dict[str, object]:
     return {_key(column): value for column, value in both.items() if column is not None}
 
 
-def _csv_rows(text: str) -> Iterator[tuple[int, dict[str, object]]]:
+def _csv_rows(text: str) -> tuple[set[str], Iterator[tuple[int, dict[str, object]]]]:
+    """The columns of a CSV, and its rows one at a time."""
     lines = (line for line in io.StringIO(text, newline="") if not line.startswith("#"))
-    for number, row in enumerate(csv.DictReader(lines, strict=True), start=2):
-        if None in row:
-            raise ValueError(f"row {number} has more cells than there are columns")
-        yield number, _flat(row)
+    reader = csv.reader(lines, strict=True)
+    columns = [_key(column) for column in next(reader, [])]
+
+    def rows() -> Iterator[tuple[int, dict[str, object]]]:
+        for number, cells in enumerate(reader, start=2):
+            if len(cells) > len(columns):
+                raise ValueError(f"row {number} has more cells than there are columns")
+            if cells:
+                yield number, dict(zip(columns, cells, strict=False))
+
+    return set(columns), rows()
 
 
 def _json_rows(text: str, where: str) -> Iterator[tuple[int, dict[str, object]]]:

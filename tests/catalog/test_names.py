@@ -1,5 +1,6 @@
 import contextlib
 import datetime as dt
+import fnmatch
 import json
 
 import pytest
@@ -179,6 +180,16 @@ def test_any_rows_are_names_or_refused(rows):
 def test_patterns(pattern, found):
     names = Names({name: (Resolved("203.0.113.7"),) for name in ("a.example.com", "b.japaneast.example.com")})
     assert list(names.of(pattern)) == found
+
+
+LABELS = st.lists(st.sampled_from(["a", "b", "com", "ab", "x-1"]), min_size=1, max_size=5).map(".".join)
+
+
+@given(st.lists(LABELS, max_size=8), LABELS, st.integers(0, 9), st.integers(0, 9), st.booleans())
+def test_patterns_agree_with_fnmatch(known, base, first, last, resolved):
+    pattern = base[:first] + "*" + base[max(first, last) :]
+    names = Names({name: (Resolved("203.0.113.7"),) for name in known}) if resolved else Names({}, frozenset(known))
+    assert names.asked(pattern) == sorted(name for name in set(known) if fnmatch.fnmatchcase(name, pattern))
 
 
 def test_only_what_was_seen_near_the_flows_counts():

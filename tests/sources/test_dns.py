@@ -8,12 +8,13 @@ import time
 import dns.message
 import dns.name
 import dns.rcode
+import dns.resolver
 import pytest
 
 from flowlens.catalog import read_names
-from flowlens.errors import ConfigError
+from flowlens.errors import ConfigError, SourceError
 from flowlens.outputs.tables import write_csv
-from flowlens.sources.dns import COLUMNS, Server, parse_server, resolve_names
+from flowlens.sources.dns import COLUMNS, Server, parse_server, resolve_names, system_servers
 from tests.dns_server import Zone, serving
 
 NOW = dt.datetime(2026, 6, 15, 9, tzinfo=dt.UTC)
@@ -205,6 +206,26 @@ def test_what_is_written_is_read_as_names(tmp_path):
     assert names.of("a*.example.com") == addresses(found)
     assert {one.first_seen for known in names.addresses.values() for one in known} == {NOW}
     assert "127.0.0.1" in path.read_text("utf-8")
+
+
+def test_the_servers_of_this_machine(monkeypatch, tmp_path):
+    written = tmp_path / "resolv.conf"
+    written.write_text("nameserver 10.0.0.4\nnameserver 2001:db8::1\n")
+    real = dns.resolver.Resolver
+    monkeypatch.setattr(dns.resolver, "Resolver", lambda configure: real(str(written)))
+    assert system_servers() == [Server("10.0.0.4"), Server("2001:db8::1")]
+
+
+@pytest.mark.parametrize("content", [None, "", "nameserver https://dns.example.com/query\n"])
+def test_a_machine_without_a_server_says_what_to_do(monkeypatch, tmp_path, content):
+    written = tmp_path / "resolv.conf"
+    if content is not None:
+        written.write_text(content)
+    real = dns.resolver.Resolver
+    monkeypatch.setattr(dns.resolver, "Resolver", lambda configure: real(str(written)))
+    with pytest.raises(SourceError, match="names no DNS server") as error:
+        system_servers()
+    assert "--server" in error.value.hint
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ import polars as pl
 
 from flowlens import schema
 from flowlens.analyses.attempts import WORKLOAD, attempts_of, destinations_tried
-from flowlens.analyses.judgement import EXACT, PORT_ONLY, TAG, Attempt, Length, Need, judge
+from flowlens.analyses.judgement import EXACT, NOTHING, PORT_ONLY, TAG, Attempt, Length, Need, Totals, judge
+from flowlens.analyses.representatives import REQUIREMENT, added, representatives, totals_of
 from flowlens.analyses.tables import result
 from flowlens.catalog import (
     Names,
@@ -135,29 +136,38 @@ def _statuses(scan: Scan, needs: Sequence[Need], asked: frozenset[str], tags: Se
     columns = schema.polars_schema(schema.RESULTS["denied_egress"])
     match = _matcher(needs)
     tried: list[pl.DataFrame] = []
+    active: list[pl.DataFrame] = []
+    totals: list[pl.DataFrame] = []
 
     def tied(views: pl.LazyFrame) -> pl.DataFrame:
         attempts = attempts_of(views)
+        matched = match(attempts)
         tried.append(attempts.select(WORKLOAD).unique())
-        return match(attempts)
+        active.append(_active(matched, needs, tags))
+        totals.append(totals_of(matched))
+        return representatives(matched)
 
+    # A destination is in one part alone, so what is told of each part is told of all.
     matched = pl.concat([tied(part) for part in scan.evidence.parts])
-    workloads = _workloads(scan.evidence, pl.concat(tried))
-    wanted = _wanted(workloads, needs, matched, tags, asked)
-    matched = matched.join(wanted, on=[*WORKLOAD, "requirement"], how="semi", nulls_equal=True)
-    matched = matched.sort("requirement", *WORKLOAD, "dst_ip", "dst_port", "match", "endpoint", nulls_last=True)
+    wanted = _wanted(_workloads(scan.evidence, pl.concat(tried)), needs, pl.concat(active), asked)
+    matched = representatives(matched.join(wanted, on=REQUIREMENT, how="semi", nulls_equal=True))
     named = tags.identify(matched["dst_ip"].unique())
     tag_of = dict(zip(named["address"], named["service_tag"], strict=True))
     found: dict[tuple[object, ...], list[Attempt]] = {}
     for row in matched.iter_rows(named=True):
-        key = (*(row[k] for k in WORKLOAD), row["requirement"])
+        key = tuple(row[k] for k in REQUIREMENT)
         found.setdefault(key, []).append(Attempt(**{name: row[name] for name in Attempt.__slots__}))
+    sums = {
+        tuple(row[k] for k in REQUIREMENT): Totals(*(row[name] for name in Totals._fields))
+        for row in added(totals).join(wanted, on=REQUIREMENT, how="semi", nulls_equal=True).iter_rows(named=True)
+    }
     evidence = _evidence(scan)
     rows = []
     for row in wanted.iter_rows(named=True):
         workload = {k: row[k] for k in WORKLOAD}
         need = needs[row["requirement"]]
-        judged = judge(need, found.get((*workload.values(), row["requirement"]), []), row["logged"], evidence)
+        key = (*workload.values(), row["requirement"])
+        judged = judge(need, found.get(key, []), sums.get(key, NOTHING), row["logged"], evidence)
         if judged is not None:
             tag = tag_of.get(judged.dst_ip) if judged.dst_ip else None
             rows.append({**workload, **judged._asdict(), "service_tag": tag})
@@ -232,12 +242,25 @@ def _workloads(evidence: Evidence, tried: pl.DataFrame) -> pl.DataFrame:
     return pl.concat([own, tried]).group_by(WORKLOAD).agg(pl.col("logged").any())
 
 
+def _active(matched: pl.DataFrame, needs: Sequence[Need], tags: ServiceTags) -> pl.DataFrame:
+    """Workload and profile where the workload tried what only that profile needs."""
+    telling = pl.DataFrame(
+        [(n, need.profile) for n, need in enumerate(needs) if need.requirement.telling],
+        schema={"requirement": pl.Int64, "profile": pl.String},
+        orient="row",
+    )
+    tried = matched.filter(pl.col("match").is_in([*EXACT, TAG, PORT_ONLY])).join(telling, on="requirement")
+    # An attempt on nothing but a port tells of a profile only where the address is Azure's: VPNs use 1194 too.
+    hosted = tags.identify(tried["dst_ip"].unique()).filter(pl.col("service_tag").is_not_null())["address"]
+    return (
+        tried.filter((pl.col("match") != PORT_ONLY) | pl.col("dst_ip").is_in(hosted.to_list()))
+        .select(*WORKLOAD, "profile")
+        .unique()
+    )
+
+
 def _wanted(
-    workloads: pl.DataFrame,
-    needs: Sequence[Need],
-    matched: pl.DataFrame,
-    tags: ServiceTags,
-    asked: frozenset[str],
+    workloads: pl.DataFrame, needs: Sequence[Need], active: pl.DataFrame, asked: frozenset[str]
 ) -> pl.DataFrame:
     """Workload x requirement: of the profiles asked for all, of others where the workload tried their own endpoints."""
     table = pl.DataFrame(
@@ -246,23 +269,9 @@ def _wanted(
         orient="row",
     )
     always = workloads.join(table.filter(pl.col("profile").is_in(asked)), how="cross")
-    # An attempt on nothing but a port tells of a profile only where the address is Azure's: VPNs use 1194 too.
-    telling = [n for n, need in enumerate(needs) if need.requirement.telling]
-    hosted = tags.identify(matched["dst_ip"].unique()).select(dst_ip="address", hosted="service_tag").drop_nulls()
-    active = (
-        matched.filter(pl.col("requirement").is_in(telling))
-        .join(hosted, on="dst_ip", how="left")
-        .filter(
-            pl.col("match").is_in([*EXACT, TAG]) | ((pl.col("match") == PORT_ONLY) & pl.col("hosted").is_not_null()),
-            ~pl.col("requirement").is_in([n for n, need in enumerate(needs) if need.profile in asked]),
-        )
-        .join(table, on="requirement")
-        .select(*WORKLOAD, "profile")
-        .unique()
-    )
-    return pl.concat(
-        [always, workloads.join(active, on=WORKLOAD, nulls_equal=True).join(table, on="profile")], how="diagonal"
-    )
+    others = active.unique().filter(~pl.col("profile").is_in(asked))
+    taken = workloads.join(others, on=WORKLOAD, nulls_equal=True).join(table, on="profile")
+    return pl.concat([always, taken], how="diagonal")
 
 
 def _evidence(scan: Scan) -> Length:

@@ -20,10 +20,12 @@ from flowlens.prefixes import INTERNAL_PREFIXES, PLATFORM_PREFIXES
 ADDRESS, NAME, TAG, APPROXIMATE_TAG, PORT_ONLY = schema.MATCHES
 EXACT = (ADDRESS, NAME)
 SUCCESS = ("Reached", "Service reached", "Recovered")
+ANSWERED = (*SUCCESS, "Partly denied")
+LISTED = 4
+"""How many of many things a note names; it counts the others."""
 
 _COMMON_PORTS = (53, 80, 123, 443)
 _SURE = ("high", "medium")
-_PARTS = 4
 _WEEKLY = "windows-kms"
 _WEEK = dt.timedelta(days=7)
 """Windows renews its activation about every seven days (Microsoft Learn, windows-activation-stopped-working)."""
@@ -77,6 +79,18 @@ class Attempt:
     last_failure: dt.datetime | None
 
 
+class Totals(NamedTuple):
+    """Sums over all attempts at a requirement; ``failed`` counts addresses that met it exactly and failed."""
+
+    attempts: int
+    last_success: dt.datetime | None
+    last_failure: dt.datetime | None
+    failed: int
+
+
+NOTHING = Totals(0, None, None, 0)
+
+
 class Judged(NamedTuple):
     """The columns of denied_egress that a judgement fills."""
 
@@ -105,20 +119,21 @@ class _Opinion(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def judge(need: Need, attempts: Sequence[Attempt], logged: bool, evidence: Length) -> Judged | None:
-    """One row of denied_egress; None where silence means nothing: retired and safe-to-block endpoints."""
+def judge(need: Need, attempts: Sequence[Attempt], totals: Totals, logged: bool, evidence: Length) -> Judged | None:
+    """One row of denied_egress; None where silence means nothing: retired and safe-to-block endpoints.
+
+    ``attempts`` are all at the requirement, or those that stand for all; ``totals`` are of all.
+    """
     requirement = need.requirement
     quiet = requirement.retired or requirement.need == "safe-to-block"
     if not attempts and quiet:
         return None
-    opinion = _opinion(need, attempts) if attempts else _unseen(need, logged, evidence)
+    opinion = _opinion(need, attempts, totals.failed) if attempts else _unseen(need, logged, evidence)
     notes = [requirement.note, *opinion.notes]
     if opinion.best is None and need.expansion.untestable:
         notes.append(f"not tested: {_shortened(need.expansion.untestable)}")
     best, status = opinion.best, opinion.status
     problem = status in schema.EGRESS_PROBLEMS
-    answered = [a.last_answered for a in attempts if a.status in (*SUCCESS, "Partly denied")]
-    once = {(a.dst_ip, a.dst_port, a.protocol): a.attempts for a in attempts}
     return Judged(
         profile=need.profile,
         cloud=requirement.cloud,
@@ -131,9 +146,9 @@ def judge(need: Need, attempts: Sequence[Attempt], logged: bool, evidence: Lengt
         dst_ip=best.dst_ip if best else None,
         acl_rule=best.acl_rule if best and problem else None,
         acl_id=best.acl_id if best and problem else None,
-        attempts=sum(once.values()),
-        last_success=max((t for t in answered if t is not None), default=None),
-        last_failure=max((a.last_failure for a in attempts if a.last_failure is not None), default=None),
+        attempts=totals.attempts,
+        last_success=totals.last_success,
+        last_failure=totals.last_failure,
         note=_sentences(notes),
         fix=_fix(requirement, status, best) if problem and best and not quiet else None,
     )
@@ -141,8 +156,8 @@ def judge(need: Need, attempts: Sequence[Attempt], logged: bool, evidence: Lengt
 
 def _shortened(parts: Sequence[str]) -> str:
     """The first of many parts, and how many more there are."""
-    more = f"; and {len(parts) - _PARTS} more" if len(parts) > _PARTS else ""
-    return "; ".join(parts[:_PARTS]) + more
+    more = f"; and {len(parts) - LISTED} more" if len(parts) > LISTED else ""
+    return "; ".join(parts[:LISTED]) + more
 
 
 def _sentences(notes: Sequence[str]) -> str | None:
@@ -150,22 +165,22 @@ def _sentences(notes: Sequence[str]) -> str | None:
     return " ".join(f"{note[0].upper()}{note[1:]}." for note in told) or None
 
 
-def _opinion(need: Need, attempts: Sequence[Attempt]) -> _Opinion:
+def _opinion(need: Need, attempts: Sequence[Attempt], failures: int) -> _Opinion:
     """Exact success, else success of the service, else the most exact failure."""
     exact = [a for a in attempts if a.match in EXACT]
     best = min(exact, key=_alternative_order, default=None)
+    failed = sorted({a.dst_ip for a in exact if a.status in schema.EGRESS_PROBLEMS})[:LISTED]
+    more = f" and {failures - len(failed)} more" if failures > len(failed) else ""
+    beside = (f"{', '.join(failed)}{more} failed, an alternative answered",) if failed else ()
     if best is not None and best.status in SUCCESS:
-        failed = sorted({a.dst_ip for a in exact if a.status in schema.EGRESS_PROBLEMS})
-        notes = (f"{', '.join(failed)} failed, an alternative answered",) if failed else ()
-        return _Opinion(best.status, best.match, best, notes)
+        return _Opinion(best.status, best.match, best, beside)
     named = {a.dst_ip for a in exact}
     for match in (TAG, APPROXIMATE_TAG):
         service = _service([a for a in attempts if a.match == match and a.dst_ip not in named])
         # A tag that the requirement lists is one of its alternatives; one that only stands for a name is none.
         if service is not None and service[0] in SUCCESS and (best is None or match == TAG):
             opinion = _service_success(service[0], service[1])
-            told = [f"{', '.join(sorted(named))} failed, an alternative answered"] if named else []
-            return opinion._replace(notes=(*opinion.notes, *told))
+            return opinion._replace(notes=(*opinion.notes, *beside))
     if best is not None:
         return _Opinion(best.status, best.match, best)
     for match in (TAG, APPROXIMATE_TAG, PORT_ONLY):

@@ -31,6 +31,7 @@ tags_app = typer.Typer(no_args_is_help=True, help="Azure service tags; works off
 
 
 def known_cloud(cloud: str) -> str:
+    """The cloud; raises ConfigError, with near matches, for any other word."""
     if cloud not in CLOUDS:
         raise ConfigError(f"--cloud {cloud}", "is not a cloud", hint=near_matches(cloud, CLOUDS))
     return cloud

@@ -58,6 +58,12 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         reporter.section("skipped tests fail this run", red=True)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_data_of_the_users_own(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What somebody who runs the tests has put into flowlens' data folder is not what they are about."""
+    os.environ["FLOWLENS_DATA"] = str(tmp_path_factory.mktemp("data") / "none")
+
+
 @pytest.fixture
 def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
     """``golden(name, text)``: ``text`` is what the reviewed file ``tests/golden/name`` holds.

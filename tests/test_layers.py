@@ -40,8 +40,9 @@ LAYERS = {
     "reporting": 8,
     "__init__": 9,
     "outputs": 9,
-    "cli": 10,
-    "__main__": 11,
+    "catalogue_cli": 10,
+    "cli": 11,
+    "__main__": 12,
 }
 
 

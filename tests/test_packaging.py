@@ -90,6 +90,20 @@ def test_installed_wheel_shows_a_profile(installed: Path, tmp_path: Path) -> Non
     assert "1688" in run(installed, tmp_path, "-m", "flowlens", "profiles", "show", "windows-kms")
 
 
+def test_installed_wheel_names_an_address(installed: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    # Both streams: the date stands beside the answer.
+    program = (
+        "import sys; sys.stderr = sys.stdout; from flowlens.cli import main; main(['tags', 'lookup', '20.118.99.224'])"
+    )
+    shown = run(installed, empty, "-c", program)
+    assert shown.startswith(
+        "20.118.99.224: AzureCloud.southcentralus, AzureCloud\nglobal, service tags of 2026-06-26\n"
+    )
+    assert list(empty.iterdir()) == []
+
+
 def test_installed_wheel_analyzes_a_folder(installed: Path, tmp_path: Path) -> None:
     shutil.copytree(TOP / "sample_logs", tmp_path / "logs")
     shown = run(installed, tmp_path, "-m", "flowlens", "analyze", "logs", "--format", "json")

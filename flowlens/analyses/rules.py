@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import polars as pl
 
 from flowlens import schema
-from flowlens.analyses.tables import both_ways, flows_of, null_sum, result, rule_name
+from flowlens.analyses.tables import both_ways, condensed, flows_of, null_sum, result, rule_name
 from flowlens.evidence import Scan
 
 # Names of the rules that SQL Managed Instance puts into its subnet's NSG (Microsoft Learn, service-aided subnet
@@ -26,7 +28,7 @@ def rule_usage(scan: Scan) -> pl.LazyFrame:
     >>> fl.rule_usage(fl.scan("sample_logs")).collect().columns[:3]
     ['acl_id', 'acl_rule', 'rule_kind']
     """
-    return result("rule_usage", lambda: _usage(scan.evidence.views))
+    return result("rule_usage", lambda: _usage(scan.evidence.parts))
 
 
 def rule_kind() -> pl.Expr:
@@ -59,10 +61,11 @@ def rule_kind() -> pl.Expr:
     )
 
 
-def _usage(views: pl.LazyFrame) -> pl.LazyFrame:
+def _usage(parts: Iterable[pl.LazyFrame]) -> pl.LazyFrame:
     allowed = pl.col("flow_status") == "Allowed"
+    deciding = [part.filter(pl.col("logged_once"), ~pl.col("is_reply")) for part in parts]
     return (
-        views.filter(pl.col("logged_once"), ~pl.col("is_reply"))
+        condensed(deciding, ["acl_id", "acl_rule", "direction", "flow_status", "mac_address"])
         .with_columns(rule_kind=rule_kind().fill_null("user"), acl_rule=rule_name(), bytes=both_ways())
         .group_by("acl_id", "acl_rule", "rule_kind", "direction")
         .agg(

@@ -21,11 +21,21 @@ def result(name: str, compute: Callable[[], pl.LazyFrame], *, key: int | None = 
 
     def collect() -> pl.DataFrame:
         rows = compute().select(pl.col(column).cast(kind) for column, kind in columns.items()).collect()
-        order = rows.select(pl.arg_sort_by(list(columns)[:key], nulls_last=True)).to_series()
+        order = _order(rows.select(list(columns)[:key]))
         # Column by column, so that a long table is not held twice.
         return pl.DataFrame([rows.drop_in_place(name).gather(order) for name in columns], schema=columns)
 
     return pl.defer(collect, schema=columns)
+
+
+def _order(keys: pl.DataFrame) -> pl.Series:
+    """The rows' numbers in the order of the keys, nulls last; a text that repeats is compared by its rank."""
+    ranks = []
+    for column in keys.iter_columns():
+        words = column.unique().drop_nulls() if column.dtype == pl.String else column
+        repeats = column.dtype == pl.String and len(words) < len(column) // 2
+        ranks.append(column.cast(pl.Enum(words.sort())).to_physical() if repeats else column)
+    return pl.DataFrame(ranks).select(pl.arg_sort_by(keys.columns, nulls_last=True)).to_series()
 
 
 def condensed(parts: Iterable[pl.LazyFrame], by: Sequence[str]) -> pl.LazyFrame:

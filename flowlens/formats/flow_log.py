@@ -12,7 +12,7 @@ from flowlens.formats import fast, fields
 from flowlens.formats import strict as reference
 from flowlens.formats.framing import Broken, Framing, Record, frames
 
-DOCUMENT_BYTES = 4 * 2**20
+DOCUMENT_BYTES = 2 * 2**20
 """About how many bytes of records become one batch."""
 
 _Span = Record[dict[str, Any], fast.VnetRecord] | Broken

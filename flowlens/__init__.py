@@ -9,7 +9,14 @@ and by whose rule? What do my workloads talk to that nobody expected? And how co
 'findings'
 """
 
-from flowlens.analyses import coverage, denied_egress, encryption_status, rule_usage, unexpected_destinations
+from flowlens.analyses import (
+    coverage,
+    denied_egress,
+    encryption_status,
+    rule_dependencies,
+    rule_usage,
+    unexpected_destinations,
+)
 from flowlens.catalog import load_profile, load_tags, profile_names
 from flowlens.config import read_config
 from flowlens.errors import CatalogError, ConfigError, FlowlensError, FormatError, SourceError
@@ -48,6 +55,7 @@ __all__ = [
     "read_config",
     "read_inventory",
     "report",
+    "rule_dependencies",
     "rule_usage",
     "scan",
     "unexpected_destinations",

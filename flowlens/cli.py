@@ -10,7 +10,7 @@ import datetime as dt
 import functools
 import ipaddress
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, BinaryIO, NoReturn
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -37,6 +37,7 @@ from flowlens.options import (
     ChangedAt,
     Cloud,
     Common,
+    Depends,
     Expect,
     ProfileNames,
     Sources,
@@ -61,6 +62,7 @@ from flowlens.scanning import scan
 from flowlens.scope import Scope
 from flowlens.signals import Interrupts
 from flowlens.sources.accounts import Access, is_remote
+from flowlens.whatif import dependencies_report
 from flowlens.windows import parse_time, parse_window
 
 DONE, GATE_FIRED, WRONG_USAGE, ERROR, INCOMPLETE = range(5)
@@ -145,8 +147,9 @@ def _report(
     profiles: Sequence[str] | None = None,
     expect: Path | None = None,
     baseline: str | None = None,
+    ask: Callable[[Scan], Report] | None = None,
 ) -> NoReturn:
-    """Scan, judge, write, and leave with the exit code of the contract."""
+    """Scan, judge, write, and leave with the exit code of the contract; ``ask`` judges in place of the questions."""
     gates = [parse_gate(text) for text in common.fail_on or ()]
     target = target_of(common.format, common.output, tables=len(questions) + 2 * (changed_at is not None))
     settings = read_config(common.config)
@@ -162,14 +165,18 @@ def _report(
     result.settings["expected"] = str(expected) if expected else None
     # An address may carry a token.
     result.settings["baseline"] = baseline.partition("?")[0] if baseline and is_remote(baseline) else baseline
-    report = reporting.report(
-        result,
-        questions=questions,
-        profiles=list(profiles) if profiles else "auto",
-        cloud=cloud,
-        placeholders=settings.placeholders,
-        expected=expected,
-        baseline=earlier,
+    report = (
+        ask(result)
+        if ask
+        else reporting.report(
+            result,
+            questions=questions,
+            profiles=list(profiles) if profiles else "auto",
+            cloud=cloud,
+            placeholders=settings.placeholders,
+            expected=expected,
+            baseline=earlier,
+        )
     )
     for gate in gates:
         if gate.metric not in report.metrics:
@@ -303,12 +310,13 @@ def destinations(sources: Sources, common: Common, expect: Expect = None, baseli
 
 @app.command()
 @with_common
-def rules(sources: Sources, common: Common) -> None:
+def rules(sources: Sources, common: Common, depends: Depends = None) -> None:
     """Which rules decided, and for how much traffic?
 
     Example: flowlens rules sample_logs --format csv
     """
-    _report(sources, common, ["rule_usage"])
+    ask = functools.partial(dependencies_report, rule=depends) if depends is not None else None
+    _report(sources, common, ["rule_usage"], ask=ask)
 
 
 @app.command()

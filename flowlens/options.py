@@ -56,6 +56,10 @@ Expect = Annotated[Path | None, _question("FILE", "TOML list of expected destina
 BaselineOption = Annotated[
     str | None, _question("FILE", "An earlier report's JSON, or an earlier source.", "--baseline")
 ]
+Depends = Annotated[
+    str | None,
+    _question("RULE", "Which flows this rule decided; optional stands for those of SQL Managed Instance.", "--depends"),
+]
 CatalogueCloud = Annotated[str, typer.Option(metavar="CLOUD", help="global, usgov or china.")]
 
 

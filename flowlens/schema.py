@@ -187,6 +187,8 @@ RULE_KINDS = (
     "sql-mi-optional",
     "sql-mi-obsolete",
 )
+DEPENDENCY_STATUSES = ("Depends", "Not observable")
+"""Of a rule: flows that it decided were logged, or none was, which is no leave to remove it."""
 COVERAGE_STATES = ("read", "partly read", "empty", "silent", "open", "missing", "failed")
 VERDICTS = ("ok", "findings", "not_determined")
 ADDRESS_KINDS = (
@@ -375,6 +377,26 @@ RULE_USAGE_COLUMNS = (
     Column("last_seen", TIMESTAMP, "Latest tuple."),
 )
 
+RULE_DEPENDENCIES_COLUMNS = (
+    Column("acl_id", TEXT, "Who decided, as logged; null where nothing was logged.", True),
+    Column("acl_rule", TEXT, "Rule that decided, without the log's prefix, or the rule asked for."),
+    Column("rule_kind", TEXT, "One of RULE_KINDS."),
+    Column("vnet", TEXT, "VNet of the workload, sub/rg/vnet.", True),
+    Column("subnet", TEXT, "Subnet of the workload.", True),
+    Column("workload", TEXT, "Workload at whose NIC the rule decided.", True),
+    Column("direction", TEXT, "Inbound or Outbound, as seen from that NIC.", True),
+    Column("peer", TEXT, "Address at the other end.", True),
+    Column("port", PORT, "Destination port; null where there is none.", True),
+    Column("protocol", TEXT, "Protocol name.", True),
+    Column("flow_status", TEXT, "Allowed or Denied.", True),
+    Column("flows", COUNT, "Flows that the rule decided."),
+    Column("bytes", COUNT, "Bytes both ways of what it allowed; null where there are no counters.", True),
+    Column("first_seen", TIMESTAMP, "Earliest tuple.", True),
+    Column("last_seen", TIMESTAMP, "Latest tuple.", True),
+    Column("status", TEXT, "One of DEPENDENCY_STATUSES."),
+    Column("note", TEXT, "What limits the answer, and who decides where the rule is gone."),
+)
+
 COVERAGE_COLUMNS = (
     Column("flow_log_id", TEXT, "Flow log resource.", True),
     Column("target_resource_id", TEXT, "What the flow log is on.", True),
@@ -394,6 +416,7 @@ RESULTS = {
     "denied_egress": _arrow(DENIED_EGRESS_COLUMNS),
     "unexpected_destinations": _arrow(UNEXPECTED_DESTINATIONS_COLUMNS),
     "rule_usage": _arrow(RULE_USAGE_COLUMNS),
+    "rule_dependencies": _arrow(RULE_DEPENDENCIES_COLUMNS),
     "coverage": _arrow(COVERAGE_COLUMNS),
 }
 TABLES = {"flows": FLOWS, "conversations": CONVERSATIONS, "inventory": INVENTORY, **RESULTS}

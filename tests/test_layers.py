@@ -40,6 +40,7 @@ LAYERS = {
     "reporting": 8,
     "__init__": 9,
     "outputs": 9,
+    "whatif": 9,
     "cli": 10,
     "__main__": 11,
 }

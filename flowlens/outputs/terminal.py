@@ -22,6 +22,7 @@ TITLES = {
     "denied_egress": "Required endpoints",
     "unexpected_destinations": "Unexpected destinations",
     "rule_usage": "Rules",
+    "rule_dependencies": "What depends on the rule",
     "coverage": "Coverage",
     "flows": "Flow tuples",
 }
@@ -107,6 +108,20 @@ def _columns(name: str, clock: Clock) -> tuple[Shown, ...]:
             Shown("denied", _text("flows_denied"), right=True),
             Shown("bytes", _bytes("bytes"), right=True),
             Shown("NICs", _text("workloads"), right=True, minor=3),
+        ),
+        "rule_dependencies": (
+            Shown("workload", _text("workload")),
+            Shown("direction", _text("direction"), minor=1),
+            Shown("peer", _text("peer"), whole=True),
+            Shown(
+                "port", lambda row: f"{row['protocol'] or ''} {'' if row['port'] is None else row['port']}", whole=True
+            ),
+            Shown("decided", _text("flow_status")),
+            Shown("flows", _text("flows"), right=True),
+            Shown("bytes", _bytes("bytes"), right=True, minor=2),
+            Shown("rule", _text("acl_rule"), name=True, minor=4),
+            Shown("of", _last_part("acl_id"), name=True, minor=3),
+            Shown("last seen", lambda row: clock(row["last_seen"]), minor=1),
         ),
         "coverage": (
             Shown("flow log", _last_part("flow_log_id"), name=True),
@@ -198,7 +213,7 @@ def _section(page: Page, name: str, table: pl.DataFrame, limit: int | None, *, a
     rows, note = _worth_showing(stem, table, alone=alone)
     rows = _with_bare_addresses(_ranked(stem, rows))
     title = f"{TITLES[stem]}{f' {part}' if part else ''}"
-    if stem == "coverage" and rows.is_empty():
+    if stem in ("coverage", "rule_dependencies") and rows.is_empty():
         return
     page.line()
     if rows.is_empty():
@@ -221,6 +236,9 @@ def _section(page: Page, name: str, table: pl.DataFrame, limit: int | None, *, a
 
 def _worth_showing(name: str, table: pl.DataFrame, *, alone: bool) -> tuple[pl.DataFrame, str]:
     """The rows that a first look needs, and a sentence on the rest; a question asked alone gets more of them."""
+    if name == "rule_dependencies":
+        # The verdict says why there is nothing to list.
+        return table.filter(pl.col("status") == "Depends"), ""
     if name == "denied_egress":
         hidden = pl.col("status").is_in(_QUIET if alone else (*_QUIET, *_GOOD))
         left = dict(table.filter(hidden).group_by("status").len().sort("status").iter_rows())
@@ -259,6 +277,8 @@ def _ranked(name: str, rows: pl.DataFrame) -> pl.DataFrame:
         order = {status: n for n, status in enumerate(("Dropped", "Unencrypted", "Mixed", "Unknown", "Encrypted"))}
         first = pl.col("eligibility") != "eligible"
         return rows.sort(first, pl.col("encryption_status").replace_strict(order, default=9), maintain_order=True)
+    if name == "rule_dependencies":
+        return rows.sort(pl.col("flows") * -1, "workload", "peer", maintain_order=True)
     if name == "rule_usage":
         return rows.sort(pl.col("flows_denied") * -1, "acl_rule", maintain_order=True)
     if name == "coverage":

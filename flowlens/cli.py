@@ -39,9 +39,11 @@ from flowlens.options import (
     Common,
     Depends,
     Expect,
+    Outbound,
     ProfileNames,
     Sources,
     Timeout,
+    WhatIf,
     option,
     window_option,
     with_common,
@@ -62,7 +64,7 @@ from flowlens.scanning import scan
 from flowlens.scope import Scope
 from flowlens.signals import Interrupts
 from flowlens.sources.accounts import Access, is_remote
-from flowlens.whatif import dependencies_report
+from flowlens.whatif import asked, dependencies_report
 from flowlens.windows import parse_time, parse_window
 
 DONE, GATE_FIRED, WRONG_USAGE, ERROR, INCOMPLETE = range(5)
@@ -290,12 +292,20 @@ def encryption(sources: Sources, common: Common, changed_at: ChangedAt = None) -
 
 @app.command()
 @with_common
-def egress(sources: Sources, common: Common, changed_at: ChangedAt = None, profile: ProfileNames = None) -> None:
+def egress(
+    sources: Sources,
+    common: Common,
+    changed_at: ChangedAt = None,
+    profile: ProfileNames = None,
+    what_if: WhatIf = None,
+    outbound: Outbound = None,
+) -> None:
     """Which endpoints that Azure services need are denied, unanswered or never tried, and by whose rule?
 
     Example: flowlens egress sample_logs --profile windows-kms
     """
-    _report(sources, common, ["denied_egress"], changed_at=changed_at, profiles=profile)
+    ask = asked(what_if, common, profiles=profile, outbound=outbound, changed_at=changed_at)
+    _report(sources, common, ["denied_egress"], changed_at=changed_at, profiles=profile, ask=ask)
 
 
 @app.command()

@@ -60,6 +60,18 @@ Depends = Annotated[
     str | None,
     _question("RULE", "Which flows this rule decided; optional stands for those of SQL Managed Instance.", "--depends"),
 ]
+WhatIf = Annotated[
+    str | None,
+    _question("CHANGE", "private-subnet: what each subnet would lose without default outbound access.", "--what-if"),
+]
+Outbound = Annotated[
+    list[str] | None,
+    _question(
+        "SUBNET=WAY",
+        "How a subnet goes out: nat, lb, pip, firewall or default; repeatable. Else by flowlens.toml or the inventory.",
+        "--outbound",
+    ),
+]
 CatalogueCloud = Annotated[str, typer.Option(metavar="CLOUD", help="global, usgov or china.")]
 
 

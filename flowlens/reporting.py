@@ -388,6 +388,8 @@ GATES = (
     "unanswered",
     "unexpected_destinations",
     "new_destinations",
+    "lost",
+    "at_risk",
 )
 
 

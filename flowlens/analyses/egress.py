@@ -13,7 +13,7 @@ import polars as pl
 
 from flowlens import schema
 from flowlens.analyses.attempts import WORKLOAD, attempts_of
-from flowlens.analyses.judgement import EXACT, PORT_ONLY, Attempt, Length, Need, judge
+from flowlens.analyses.judgement import APPROXIMATE_TAG, EXACT, PORT_ONLY, SURE, Attempt, Length, Need, judge
 from flowlens.analyses.tables import result
 from flowlens.catalog import (
     Profile,
@@ -73,6 +73,39 @@ def explained(
     # A port alone explains nothing: any address answers there.
     matched = _match(attempts, needs).filter(pl.col("match") != PORT_ONLY)
     return matched.select("dst_ip", "dst_port", "protocol").unique()
+
+
+def met(
+    scan: Scan,
+    attempts: pl.DataFrame,
+    profiles: Sequence[str] | str,
+    cloud: str,
+    settings: Mapping[str, str | list[str]],
+) -> pl.DataFrame:
+    """``attempts`` tied to the endpoints of the profiles that their workloads need, with ``profile`` and ``name``.
+
+    A port alone and a service tag that is only plausible tie nothing.
+    """
+    auto = AUTO in profiles if not isinstance(profiles, str) else profiles == AUTO
+    named = [profiles] if isinstance(profiles, str) else list(profiles)
+    tags = load_tags(cloud)
+    needs = _needs(
+        [load_profile(n) for n in (profile_names() if auto else dict.fromkeys(named))], cloud, settings, tags
+    )
+    matched = _match(attempts, needs)
+    wanted = _wanted(_workloads(scan.evidence.inventory, attempts), needs, matched, tags, auto)
+    names = pl.DataFrame(
+        [(n, need.profile, need.requirement.name) for n, need in enumerate(needs)],
+        schema={"requirement": pl.Int64, "profile": pl.String, "name": pl.String},
+        orient="row",
+    )
+    return (
+        matched.filter(
+            pl.col("match") != PORT_ONLY, (pl.col("match") != APPROXIMATE_TAG) | pl.col("confidence").is_in(SURE)
+        )
+        .join(wanted, on=[*WORKLOAD, "requirement"], how="semi", nulls_equal=True)
+        .join(names, on="requirement")
+    )
 
 
 def _needs(

@@ -18,8 +18,10 @@ ADDRESS, NAME, TAG, APPROXIMATE_TAG, PORT_ONLY = schema.MATCHES
 EXACT = (ADDRESS, NAME)
 SUCCESS = ("Reached", "Service reached", "Recovered")
 
+SURE = ("high", "medium")
+"""Confidence from which a service tag stands for a name."""
+
 _COMMON_PORTS = (53, 80, 123, 443)
-_SURE = ("high", "medium")
 _WEEKLY = "windows-kms"
 _WEEK = dt.timedelta(days=7)
 """Windows renews its activation about every seven days (Microsoft Learn, windows-activation-stopped-working)."""
@@ -195,7 +197,7 @@ def _when(time: Callable[[Attempt], dt.datetime | None]) -> Callable[[Attempt], 
 
 
 def _service_success(status: str, best: Attempt) -> _Opinion:
-    if best.match == APPROXIMATE_TAG and best.confidence not in _SURE:
+    if best.match == APPROXIMATE_TAG and best.confidence not in SURE:
         return _Opinion(
             "Cannot tell", best.match, best, (f"some endpoint of its likely service answered ({best.dst_ip})",)
         )
@@ -210,7 +212,7 @@ def _claim(requirement: Requirement, status: str, best: Attempt) -> _Opinion:
         return _Opinion("Cannot tell", best.match, best, (f"only the port fits ({best.dst_ip}, {status.lower()})",))
     if best.match != APPROXIMATE_TAG:
         return _Opinion(status, best.match, best)
-    if best.confidence not in _SURE:
+    if best.confidence not in SURE:
         told = f"an endpoint of its likely service was {status.lower()} ({best.dst_ip})"
         return _Opinion("Cannot tell", best.match, best, (told,))
     return _Opinion(status, best.match, best, ("some endpoint of the service; this name may be the one",))

@@ -71,7 +71,10 @@ def report() -> fl.Report:
 def asides() -> dict[str, pl.DataFrame]:
     """The tables that are no part of a report on all questions."""
     scan = fl.scan(SAMPLE / CONTAINER, now=LATER)
-    return {"rule_dependencies": fl.rule_dependencies(scan, "DenyKms").collect()}
+    return {
+        "rule_dependencies": fl.rule_dependencies(scan, "DenyKms").collect(),
+        "private_subnet_readiness": fl.private_subnet_readiness(scan).collect(),
+    }
 
 
 # ---- JSON

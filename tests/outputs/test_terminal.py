@@ -320,7 +320,10 @@ def test_what_changed_since_a_baseline_is_told(sample: fl.Report) -> None:
 
 
 def test_every_status_has_a_colour_or_none_on_purpose() -> None:
-    words_of_tables = {*schema.PAIR_STATUSES, *schema.EGRESS_STATUSES, *schema.COVERAGE_STATES}
+    words_of_tables = {
+        *(*schema.PAIR_STATUSES, *schema.EGRESS_STATUSES),
+        *(*schema.COVERAGE_STATES, *schema.READINESS_STATUSES),
+    }
     assert set(COLOURS) <= words_of_tables
     assert {*schema.EGRESS_PROBLEMS} <= set(COLOURS)
 

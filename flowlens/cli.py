@@ -10,7 +10,7 @@ import datetime as dt
 import functools
 import ipaddress
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, BinaryIO, NoReturn
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -28,6 +28,7 @@ from flowlens.doctor import describe as doctor_lines
 from flowlens.errors import CatalogError, ConfigError, FlowlensError, near_matches
 from flowlens.evidence import Ledger, Scan, Window
 from flowlens.flow_search import FlowFilter, find_flows
+from flowlens.mending import Ask, Mend, ask_or_mend
 from flowlens.options import (
     AccountUrl,
     Auth,
@@ -39,6 +40,7 @@ from flowlens.options import (
     Common,
     Depends,
     Expect,
+    FixWay,
     Outbound,
     ProfileNames,
     Sources,
@@ -49,7 +51,16 @@ from flowlens.options import (
     with_common,
 )
 from flowlens.outputs import OUTPUTS, terminal
-from flowlens.outputs.delivery import Target, deliver, discard_output, say, standard_output, target_of
+from flowlens.outputs.delivery import (
+    SCRIPT,
+    Target,
+    deliver,
+    discard_output,
+    say,
+    script_target,
+    standard_output,
+    target_of,
+)
 from flowlens.outputs.page import Page
 from flowlens.outputs.progress import progress_on
 from flowlens.outputs.tables import (
@@ -64,7 +75,7 @@ from flowlens.scanning import scan
 from flowlens.scope import Scope
 from flowlens.signals import Interrupts
 from flowlens.sources.accounts import Access, is_remote
-from flowlens.whatif import asked, dependencies_report
+from flowlens.whatif import dependencies_report
 from flowlens.windows import parse_time, parse_window
 
 DONE, GATE_FIRED, WRONG_USAGE, ERROR, INCOMPLETE = range(5)
@@ -149,11 +160,18 @@ def _report(
     profiles: Sequence[str] | None = None,
     expect: Path | None = None,
     baseline: str | None = None,
-    ask: Callable[[Scan], Report] | None = None,
+    ask: Ask | None = None,
+    mend: Mend | None = None,
 ) -> NoReturn:
-    """Scan, judge, write, and leave with the exit code of the contract; ``ask`` judges in place of the questions."""
+    """Scan, judge, write, and leave with the exit code of the contract.
+
+    ``ask`` judges in place of the questions; ``mend`` writes a script in place of the report.
+    """
     gates = [parse_gate(text) for text in common.fail_on or ()]
-    target = target_of(common.format, common.output, tables=len(questions) + 2 * (changed_at is not None))
+    if mend:
+        target = script_target(common.format, common.output)
+    else:
+        target = target_of(common.format, common.output, tables=len(questions) + 2 * (changed_at is not None))
     settings = read_config(common.config)
     cloud = _known_cloud(common.cloud or settings.cloud)
     for name in profiles or ():
@@ -188,7 +206,7 @@ def _report(
     deliver(
         target,
         render=lambda page, limit: terminal.render(report, page, limit=limit),
-        write=lambda file: OUTPUTS[target.face](report, file),
+        write=lambda file: mend(result, report, file) if mend else OUTPUTS[target.face](report, file),
         tables=report.tables,
         limit=common.limit,
         zone=zone,
@@ -199,7 +217,7 @@ def _report(
 
 def _told_apart(target: Target, ledger: Ledger) -> None:
     """How complete the evidence was, on stderr where the format has no place for it."""
-    if target.face in BY_TABLE:
+    if target.face in (*BY_TABLE, SCRIPT):
         for line in terminal.evidence_lines(ledger):
             say(line)
 
@@ -299,13 +317,14 @@ def egress(
     profile: ProfileNames = None,
     what_if: WhatIf = None,
     outbound: Outbound = None,
+    fix: FixWay = None,
 ) -> None:
     """Which endpoints that Azure services need are denied, unanswered or never tried, and by whose rule?
 
     Example: flowlens egress sample_logs --profile windows-kms
     """
-    ask = asked(what_if, common, profiles=profile, outbound=outbound, changed_at=changed_at)
-    _report(sources, common, ["denied_egress"], changed_at=changed_at, profiles=profile, ask=ask)
+    ask, mend = ask_or_mend(what_if, fix, common, profiles=profile, outbound=outbound, changed_at=changed_at)
+    _report(sources, common, ["denied_egress"], changed_at=changed_at, profiles=profile, ask=ask, mend=mend)
 
 
 @app.command()

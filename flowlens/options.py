@@ -64,6 +64,10 @@ WhatIf = Annotated[
     str | None,
     _question("CHANGE", "private-subnet: what each subnet would lose without default outbound access.", "--what-if"),
 ]
+FixWay = Annotated[
+    str | None,
+    _question("WAY", "nsg, firewall or route: a bash script of az commands for what fails, to stdout or -o.", "--fix"),
+]
 Outbound = Annotated[
     list[str] | None,
     _question(

@@ -187,6 +187,8 @@ RULE_KINDS = (
     "sql-mi-optional",
     "sql-mi-obsolete",
 )
+FIX_WAYS = ("nsg", "firewall", "route")
+"""What can mend a failing endpoint: a rule of the NSG, a rule of Azure Firewall, a way out of the subnet."""
 OUTBOUND_METHODS = ("nat", "lb", "pip", "firewall", "default")
 """How a subnet gets out: NAT gateway, load balancer with outbound rules, public IPs of its NICs, a route to a firewall, or
 default outbound access, which is the one that a private subnet lacks."""

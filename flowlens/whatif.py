@@ -51,8 +51,6 @@ def asked(
     is read.
     """
     if change is None:
-        if outbound:
-            raise ConfigError("--outbound", "belongs to --what-if", hint=f"add --what-if {PRIVATE_SUBNET}")
         return None
     if change not in WHAT_IFS:
         raise ConfigError(f"--what-if {change!r:.40}", "is no change", hint=near_matches(change, WHAT_IFS))

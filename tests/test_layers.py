@@ -41,8 +41,9 @@ LAYERS = {
     "__init__": 9,
     "outputs": 9,
     "whatif": 9,
-    "cli": 10,
-    "__main__": 11,
+    "mending": 10,
+    "cli": 11,
+    "__main__": 12,
 }
 
 

@@ -13,7 +13,8 @@ import polars as pl
 
 from flowlens import schema
 from flowlens.analyses.attempts import WORKLOAD, attempts_of
-from flowlens.analyses.judgement import APPROXIMATE_TAG, EXACT, PORT_ONLY, SURE, Attempt, Length, Need, judge
+from flowlens.analyses.judgement import APPROXIMATE_TAG, EXACT, PORT_ONLY, Attempt, Length, judge
+from flowlens.analyses.needs import SURE, Need
 from flowlens.analyses.tables import result
 from flowlens.catalog import (
     Profile,
@@ -106,6 +107,15 @@ def met(
         .join(wanted, on=[*WORKLOAD, "requirement"], how="semi", nulls_equal=True)
         .join(names, on="requirement")
     )
+
+
+def needs_of(
+    profiles: Sequence[str] | str, cloud: str, placeholders: Mapping[str, str | list[str]], tags: ServiceTags
+) -> list[Need]:
+    """What the profiles of these names or paths need; ``auto`` stands for all in the package."""
+    named = [profiles] if isinstance(profiles, str) else list(profiles)
+    names = profile_names() if AUTO in named else dict.fromkeys(named)
+    return _needs([load_profile(name) for name in names], cloud, placeholders, tags)
 
 
 def _needs(

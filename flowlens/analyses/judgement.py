@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from flowlens import schema
-from flowlens.catalog import Expansion, Requirement
+from flowlens.analyses.fixes import advice
+from flowlens.analyses.needs import SURE, Need
+from flowlens.catalog import Requirement
 
 ADDRESS, NAME, TAG, APPROXIMATE_TAG, PORT_ONLY = schema.MATCHES
 EXACT = (ADDRESS, NAME)
 SUCCESS = ("Reached", "Service reached", "Recovered")
-
-SURE = ("high", "medium")
-"""Confidence from which a service tag stands for a name."""
 
 _COMMON_PORTS = (53, 80, 123, 443)
 _WEEKLY = "windows-kms"
@@ -38,14 +37,6 @@ _BEST_FIRST = (
     "Denied",
     "Cannot tell",
 )
-
-
-class Need(NamedTuple):
-    """A requirement with the profile it stands in and the prefixes behind it."""
-
-    profile: str
-    requirement: Requirement
-    expansion: Expansion
 
 
 class Length(NamedTuple):
@@ -70,6 +61,7 @@ class Attempt:
     attempts: int
     acl_rule: str | None
     acl_id: str | None
+    acl_kind: str | None
     last_answered: dt.datetime | None
     last_denied: dt.datetime | None
     last_failure: dt.datetime | None
@@ -133,7 +125,7 @@ def judge(need: Need, attempts: Sequence[Attempt], logged: bool, evidence: Lengt
         last_success=max((t for t in answered if t is not None), default=None),
         last_failure=max((a.last_failure for a in attempts if a.last_failure is not None), default=None),
         note=_sentences(notes),
-        fix=_fix(requirement, status, best) if problem and best and not quiet else None,
+        fix=advice(need, status, best.acl_rule, best.acl_id, best.acl_kind) if problem and best and not quiet else None,
     )
 
 
@@ -234,24 +226,3 @@ def _unseen(need: Need, logged: bool, evidence: Length) -> _Opinion:
         hours = f"{evidence.time.total_seconds() / 3600:.0f} h of logs"
         notes.append(f"{hours} prove little: Windows renews weekly" if need.profile == _WEEKLY else hours)
     return _Opinion("Not seen" if testable and evidence.covered else "Cannot tell", None, None, tuple(notes))
-
-
-def _fix(requirement: Requirement, status: str, best: Attempt) -> str:
-    """The smallest change that mends the problem, in words."""
-    where = f"{requirement.protocol.upper()} {requirement.ports}"
-    named = [e.value for e in requirement.endpoints if e.kind in ("ip", "cidr", "service-tag") and "<" not in e.value]
-    target = ", ".join(dict.fromkeys(named)) or requirement.name
-    acl = (best.acl_id or "").rsplit("/", 1)[-1]
-    by = f"{best.acl_rule} in {acl}"
-    if status in ("Denied", "Partly denied"):
-        if (best.acl_id or "").lower() == schema.UNSPECIFIED:
-            return "Denied by VNet encryption: see the encryption table."
-        return f"Allow outbound {where} to {target} before {by}."
-    if status == "Denied at destination":
-        return f"Allow inbound {where} at the destination before {by}."
-    if status == "Answered without data":
-        return "A firewall or proxy answers and resets: allow the name there."
-    return (
-        f"Allowed by the NSG but nothing answers on {where}: give the subnet an outbound path (NAT gateway, firewall "
-        "route or public IP), or allow it at the firewall on the way."
-    )

@@ -101,7 +101,7 @@ def private_subnet_readiness(
         services = by_subnet(inventory, service_endpoints or {})
         attempts = attempts_of(scan.evidence.views)
         named = met(scan, attempts, profiles, cloud, placeholders or {})
-        regions = _regions(scan.evidence, placeholders or {})
+        regions = regions_of(scan.evidence, placeholders or {})
         tried = _with_paths(attempts, scan.evidence, regions, services, known_tags)
         return _readiness(tried, named, methods, scan.evidence).lazy()
 
@@ -149,7 +149,7 @@ def by_subnet(inventory: Inventory, given: Mapping[str, T], *, strict: bool = Tr
     return found
 
 
-def _regions(evidence: Evidence, settings: Mapping[str, str | list[str]]) -> pl.DataFrame:
+def regions_of(evidence: Evidence, settings: Mapping[str, str | list[str]]) -> pl.DataFrame:
     """(vnet, region): by the Network Watcher of its flow logs, else by the user's setting; null where neither tells."""
     told = [settings[name] for name in ("region", "location") if isinstance(settings.get(name), str)]
     setting = str(told[0]).replace(" ", "").lower() if told else None

@@ -280,7 +280,7 @@ def test_advice_is_given_once(sample: fl.Report) -> None:
             sample.tables["encryption_status"].filter(pl.col("eligibility") == "eligible")["advice"].unique()
         ):
             assert text.count(sentence) == 1
-        assert text.count("before DenyInternet443 in nsg-aks") == 1
+        assert text.count("number than DenyInternet443 in nsg-aks") == 1
 
 
 def test_advice_after_a_change_is_about_the_time_after_it() -> None:

@@ -49,6 +49,9 @@ _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,78}[A-Za-z0-9_])?")
 _GROUP = re.compile(r"[A-Za-z0-9_(]([A-Za-z0-9_().-]{0,88}[A-Za-z0-9_()-])?")
 
 
+_PRIORITY = "a free number from 100, lower than that of the denying rule"
+# Tags of Azure Firewall that stand for all names of the profile they are in, as the profile's own page says.
+_WHOLE_PROFILE = ("AzureKubernetesService", "WindowsUpdate")
 _NAT_WARNINGS = (
     "A NAT gateway serves the whole subnet and costs money.",
     "It changes nothing where a 0.0.0.0/0 route leads to a firewall: then see --fix firewall.",
@@ -88,15 +91,28 @@ class Fix:
     commands: tuple[Command, ...] = ()
 
 
-@dataclass
 class _Blanks:
-    """Numbers the variables of one script; the same meaning of the same thing is asked for once."""
+    """What one script leaves open, asked for once each, and the names that it gives away, each for one thing."""
 
-    known: dict[tuple[str, str], Unset]
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str], Unset] = {}
+        self._named: dict[tuple[str, str], list[object]] = {}
 
-    def ask(self, variable: str, meaning: str, about: str) -> Unset:
-        number = 1 + sum(name == variable for name, _ in self.known)
-        return self.known.setdefault((variable, about), Unset(f"{variable}_{number}", meaning, about))
+    def ask(self, variable: str, meaning: str, about: str, *, key: str | None = None) -> Unset:
+        """The variable for what ``key`` (else ``about``) stands for, numbered in the order of asking."""
+        number = 1 + sum(name == variable for name, _ in self._known)
+        return self._known.setdefault(
+            (variable, about if key is None else key), Unset(f"{variable}_{number}", meaning, about)
+        )
+
+    def name(self, where: str, text: str, what: object) -> str:
+        """The text as a name that Azure accepts; something else of the same name gets a number behind it."""
+        base = re.sub(r"[^A-Za-z0-9_.-]+", "-", text)[:70].strip("-.")
+        taken = self._named.setdefault((where.lower(), base.lower()), [])
+        if what not in taken:
+            taken.append(what)
+        number = taken.index(what) + 1
+        return base if number == 1 else f"{base}-{number}"
 
 
 def fixes(
@@ -127,7 +143,7 @@ def fixes(
     }
     here = [(row, need) for row, need in problems if row["status"] in mended[way]]
     rest = [(row, need) for row, need in problems if row["status"] not in mended[way]]
-    blanks = _Blanks({})
+    blanks = _Blanks()
     if way == NSG:
         found = _by_nsg(here, inventory, kinds, blanks)
     elif way == FIREWALL:
@@ -213,15 +229,12 @@ def _nsg_rule(
     group, name = _nsg_of(acl, blanks)
     protocol, ports = str(rows[0]["protocol"]), str(rows[0]["port"])
     label = destination[0] if len(destination) == 1 else str(rows[0]["profile"])
-    rule = _named(f"Allow-{label}-{protocol}-{ports}")
+    rule = blanks.name(f"{acl} {inbound}", f"Allow-{label}-{protocol}-{ports}", tuple(destination))
     # Of alternatives one is run, so they share their priority.
-    activation = (protocol.lower(), ports) == ACTIVATION
-    about = f"activation in {last_part(acl)}" if activation else f"{rule} in {last_part(acl)}"
+    what = "activation" if (protocol.lower(), ports) == ACTIVATION else rule
+    priority = blanks.ask("PRIORITY", _PRIORITY, f"{what} in {last_part(acl)}", key=f"{what} {inbound} {acl}")
     words: list[Word] = ["az", "network", "nsg", "rule", "create", *group, "--nsg-name", name, "--name", rule]
-    words += [
-        "--priority",
-        blanks.ask("PRIORITY", "a free number from 100, lower than that of the denying rule", about),
-    ]
+    words += ["--priority", priority]
     words += ["--direction", "Inbound" if inbound else "Outbound", "--access", "Allow"]
     words += ["--protocol", {"TCP": "Tcp", "UDP": "Udp", "ICMP": "Icmp", "ICMPV6": "Icmp"}.get(protocol, "*")]
     if inbound:
@@ -263,24 +276,21 @@ def _sources(rows: Sequence[Mapping[str, object]], inventory: Inventory, blanks:
     return [*plain] or [blanks.ask("SOURCE", "addresses or prefix of the workload", _told(rows))]
 
 
-def _named(text: str) -> str:
-    """The text as a name that Azure accepts."""
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", text)[:80].strip("-.")
-
-
 def _by_firewall(
     problems: Sequence[_Problem], needs: Iterable[Need], inventory: Inventory, blanks: _Blanks
 ) -> list[Fix]:
     tags_of: dict[tuple[str, str], list[str]] = {}
     for need in needs:
-        tags_of.setdefault((need.profile, need.requirement.cloud), []).extend(opening(need).fqdn_tags)
+        whole = [tag for tag in opening(need).fqdn_tags if tag in _WHOLE_PROFILE]
+        tags_of.setdefault((need.profile, need.requirement.cloud), []).extend(whole)
     found = []
     for group in _grouped(problems, ("profile", "cloud", "protocol", "port", "status")):
         rows = [row for row, _ in group]
         profile, protocol, ports = (str(rows[0][name]) for name in ("profile", "protocol", "port"))
         openings = [opening(need) for _, need in group]
         names = [name for each in openings for name in each.names]
-        fqdn_tags = list(dict.fromkeys(tags_of.get((profile, str(rows[0]["cloud"])), ())))
+        own = [tag for each in openings for tag in each.fqdn_tags]
+        fqdn_tags = list(dict.fromkeys([*tags_of.get((profile, str(rows[0]["cloud"])), ()), *own]))
         web = protocol == "TCP" and all(port in _WEB_PORTS for port in ports.split(","))
         warnings = ["It helps only if the subnet's 0.0.0.0/0 route leads to this firewall; else see --fix route."]
         unset = dict.fromkeys(name for each in openings for name in each.unset)
@@ -319,7 +329,7 @@ def _by_firewall(
 def _collection(
     rows: Sequence[Mapping[str, object]], rule: Sequence[Word], inventory: Inventory, blanks: _Blanks
 ) -> Command:
-    name = _named(f"Allow-{rows[0]['profile']}-{rows[0]['protocol']}-{rows[0]['port']}")
+    name = blanks.name("firewall", f"Allow-{rows[0]['profile']}-{rows[0]['protocol']}-{rows[0]['port']}", _told(rows))
     words: list[Word] = ["az", "network", "firewall", "policy", "rule-collection-group", "collection"]
     words += [
         "add-filter-collection",
@@ -371,7 +381,14 @@ def _internet_route(address: str, about: str, blanks: _Blanks) -> Command:
     words: list[Word] = ["az", "network", "route-table", "route", "create", "--resource-group"]
     words += [blanks.ask("ROUTE_TABLE_GROUP", "resource group of the route table of the subnet", about)]
     words += ["--route-table-name", blanks.ask("ROUTE_TABLE", "name of the route table of the subnet", about)]
-    words += ["--name", _named(f"internet-{prefix}"), "--address-prefix", prefix, "--next-hop-type", "Internet"]
+    words += [
+        "--name",
+        blanks.name(about, f"internet-{prefix}", prefix),
+        "--address-prefix",
+        prefix,
+        "--next-hop-type",
+        "Internet",
+    ]
     return Command(tuple(words))
 
 
@@ -384,10 +401,10 @@ def _nat_gateway(vnet: str, subnet: str, region: str | None, blanks: _Blanks) ->
     where += ["--resource-group", group if known else blanks.ask("VNET_GROUP", "resource group of the VNet", about)]
     of = name if _NAME.fullmatch(name) else blanks.ask("VNET", "name of the VNet", about)
     in_subnet = subnet if _NAME.fullmatch(subnet) else blanks.ask("SUBNET", "name of the subnet", about)
-    label = subnet if _NAME.fullmatch(subnet) else _named(f"subnet-{subnet}")
     region_known = region is not None and re.fullmatch(r"[a-z0-9]{1,40}", region)
     location: Word = str(region) if region_known else blanks.ask("LOCATION", "region of the VNet", vnet)
-    address, gateway = _named(f"pip-nat-{label}"), _named(f"nat-{label}")
+    gateway = blanks.name(f"{subscription} {group}", f"nat-{name}-{subnet}", about)
+    address = f"pip-{gateway}"
     create: list[Word] = [*where, "--location", location]
     return (
         Command(

@@ -490,3 +490,109 @@ def test_json_has_the_same_words(tmp_path: Path) -> None:
     told = [row["fix"] for row in document["tables"]["denied_egress"] if row["fix"]]
     assert told == list(words(folder).values())
     assert json.dumps(document["findings"]).count("AzurePlatformLKM") == 1
+
+
+# ---- profiles of the user's own
+
+OWN = """
+title = "Own"
+as_of = "2026-01-01"
+sources = ["a page"]
+"""
+
+
+def requirement(name: str, *endpoints: tuple[str, str], ports: str = "443", protocol: str = "tcp") -> str:
+    listed = ", ".join(f'{{ kind = "{kind}", value = "{value}" }}' for kind, value in endpoints)
+    return (
+        f'[[requirement]]\nname = "{name}"\ncloud = "global"\nneed = "required"\nprotocol = "{protocol}"\n'
+        f'ports = "{ports}"\npurpose = "a test"\nas_of = "2026-01-01"\nendpoints = [{listed}]\n'
+    )
+
+
+def own_profile(folder: Path, *requirements: str, name: str = "own.toml") -> str:
+    path = folder / name
+    path.write_text(OWN + "\n".join(requirements), encoding="utf-8")
+    return str(path)
+
+
+def test_two_rules_of_one_name_become_two_names(tmp_path: Path) -> None:
+    one, two = ("203.0.113.1", "203.0.113.2"), ("198.51.100.1", "198.51.100.2")
+    profile = own_profile(
+        tmp_path, requirement("One", *(("ip", a) for a in one)), requirement("Two", *(("ip", a) for a in two))
+    )
+    folder = logs(tmp_path, out(one[0], 443), out(two[0], 443))
+    found = {options["--name"][0]: options for _, options in commands(fix(folder, "nsg", profile=profile).out)}
+    assert {name: options["--destination-address-prefixes"] for name, options in found.items()} == {
+        "Allow-own-TCP-443": list(one),
+        "Allow-own-TCP-443-2": list(two),
+    }
+    assert len({options["--priority"][0] for options in found.values()}) == 2
+
+
+@pytest.mark.parametrize("name", ["x; touch owned.toml", "$(touch owned).toml", "日本.toml", "--help.toml"], ids=ascii)
+def test_a_profile_may_be_called_anything(tmp_path: Path, name: str) -> None:
+    profile = own_profile(tmp_path, requirement("One", ("ip", "203.0.113.1"), ("ip", "203.0.113.2")), name=name)
+    for state, way in (("D", "nsg"), ("E", "firewall")):
+        tuples = out("203.0.113.1", 443, state, counters=UNANSWERED if state == "E" else None)
+        script = fix(logs(tmp_path / way, tuples), way, profile=profile).out
+        ((_, options),) = commands(script)
+        assert options["--name"][0].replace("-", "").replace(".", "").replace("_", "").isalnum()
+        assert options["--name"][0].isascii()
+
+
+@pytest.mark.parametrize(
+    ("ports", "protocol", "nsg", "firewall"),
+    [
+        ("any", "any", (["*"], ["*"]), (["*"], ["Any"])),
+        ("1433,11000-11999", "tcp", (["1433", "11000-11999"], ["Tcp"]), (["1433", "11000-11999"], ["TCP"])),
+        ("123", "udp", (["123"], ["Udp"]), (["123"], ["UDP"])),
+    ],
+)
+def test_ports_and_protocols(
+    tmp_path: Path,
+    ports: str,
+    protocol: str,
+    nsg: tuple[list[str], list[str]],
+    firewall: tuple[list[str], list[str]],
+) -> None:
+    profile = own_profile(tmp_path, requirement("One", ("ip", "203.0.113.1"), ports=ports, protocol=protocol))
+    port, number = (11500, 6) if protocol != "udp" else (123, 17)
+    denied = logs(tmp_path / "denied", out("203.0.113.1", port, protocol=number))
+    ((_, options),) = commands(fix(denied, "nsg", profile=profile).out)
+    assert (options["--destination-port-ranges"], options["--protocol"]) == nsg
+    lost = logs(tmp_path / "lost", out("203.0.113.1", port, "E", protocol=number, counters=UNANSWERED))
+    ((_, options),) = commands(fix(lost, "firewall", profile=profile).out)
+    assert (options["--destination-ports"], options["--ip-protocols"]) == firewall
+
+
+def test_a_fqdn_tag_that_covers_only_a_part_is_not_taken_for_the_rest(tmp_path: Path) -> None:
+    address = fl.load_tags().prefixes("AzureMonitor.JapanEast")[0].split("/")[0]
+    profile = own_profile(
+        tmp_path,
+        requirement("Cloud protection", ("fqdn-tag", "MicrosoftActiveProtectionService")),
+        requirement("Data", ("fqdn-wildcard", "*.ods.opinsights.azure.com")),
+    )
+    folder = logs(tmp_path, out(address, 443, "E", counters=UNANSWERED))
+    ((_, options),) = commands(fix(folder, "firewall", profile=profile).out)
+    assert options["--target-fqdns"] == ["*.ods.opinsights.azure.com"]
+    assert "--fqdn-tags" not in options
+
+
+@pytest.mark.parametrize("way", ["nsg", "firewall"])
+def test_a_name_that_no_tag_stands_for_has_no_nsg_rule(tmp_path: Path, way: str) -> None:
+    profile = own_profile(
+        tmp_path, requirement("Mirror", ("fqdn", "mirror.example.org"), ("cidr", "0.0.0.0/0"), ports="8443")
+    )
+    state = {"nsg": "D", "firewall": "E"}[way]
+    folder = logs(tmp_path, out("203.0.113.1", 8443, state, counters=UNANSWERED if state == "E" else None))
+    script = fix(folder, way, profile=profile).out
+    assert commands(script) == []
+    assert "mirror.example.org" in script
+    told = words(folder, profile)["Mirror"]
+    assert ("no service tag stands for mirror.example.org" in told) == (way == "nsg")
+
+
+def test_mail_is_not_a_matter_of_rules(tmp_path: Path) -> None:
+    profile = own_profile(tmp_path, requirement("Relay", ("ip", "203.0.113.25"), ports="25"))
+    folder = logs(tmp_path, out("203.0.113.25", 25, "E", counters=UNANSWERED))
+    assert "587" in words(folder, profile)["Relay"]

@@ -388,9 +388,8 @@ GATES = (
     "unanswered",
     "unexpected_destinations",
     "new_destinations",
-    "lost",
-    "at_risk",
 )
+WHAT_IF_GATES = ("lost", "at_risk")
 
 
 @dataclass(frozen=True, slots=True)
@@ -417,9 +416,10 @@ def parse_gate(text: str) -> Gate:
     'incomplete > 0'
     """
     found = _GATE.match(text)
-    if found is None or found[1] not in GATES:
+    known = (*GATES, *WHAT_IF_GATES)
+    if found is None or found[1] not in known:
         raise ConfigError(
-            f"--fail-on {text!r:.60}", "is no gate", hint=near_matches(found[1] if found else text, GATES)
+            f"--fail-on {text!r:.60}", "is no gate", hint=near_matches(found[1] if found else text, known)
         )
     return Gate(found[1], found[2] or ">", int(found[3] or 0))
 

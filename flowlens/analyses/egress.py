@@ -24,7 +24,7 @@ from flowlens.catalog import (
     load_tags,
     profile_names,
 )
-from flowlens.evidence import Inventory, Scan
+from flowlens.evidence import Evidence, Scan
 from flowlens.nic_hours import COVERED
 from flowlens.prefixes import PrefixTable
 
@@ -94,7 +94,7 @@ def met(
         [load_profile(n) for n in (profile_names() if auto else dict.fromkeys(named))], cloud, settings, tags
     )
     matched = _match(attempts, needs)
-    wanted = _wanted(_workloads(scan.evidence.inventory, attempts), needs, matched, tags, auto)
+    wanted = _wanted(_workloads(scan.evidence, attempts), needs, matched, tags, auto)
     names = pl.DataFrame(
         [(n, need.profile, need.requirement.name) for n, need in enumerate(needs)],
         schema={"requirement": pl.Int64, "profile": pl.String, "name": pl.String},
@@ -141,7 +141,7 @@ def _statuses(
     needs = _needs(profiles, cloud, placeholders, tags)
     attempts = attempts_of(scan.evidence.views)
     matched = _match(attempts, needs)
-    workloads = _workloads(scan.evidence.inventory, attempts)
+    workloads = _workloads(scan.evidence, attempts)
     wanted = _wanted(workloads, needs, matched, tags, auto)
     named = tags.identify(matched["dst_ip"].unique())
     tag_of = dict(zip(named["address"], named["service_tag"], strict=True))
@@ -210,11 +210,12 @@ def _match(attempts: pl.DataFrame, needs: Sequence[Need]) -> pl.DataFrame:
     )
 
 
-def _workloads(inventory: Inventory, attempts: pl.DataFrame) -> pl.DataFrame:
-    """Every workload that could need an endpoint, and whether its NIC is logged."""
+def _workloads(evidence: Evidence, attempts: pl.DataFrame) -> pl.DataFrame:
+    """Every workload that could need an endpoint, and whether its NIC is logged: the inventory knows others too."""
+    logged = evidence.coverage["mac_address"].drop_nulls().unique().to_list()
     own = (
-        inventory.table.filter(pl.col("kind").is_in(["nic", "forwarder"]), pl.col("workload").is_not_null())
-        .with_columns(logged=pl.col("mac_address").is_in(inventory.nics["mac_address"].to_list()).fill_null(False))
+        evidence.inventory.table.filter(pl.col("kind").is_in(["nic", "forwarder"]), pl.col("workload").is_not_null())
+        .with_columns(logged=pl.col("mac_address").is_in(logged).fill_null(False))
         .select(*WORKLOAD, "logged")
     )
     tried = attempts.select(*WORKLOAD, logged=pl.lit(True))

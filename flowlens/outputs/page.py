@@ -29,7 +29,8 @@ _GAP = 2
 _BROKEN = 14
 """How far a name that is no address may be folded in the middle of a word."""
 _ADDRESS = re.compile(r"\d+\.\d+\.\d+\.\d+|[0-9a-f]*:[0-9a-f:]*:", re.IGNORECASE)
-_TRAILING = re.compile(r" +(?=\n)")
+# The end of a style may stand behind the spaces.
+_TRAILING = re.compile(r" +(?=(?:\x1b\[[0-9;]*m)*\n)")
 _ASCII_HEAD = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
 
 

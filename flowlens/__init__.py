@@ -9,24 +9,28 @@ and by whose rule? What do my workloads talk to that nobody expected? And how co
 'findings'
 """
 
-from flowlens.analyses import (
-    coverage,
-    denied_egress,
-    encryption_status,
-    private_subnet_readiness,
-    rule_dependencies,
-    rule_usage,
-    unexpected_destinations,
-)
-from flowlens.catalog import load_profile, load_tags, profile_names
-from flowlens.config import read_config
-from flowlens.errors import CatalogError, ConfigError, FlowlensError, FormatError, SourceError
-from flowlens.evidence import Ledger, Reject, Scan, Window
-from flowlens.inventory import Networks, read_inventory
-from flowlens.reporting import Baseline, Finding, Report, Verdict, report
-from flowlens.scanning import scan
-from flowlens.scope import Scope
-from flowlens.sources.accounts import Access
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flowlens.analyses import (
+        denied_egress,
+        encryption_status,
+        private_subnet_readiness,
+        rule_dependencies,
+        rule_usage,
+        unexpected_destinations,
+    )
+    from flowlens.analyses.coverage import coverage
+    from flowlens.catalog import load_profile, load_tags, profile_names
+    from flowlens.config import read_config
+    from flowlens.errors import CatalogError, ConfigError, FlowlensError, FormatError, SourceError
+    from flowlens.evidence import Ledger, Reject, Scan, Window
+    from flowlens.inventory import Networks, read_inventory
+    from flowlens.reporting import Baseline, Finding, Report, Verdict, report
+    from flowlens.scanning import scan
+    from flowlens.scope import Scope
+    from flowlens.sources.accounts import Access
 
 __version__ = "0.1.0"
 
@@ -62,3 +66,33 @@ __all__ = [
     "scan",
     "unexpected_destinations",
 ]
+
+# Loaded when they are asked for, so that the command line can set up memory before polars is there, and `import flowlens`
+# takes milliseconds.
+_HOMES = {
+    "analyses": (
+        *("coverage", "denied_egress", "encryption_status", "private_subnet_readiness"),
+        *("rule_dependencies", "rule_usage", "unexpected_destinations"),
+    ),
+    "catalog": ("load_profile", "load_tags", "profile_names"),
+    "config": ("read_config",),
+    "errors": ("CatalogError", "ConfigError", "FlowlensError", "FormatError", "SourceError"),
+    "evidence": ("Ledger", "Reject", "Scan", "Window"),
+    "inventory": ("Networks", "read_inventory"),
+    "reporting": ("Baseline", "Finding", "Report", "Verdict", "report"),
+    "scanning": ("scan",),
+    "scope": ("Scope",),
+    "sources.accounts": ("Access",),
+}
+
+
+def __getattr__(name: str) -> object:
+    for module, names in _HOMES.items():
+        if name in names:
+            value = globals()[name] = getattr(importlib.import_module(f"flowlens.{module}"), name)
+            return value
+    raise AttributeError(f"module 'flowlens' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,7 +1,26 @@
-"""``python -m flowlens`` is the command line."""
+"""The command line, as ``python -m flowlens`` and as ``flowlens``."""
 
+import os
 import sys
 
-from flowlens.cli import main
+# What flowlens frees is wanted soon again, but not by the same library: polars and pyarrow would each keep it for themselves
+# for ten seconds. Measured on 1 GB of logs: 290 instead of 410 MB at the peak, and the same time. Read once, when the
+# libraries are loaded; what the user has set stays.
+_ALLOCATORS = {
+    "_RJEM_MALLOC_CONF": "narenas:1,dirty_decay_ms:50,muzzy_decay_ms:0",
+    "ARROW_DEFAULT_MEMORY_POOL": "jemalloc",
+}
 
-sys.exit(main())
+
+def main() -> None:
+    """Run the command line and leave with its exit code."""
+    if sys.platform == "linux":
+        for name, value in _ALLOCATORS.items():
+            os.environ.setdefault(name, value)
+    from flowlens.cli import main as run
+
+    sys.exit(run())
+
+
+if __name__ == "__main__":
+    main()

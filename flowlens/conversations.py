@@ -51,11 +51,13 @@ _BATCH_SPAN = 2**20
 _BATCH_ROWS = _BATCH_SPAN - 1
 """Rows that one batch may have, so that no sum of a flag grows into the next one's bits."""
 
-MERGE_ROWS = 120_000
+MERGE_ROWS = 80_000
 """Rows that may pile up in a blob's rollup before they are merged."""
-SPILL_ROWS = 150_000
+SPILL_ROWS = 120_000
 """Distinct keys of one blob held in memory; beyond, its rollup goes to disk, split by hash."""
-_SPILL_PARTS = 16
+_SPILL_PARTS = 32
+_MERGE_PARTS = 4
+"""Grouping holds a part of the rows a second time; it is done for so many parts in turn."""
 
 SCHEMA = schema.polars_schema(schema.CONVERSATIONS)
 _TEXT = pl.String()
@@ -204,7 +206,7 @@ def compact(
     if flows.num_rows > _BATCH_ROWS:
         starts = range(0, flows.num_rows, _BATCH_ROWS)
         parts = [compact(flows.slice(start, _BATCH_ROWS), contexts, edges, addresses) for start in starts]
-        return _merge_compact(pl.concat(parts).lazy())
+        return _merge_compact(pl.concat(parts))
     coded = {name: _coded(flows.column(name)) for name in (*_CONTEXT_TEXT, *_ADDRESSES, "flow_state")}
     plain = {
         name: pl.Series(pl.from_arrow(flows.column(name)))
@@ -307,10 +309,12 @@ def _unpacked(name: str) -> pl.Expr:
     return field.alias(name)
 
 
-def _merge_compact(rows: pl.LazyFrame) -> pl.DataFrame:
+def _merge_compact(rows: pl.DataFrame) -> pl.DataFrame:
     """Compact rows with each key once; their tallies are never null."""
-    merged = rows.group_by(_COMPACT_KEYS).agg(pl.col(_TALLIES).sum(), *_merge_measures()[len(_TALLIES) :])
-    return merged.collect(engine="streaming")
+    part = pl.col("dst_ip").hash() % _MERGE_PARTS
+    measures = [pl.col(_TALLIES).sum(), *_merge_measures()[len(_TALLIES) :]]
+    parts = [rows.lazy().filter(part == number) for number in range(_MERGE_PARTS)]
+    return pl.concat([part.group_by(_COMPACT_KEYS).agg(measures).collect(engine="streaming") for part in parts])
 
 
 class BlobRollup:
@@ -350,7 +354,7 @@ class BlobRollup:
         """Everything held in memory with each key once; nothing is held after it."""
         rows = pl.concat(self._pending)
         self._pending = []
-        return _merge_compact(rows.lazy())
+        return _merge_compact(rows)
 
     def finish(self) -> Iterable[pl.DataFrame]:
         """CONVERSATIONS in pieces, each key once; the spilled parts are removed as they are read."""
@@ -362,7 +366,8 @@ class BlobRollup:
             self._to_disk(self._merged())
         for paths in self._parts:
             if paths:
-                yield self._contexts.expand(_merge_compact(pl.scan_parquet(paths))).collect()
+                rows = pl.concat([pl.read_parquet(path) for path in paths])
+                yield self._contexts.expand(_merge_compact(rows)).collect()
                 for path in paths:
                     path.unlink()
 

@@ -179,15 +179,21 @@ class Inventory:
 class Evidence:
     """What one pass over a source gave; all answers of a scan are about these same bytes.
 
-    ``views`` are the conversations with what is known of both ends and which rows count (see flowlens.views).
+    ``parts`` are the conversations with what is known of both ends and which rows count (see flowlens.views), split so that
+    all rows of a destination are in one part and each part fits memory.
     ``coverage`` has the columns of the coverage table.
     """
 
     conversations: pl.LazyFrame
-    views: pl.LazyFrame
+    parts: tuple[pl.LazyFrame, ...]
     inventory: Inventory
     coverage: pl.DataFrame
     ledger: Ledger
+
+    @property
+    def views(self) -> pl.LazyFrame:
+        """The rows of all parts."""
+        return pl.concat(self.parts)
 
 
 class Scan:
@@ -276,7 +282,7 @@ class Scan:
             return replace(
                 whole,
                 conversations=whole.conversations.filter(inside),
-                views=whole.views.filter(inside),
+                parts=tuple(part.filter(inside) for part in whole.parts),
                 coverage=hours,
             )
 

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import polars as pl
 
-PIECE_ROWS = 2**16
+PIECE_ROWS = 2**14
 """Rows worked on at a time."""
+KEEP_ROWS = 2**15
+"""Rows held in memory before they go to a file."""
 
 Step = Callable[[pl.LazyFrame], pl.LazyFrame]
 """What is done to some rows, whichever rows they are."""
@@ -29,12 +31,13 @@ class Pieces:
     [2, 4]
     """
 
-    def __init__(self, schema: pl.Schema, folder: Path, keep_rows: int = PIECE_ROWS) -> None:
+    def __init__(self, schema: pl.Schema, folder: Path, keep_rows: int = KEEP_ROWS) -> None:
         self._schema = schema
         self._folder = folder
         self._keep_rows = keep_rows
         self._kept: list[pl.DataFrame] = []
         self._rows = 0
+        self._total = 0
         self._files: list[Path] = []
         self._lock = threading.Lock()
 
@@ -43,6 +46,7 @@ class Pieces:
         with self._lock:
             self._kept.append(rows)
             self._rows += rows.height
+            self._total += rows.height
             if self._rows > self._keep_rows:
                 path = temporary_file(self._folder)
                 whole = pl.concat(self._kept)
@@ -64,9 +68,23 @@ class Pieces:
             done.add(step(piece.lazy()).collect())
         return done
 
+    def parted(self, step: Step, by: str) -> tuple[Pieces, ...]:
+        """What ``step`` makes of each piece, in parts that fit memory; rows with the same value of ``by`` share a part."""
+        columns = step(pl.LazyFrame(schema=self._schema)).collect_schema()
+        count = max(1, -(-self._total // KEEP_ROWS))
+        parts = tuple(Pieces(columns, self._folder, self._keep_rows // count) for _ in range(count))
+        for piece in self._pieces():
+            rows = step(piece.lazy()).collect()
+            rows = rows.with_columns(part=pl.col(by).hash() % count)
+            for (number,), part in rows.partition_by("part", as_dict=True, include_key=False).items():
+                parts[int(number)].add(part)
+        return parts
+
     def _pieces(self) -> Iterator[pl.DataFrame]:
         for path in self._files:
-            yield from pl.read_parquet(path).iter_slices(PIECE_ROWS)
+            rows = pl.scan_parquet(path)
+            for start in range(0, int(rows.select(pl.len()).collect().item()), PIECE_ROWS):
+                yield rows.slice(start, PIECE_ROWS).collect()
         if self._rows:
             yield from pl.concat(self._kept).iter_slices(PIECE_ROWS)
 
@@ -74,7 +92,7 @@ class Pieces:
         """Give memory and disk back; the rows are gone."""
         for path in self._files:
             path.unlink()
-        self._kept, self._files, self._rows = [], [], 0
+        self._kept, self._files, self._rows, self._total = [], [], 0, 0
 
 
 def temporary_file(folder: Path) -> Path:

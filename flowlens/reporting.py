@@ -328,13 +328,14 @@ def _egress_verdict(table: pl.DataFrame, coverage: Mapping[str, object]) -> Verd
 def _with_new_destinations_alone(tables: Mapping[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
     """The tables as they are judged without an expected list: what the baseline knew is expected."""
     name = "unexpected_destinations"
-    new = {name: tables[name].filter(pl.col("is_new").fill_null(True))} if name in tables else {}
-    return {**tables, **new}
+    if name not in tables or tables[name]["is_new"].all():
+        return dict(tables)
+    return {**tables, name: tables[name].filter(pl.col("is_new").fill_null(True))}
 
 
 def _destinations_verdict(table: pl.DataFrame, judged: bool) -> Verdict:
     if not judged:
-        untagged = table.filter(pl.col("service_tag").is_null()).height
+        untagged = table["service_tag"].null_count()
         return Verdict(
             NOT_DETERMINED,
             f"Not determined: no expected list or baseline was given. {table.height} destination(s) are listed, "
@@ -366,7 +367,7 @@ def _metrics(
         metrics["unanswered"] = egress.filter(pl.col("status") == "Unanswered").height
     if (found := tables.get("unexpected_destinations")) is not None:
         metrics["unexpected_destinations"] = found.height
-        metrics["new_destinations"] = found.filter(pl.col("is_new").fill_null(True)).height
+        metrics["new_destinations"] = int(found["is_new"].fill_null(True).sum())
     return metrics
 
 

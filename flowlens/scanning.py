@@ -354,6 +354,8 @@ def _read(
     store = Pieces(conversations.SCHEMA, folder)
     try:
         results = _run(plan, selected, store, folder)
+        # Decoding is over, and what its memory pool keeps for more of the same is wanted elsewhere.
+        pa.default_memory_pool().release_unused()
         evidence = _evidence(plan, selected, results, store, known, networks, scope, now)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -429,15 +431,14 @@ def _evidence(
     learned = inventory.learn(store.lazy(), known=known_rows, networks=networks, forwarders=hops, logged=read)
     ends = store.mapped(lambda part: views.with_ends(part, learned))
     covered = nic_hours.coverage(read, views.mentions(ends.lazy()), learned, plan.window, now)
-    annotated = views.annotate(ends, learned, covered)
+    parts = tuple(part.lazy() for part in views.annotate(ends, learned, covered))
     ends.discard()
-    seen = annotated.lazy()
     if scope is not None:
-        seen, covered = scope.apply(seen, covered, learned)
+        parts, covered = scope.apply(parts, covered, learned)
     restarted = [frame for result in results for frame in result.restarted_ends]
     if restarted:
         ledger = replace(ledger, restarted_bytes_in_doubt=_in_doubt(pl.concat(restarted)))
-    return Evidence(store.lazy(), seen, learned, covered, ledger)
+    return Evidence(store.lazy(), parts, learned, covered, ledger)
 
 
 def _with_ids_of_empty_blobs(read: pl.DataFrame) -> pl.DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import polars as pl
@@ -70,12 +71,13 @@ class Scope:
         return nics
 
     def apply(
-        self, views: pl.LazyFrame, coverage: pl.DataFrame, inventory: Inventory
-    ) -> tuple[pl.LazyFrame, pl.DataFrame]:
-        """Views and coverage of the NICs in scope."""
+        self, parts: Iterable[pl.LazyFrame], coverage: pl.DataFrame, inventory: Inventory
+    ) -> tuple[tuple[pl.LazyFrame, ...], pl.DataFrame]:
+        """Parts of the views, and coverage, of the NICs in scope."""
         macs = self.nics_of(inventory)["mac_address"].to_list()
         ends = [
             pl.col(f"{end}_nic").str.split("+").list.eval(pl.element().is_in(macs)).list.any() for end in ("src", "dst")
         ]
         inside = pl.any_horizontal(pl.col("mac_address").is_in(macs), *(end.fill_null(False) for end in ends))
-        return views.filter(inside.fill_null(False)), coverage.filter(pl.col("mac_address").is_in(macs))
+        inside = inside.fill_null(False)
+        return tuple(part.filter(inside) for part in parts), coverage.filter(pl.col("mac_address").is_in(macs))

@@ -29,8 +29,10 @@ def full_hour(hour: str = "hour") -> pl.Expr:
     return pl.col(hour).dt.truncate("1h")
 
 
-def annotate(ends: Pieces, inventory: Inventory, coverage: pl.DataFrame) -> Pieces:
-    """CONVERSATIONS with what is known of both ends and which rows count; ``ends`` is what ``with_ends`` gave.
+def annotate(ends: Pieces, inventory: Inventory, coverage: pl.DataFrame) -> tuple[Pieces, ...]:
+    """CONVERSATIONS with what is known of both ends and which rows count, a destination's rows together.
+
+    ``ends`` is what ``with_ends`` gave.
 
     Adds ``vnet`` (of the logging NIC), ``view`` (source, destination, hop), ``counted``, ``logged_once`` (false for the same
     NIC's further flow logs), ``is_reply``, ``src_place`` and ``dst_place`` (internal, platform, external), and for both
@@ -45,7 +47,7 @@ def annotate(ends: Pieces, inventory: Inventory, coverage: pl.DataFrame) -> Piec
         return rows
 
     covered = ends.mapped(judged)
-    counted = covered.mapped(_with_counted(covered.lazy()))
+    counted = covered.parted(_with_counted(covered.lazy()), "dst_ip")
     covered.discard()
     return counted
 

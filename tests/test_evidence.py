@@ -180,7 +180,7 @@ def evidence_of(hours):
     coverage = pl.DataFrame({"hour": hours}, schema_overrides={"hour": pl.Datetime("us", "UTC")})
     assert set(coverage.columns) <= set(nic_hours.SCHEMA)
     inventory = Inventory(empty, empty, empty, empty, frozenset())
-    return Evidence(rows.lazy(), rows.lazy(), inventory, coverage, Ledger(rows=rows.height))
+    return Evidence(rows.lazy(), (rows.lazy(),), inventory, coverage, Ledger(rows=rows.height))
 
 
 def scan_of(hours, **settings):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import inspect
 import subprocess
 import sys
@@ -13,7 +15,7 @@ import flowlens
 
 TOP = Path(__file__).parents[1]
 PUBLIC = sorted(getattr(flowlens, "__all__", ()))
-HEAVY = ("azure", "deltalake", "rich", "typer")
+HEAVY = ("azure", "deltalake", "polars", "pyarrow", "rich", "typer")
 
 
 def test_all_is_sorted_and_without_repeats() -> None:
@@ -21,8 +23,17 @@ def test_all_is_sorted_and_without_repeats() -> None:
 
 
 def test_all_is_complete() -> None:
-    there = {name for name, value in vars(flowlens).items() if name[0] != "_" and not inspect.ismodule(value)}
-    assert there - {"annotations"} == {name for name in flowlens.__all__ if name[0] != "_"}
+    tree = ast.parse((TOP / "flowlens" / "__init__.py").read_text(encoding="utf-8"))
+    (checked,) = (node for node in tree.body if isinstance(node, ast.If))
+    homes = {
+        alias.name: node.module for node in checked.body if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
+    assert set(homes) == set(flowlens.__all__)
+    for name, home in homes.items():
+        assert getattr(flowlens, name) is getattr(importlib.import_module(str(home)), name)
+    assert set(flowlens.__all__) <= set(dir(flowlens))
+    with pytest.raises(AttributeError, match="no attribute 'no_such_name'"):
+        _ = flowlens.no_such_name
 
 
 @pytest.mark.parametrize("name", PUBLIC)

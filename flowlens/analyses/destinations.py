@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,9 @@ from flowlens.prefixes import PrefixTable
 from flowlens.views import is_egress
 
 _FIELDS = {"prefix", "service_tag", "port", "ports", "protocol", "name"}
+_TALK = ["vnet", "workload", "dst_ip", "dst_port", "protocol"]
+_KEY = ["vnet", "subnet", "workload", "dst_ip", "dst_port", "protocol"]
+"""What a row is of; the first columns of the table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,8 @@ def unexpected_destinations(
     entries = read_expected(expected) if isinstance(expected, (str, Path)) else expected
     return result(
         "unexpected_destinations",
-        lambda: _destinations(scan, entries, baseline, required, tags or load_tags(cloud)),
+        lambda: _destinations(scan, entries, baseline, required, tags or load_tags(cloud)).lazy(),
+        key=len(_KEY),
     )
 
 
@@ -100,22 +104,24 @@ def _destinations(
     baseline: Scan | Sequence[Mapping[str, object]] | None,
     required: pl.DataFrame | None,
     tags: ServiceTags,
-) -> pl.LazyFrame:
-    found = destinations(scan.evidence.views)
-    if required is not None:
-        found = found.join(required.unique(), on=["dst_ip", "dst_port", "protocol"], how="anti", nulls_equal=True)
-    if expected is not None:
-        found = found.filter(~_is_expected(found, expected, tags))
-    found = _with_new(found, baseline)
-    names = tags.identify(found["dst_ip"].unique()).select(dst_ip="address", service_tag="service_tag", region="region")
+) -> pl.DataFrame:
+    known = _known(baseline)
+    is_expected = _expectation(expected or (), tags)
     reason = pl.lit("not in the expected list" if expected is not None else "no expected list: inventory only")
-    if baseline is not None:
+    if known is not None:
         reason = pl.when(pl.col("is_new")).then(pl.lit("new since the baseline")).otherwise(reason)
-    return (
-        found.lazy()
-        .join(names.lazy(), on="dst_ip", how="left")
-        .with_columns(protocol=protocol_name(), owner=pl.lit(None, pl.String), reason=reason)
-    )
+
+    def named(views: pl.LazyFrame) -> pl.DataFrame:
+        found = destinations(views)
+        if required is not None:
+            found = found.join(required, on=["dst_ip", "dst_port", "protocol"], how="anti", nulls_equal=True)
+        found = _with_new(found.filter(~is_expected(found)), known)
+        names = tags.identify(found["dst_ip"].unique()).select("service_tag", "region", dst_ip="address")
+        return found.join(names, on="dst_ip", how="left").with_columns(
+            protocol=protocol_name(), owner=pl.lit(None, pl.String), reason=reason
+        )
+
+    return pl.concat([named(part) for part in scan.evidence.parts])
 
 
 def destinations(views: pl.LazyFrame) -> pl.DataFrame:
@@ -128,7 +134,7 @@ def destinations(views: pl.LazyFrame) -> pl.DataFrame:
             workload=pl.coalesce("src_workload", "src_ip"),
             subnet="src_subnet",
         )
-        .group_by("vnet", "subnet", "workload", "dst_ip", "dst_port", "protocol")
+        .group_by(_KEY)
         .agg(
             flows_of(pl.lit(True)).alias("flows"),
             null_sum(pl.col("bytes_sent")).alias("bytes_sent"),
@@ -140,42 +146,50 @@ def destinations(views: pl.LazyFrame) -> pl.DataFrame:
     )
 
 
-def _is_expected(found: pl.DataFrame, expected: Sequence[Expected], tags: ServiceTags) -> pl.Series:
-    """Whether an entry holds each destination's address, port and protocol."""
+def _expectation(expected: Sequence[Expected], tags: ServiceTags) -> Callable[[pl.DataFrame], pl.Series]:
+    """What tells whether an entry holds each destination's address, port and protocol."""
     pairs = [
         (prefix, number)
         for number, entry in enumerate(expected)
         for prefix in ((entry.prefix,) if entry.prefix else tags.prefixes(str(entry.service_tag)))
     ]
-    held = pl.repeat(False, found.height, dtype=pl.Boolean, eager=True)
-    if not pairs:
+    table = PrefixTable.build(pairs) if pairs else None
+
+    def is_expected(found: pl.DataFrame) -> pl.Series:
+        held = pl.repeat(False, found.height, dtype=pl.Boolean, eager=True)
+        if table is None:
+            return held
+        sets = table.sets(found["dst_ip"])
+        for number, members in enumerate(table.members):
+            for label in members:
+                entry = expected[int(label)]
+                fits = (sets == number).fill_null(False)
+                if entry.ports:
+                    fits &= found["dst_port"].is_in(list(entry.ports)).fill_null(False)
+                if entry.protocol is not None:
+                    fits &= found["protocol"] == entry.protocol
+                held |= fits
         return held
-    table = PrefixTable.build(pairs)
-    sets = table.sets(found["dst_ip"])
-    for number, members in enumerate(table.members):
-        for label in members:
-            entry = expected[int(label)]
-            fits = (sets == number).fill_null(False)
-            if entry.ports:
-                fits &= found["dst_port"].is_in(list(entry.ports)).fill_null(False)
-            if entry.protocol is not None:
-                fits &= found["protocol"] == entry.protocol
-            held |= fits
-    return held
+
+    return is_expected
 
 
-def _with_new(found: pl.DataFrame, baseline: Scan | Sequence[Mapping[str, object]] | None) -> pl.DataFrame:
-    """``is_new``: the workload did not talk to the destination in the baseline; null without one."""
-    key = ["vnet", "workload", "dst_ip", "dst_port", "protocol"]
+def _known(baseline: Scan | Sequence[Mapping[str, object]] | None) -> pl.DataFrame | None:
+    """The destinations of an earlier scan or table, each once; None without one."""
     if baseline is None:
-        return found.with_columns(is_new=pl.lit(None, pl.Boolean))
+        return None
     if isinstance(baseline, Scan):
-        before = destinations(baseline.evidence.views).select(key)
-    else:
-        number = pl.col("protocol").str.to_lowercase().replace_strict(schema.PROTOCOL_NUMBER, default=None)
-        before = pl.DataFrame(
-            [{k: row.get(k) for k in key} for row in baseline],
-            schema={**{k: found.schema[k] for k in key}, "protocol": pl.String},
-        ).with_columns(protocol=number.cast(found.schema["protocol"]))
-    known = before.unique().with_columns(is_new=pl.lit(False))
-    return found.join(known, on=key, how="left", nulls_equal=True).with_columns(pl.col("is_new").fill_null(True))
+        return pl.concat([destinations(part).select(_TALK).unique() for part in baseline.evidence.parts])
+    number = pl.col("protocol").str.to_lowercase().replace_strict(schema.PROTOCOL_NUMBER, default=None)
+    kinds = schema.polars_schema(schema.RESULTS["unexpected_destinations"])
+    rows = [{name: row.get(name) for name in _TALK} for row in baseline]
+    before = pl.DataFrame(rows, schema={name: kinds[name] for name in _TALK})
+    return before.with_columns(protocol=number.cast(pl.Int16)).unique()
+
+
+def _with_new(found: pl.DataFrame, known: pl.DataFrame | None) -> pl.DataFrame:
+    """``is_new``: the workload did not talk to the destination before; null without a baseline."""
+    if known is None:
+        return found.with_columns(is_new=pl.lit(None, pl.Boolean))
+    known = known.with_columns(is_new=pl.lit(False))
+    return found.join(known, on=_TALK, how="left", nulls_equal=True).with_columns(pl.col("is_new").fill_null(True))

@@ -7,12 +7,12 @@ port; each requirement then gets one status per workload, from its best alternat
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import polars as pl
 
 from flowlens import schema
-from flowlens.analyses.attempts import WORKLOAD, attempts_of
+from flowlens.analyses.attempts import WORKLOAD, attempts_of, destinations_tried
 from flowlens.analyses.judgement import APPROXIMATE_TAG, EXACT, PORT_ONLY, Attempt, Length, judge
 from flowlens.analyses.needs import SURE, Need
 from flowlens.analyses.tables import result
@@ -67,13 +67,14 @@ def explained(
 ) -> pl.DataFrame:
     """dst_ip, dst_port and protocol of all egress that the profiles named in ``table`` (a denied_egress table) explain."""
     profiles = [load_profile(name) for name in table["profile"].unique().sort()]
-    attempts = attempts_of(scan.evidence.views)
-    if attempts.is_empty() or not profiles:
-        return attempts.select("dst_ip", "dst_port", "protocol").clear()
-    needs = _needs(profiles, cloud, {}, tags or load_tags(cloud))
-    # A port alone explains nothing: any address answers there.
-    matched = _match(attempts, needs).filter(pl.col("match") != PORT_ONLY)
-    return matched.select("dst_ip", "dst_port", "protocol").unique()
+    match = _matcher(_needs(profiles, cloud, {}, tags or load_tags(cloud)))
+
+    def tied(views: pl.LazyFrame) -> pl.DataFrame:
+        # A port alone explains nothing: any address answers there.
+        matched = match(destinations_tried(views)).filter(pl.col("match") != PORT_ONLY)
+        return matched.select("dst_ip", "dst_port", "protocol").unique()
+
+    return pl.concat([tied(part) for part in scan.evidence.parts])
 
 
 def met(
@@ -87,13 +88,10 @@ def met(
 
     A port alone and a service tag that is only plausible tie nothing.
     """
-    auto = AUTO in profiles if not isinstance(profiles, str) else profiles == AUTO
-    named = [profiles] if isinstance(profiles, str) else list(profiles)
+    auto = AUTO in ([profiles] if isinstance(profiles, str) else profiles)
     tags = load_tags(cloud)
-    needs = _needs(
-        [load_profile(n) for n in (profile_names() if auto else dict.fromkeys(named))], cloud, settings, tags
-    )
-    matched = _match(attempts, needs)
+    needs = needs_of(profiles, cloud, settings, tags)
+    matched = _matcher(needs)(attempts)
     wanted = _wanted(_workloads(scan.evidence, attempts), needs, matched, tags, auto)
     names = pl.DataFrame(
         [(n, need.profile, need.requirement.name) for n, need in enumerate(needs)],
@@ -139,9 +137,17 @@ def _statuses(
 ) -> pl.DataFrame:
     columns = schema.polars_schema(schema.RESULTS["denied_egress"])
     needs = _needs(profiles, cloud, placeholders, tags)
-    attempts = attempts_of(scan.evidence.views)
-    matched = _match(attempts, needs)
-    workloads = _workloads(scan.evidence, attempts)
+    match = _matcher(needs)
+    tried: list[pl.DataFrame] = []
+
+    def tied(views: pl.LazyFrame) -> pl.DataFrame:
+        attempts = attempts_of(views)
+        tried.append(attempts.select(WORKLOAD).unique())
+        return match(attempts)
+
+    matched = pl.concat([tied(part) for part in scan.evidence.parts])
+    matched = matched.sort("requirement", *WORKLOAD, "dst_ip", "dst_port", "match", "endpoint", nulls_last=True)
+    workloads = _workloads(scan.evidence, pl.concat(tried))
     wanted = _wanted(workloads, needs, matched, tags, auto)
     named = tags.identify(matched["dst_ip"].unique())
     tag_of = dict(zip(named["address"], named["service_tag"], strict=True))
@@ -161,8 +167,8 @@ def _statuses(
     return pl.DataFrame(rows, schema=columns) if rows else pl.DataFrame(schema=columns)
 
 
-def _match(attempts: pl.DataFrame, needs: Sequence[Need]) -> pl.DataFrame:
-    """Attempts joined to the requirements whose endpoint, protocol and port they meet."""
+def _matcher(needs: Sequence[Need]) -> Callable[[pl.DataFrame], pl.DataFrame]:
+    """What joins attempts to the requirements whose endpoint, protocol and port they meet."""
     labels: list[tuple[int, str, str, str]] = []
     number_of: dict[tuple[int, str, str, str], int] = {}
     pairs: list[tuple[str, int]] = []
@@ -174,11 +180,9 @@ def _match(attempts: pl.DataFrame, needs: Sequence[Need]) -> pl.DataFrame:
                 labels.append(label)
             pairs.append((prefix, number_of[label]))
     empty = {"requirement": pl.Int64, "match": pl.String, "endpoint": pl.String, "confidence": pl.String}
-    if not pairs or attempts.is_empty():
-        return attempts.with_columns(pl.lit(None, kind).alias(name) for name, kind in empty.items()).clear()
+    if not pairs:
+        return lambda attempts: attempts.clear().with_columns(pl.lit(None, kind).alias(c) for c, kind in empty.items())
     table = PrefixTable.build(pairs)
-    addresses = attempts["dst_ip"].unique()
-    sets = pl.DataFrame({"dst_ip": addresses, "set": table.sets(addresses).cast(pl.Int64)}).drop_nulls()
     members = pl.DataFrame(
         [(n, label, *labels[label]) for n, held in enumerate(table.members) for label in held],
         schema={"set": pl.Int64, "label": pl.Int64, **empty},
@@ -194,23 +198,33 @@ def _match(attempts: pl.DataFrame, needs: Sequence[Need]) -> pl.DataFrame:
         orient="row",
     )
     any_port = (pl.col("low") == 0) & (pl.col("high") == 65535)
-    return (
-        attempts.join(sets, on="dst_ip")
-        .join(members, on="set")
-        .join(ports, on="requirement")
-        .filter(
-            pl.col("needs").is_null() | (pl.col("needs") == pl.col("protocol")),
-            any_port | pl.col("dst_port").is_between("low", "high").fill_null(False),
-            # A private address is met only by its own address or name: 0.0.0.0/0 in a profile means the internet.
-            (pl.col("dst_place") != "internal") | pl.col("match").is_in(EXACT),
+    met = ["set", "protocol", "dst_port", "dst_place"]
+
+    def tied(attempts: pl.DataFrame) -> pl.DataFrame:
+        addresses = attempts["dst_ip"].unique()
+        sets = pl.DataFrame({"dst_ip": addresses, "set": table.sets(addresses).cast(pl.Int64)}).drop_nulls()
+        attempts = attempts.join(sets, on="dst_ip")
+        # What a requirement asks is the same for many attempts, so it is judged once for all that agree in it.
+        fitting = (
+            attempts.select(met)
+            .unique()
+            .join(members, on="set")
+            .join(ports, on="requirement")
+            .filter(
+                pl.col("needs").is_null() | (pl.col("needs") == pl.col("protocol")),
+                any_port | pl.col("dst_port").is_between("low", "high").fill_null(False),
+                # A private address is met only by its own address or name: 0.0.0.0/0 in a profile means the internet.
+                (pl.col("dst_place") != "internal") | pl.col("match").is_in(EXACT),
+            )
+            .select(*met, *empty)
+            .unique()
         )
-        .drop("set", "label", "needs", "low", "high")
-        .unique()
-        .sort("requirement", *WORKLOAD, "dst_ip", "dst_port", "match", "endpoint", nulls_last=True)
-    )
+        return attempts.join(fitting, on=met, nulls_equal=True).drop("set")
+
+    return tied
 
 
-def _workloads(evidence: Evidence, attempts: pl.DataFrame) -> pl.DataFrame:
+def _workloads(evidence: Evidence, tried: pl.DataFrame) -> pl.DataFrame:
     """Every workload that could need an endpoint, and whether its NIC is logged: the inventory knows others too."""
     logged = evidence.coverage["mac_address"].drop_nulls().unique().to_list()
     own = (
@@ -218,7 +232,7 @@ def _workloads(evidence: Evidence, attempts: pl.DataFrame) -> pl.DataFrame:
         .with_columns(logged=pl.col("mac_address").is_in(logged).fill_null(False))
         .select(*WORKLOAD, "logged")
     )
-    tried = attempts.select(*WORKLOAD, logged=pl.lit(True))
+    tried = tried.select(*WORKLOAD, logged=pl.lit(True))
     return pl.concat([own, tried]).group_by(WORKLOAD).agg(pl.col("logged").any())
 
 

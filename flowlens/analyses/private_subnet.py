@@ -99,7 +99,7 @@ def private_subnet_readiness(
         inventory = scan.evidence.inventory
         methods = by_subnet(inventory, outbound or {})
         services = by_subnet(inventory, service_endpoints or {})
-        attempts = attempts_of(scan.evidence.views)
+        attempts = pl.concat([attempts_of(part) for part in scan.evidence.parts])
         named = met(scan, attempts, profiles, cloud, placeholders or {})
         regions = regions_of(scan.evidence, placeholders or {})
         tried = _with_paths(attempts, scan.evidence, regions, services, known_tags)

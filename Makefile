@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SEED ?= 1
 
-.PHONY: demo test faults scenario bench wheel clean
+.PHONY: demo test faults scenario bench matching wheel clean
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/.installed
@@ -28,6 +28,11 @@ scenario: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m bench
+
+# Matching of addresses: against ipaddress on 100,000 nested prefixes of each family, and its cost beside decoding.
+matching: $(VENV)/.installed-dev
+	MATCHING_LONG=1 $(BIN)/pytest tests/test_prefixes.py
+	$(BIN)/python -m bench.matching
 
 # Without the old build folder, which would carry modules that are gone into the wheel.
 wheel: $(VENV)/.installed-dev

@@ -8,40 +8,48 @@ from __future__ import annotations
 
 import datetime as dt
 import functools
-import ipaddress
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, BinaryIO, NoReturn
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-import polars as pl
 import typer
 
 import flowlens
-from flowlens import reporting
+from flowlens import catalogue_cli, reporting
 from flowlens.analyses import ANALYSES
 from flowlens.analyses.destinations import read_expected
-from flowlens.catalog import Profile, load_profile, load_tags, profile_names
-from flowlens.config import CLOUDS, read_config
+from flowlens.analyses.egress import AUTO
+from flowlens.analyses.needs import Asked
+from flowlens.catalog import load_profile, read_names
+from flowlens.catalog.placeholders import check_settings, configured_settings, parse_settings
+from flowlens.catalogue_cli import known_cloud, told_lines
+from flowlens.config import read_config
 from flowlens.doctor import describe as doctor_lines
-from flowlens.errors import CatalogError, ConfigError, FlowlensError, near_matches
+from flowlens.errors import CatalogError, ConfigError, FlowlensError
 from flowlens.evidence import Ledger, Scan, Window
 from flowlens.flow_search import FlowFilter, find_flows
 from flowlens.mending import Ask, Mend, ask_or_mend
 from flowlens.options import (
+    DONE,
+    ERROR,
+    GATE_FIRED,
+    INCOMPLETE,
+    WRONG_USAGE,
     AccountUrl,
     Auth,
     BaselineOption,
     CaFile,
-    CatalogueCloud,
     ChangedAt,
     Cloud,
     Common,
     Depends,
     Expect,
     FixWay,
+    NamesFile,
     Outbound,
+    Placeholders,
     ProfileNames,
     Sources,
     Timeout,
@@ -51,17 +59,7 @@ from flowlens.options import (
     with_common,
 )
 from flowlens.outputs import OUTPUTS, terminal
-from flowlens.outputs.delivery import (
-    SCRIPT,
-    Target,
-    deliver,
-    discard_output,
-    say,
-    script_target,
-    standard_output,
-    target_of,
-)
-from flowlens.outputs.page import Page
+from flowlens.outputs.delivery import SCRIPT, Target, deliver, discard_output, say, script_target, target_of
 from flowlens.outputs.progress import progress_on
 from flowlens.outputs.tables import (
     BY_TABLE,
@@ -78,9 +76,6 @@ from flowlens.sources.accounts import Access, is_remote
 from flowlens.whatif import dependencies_report
 from flowlens.windows import parse_time, parse_window
 
-DONE, GATE_FIRED, WRONG_USAGE, ERROR, INCOMPLETE = range(5)
-_UNFOLDED = 100_000
-
 app = typer.Typer(
     name="flowlens",
     no_args_is_help=True,
@@ -89,10 +84,9 @@ app = typer.Typer(
     help="Answers three questions from Azure virtual network flow logs: is VM traffic encrypted, which required "
     "endpoints fail, and what do workloads talk to that nobody expected?",
 )
-profiles_app = typer.Typer(no_args_is_help=True, help="The endpoints that Azure services need.")
-tags_app = typer.Typer(no_args_is_help=True, help="Azure service tags; works offline.")
-app.add_typer(profiles_app, name="profiles")
-app.add_typer(tags_app, name="tags")
+app.add_typer(catalogue_cli.profiles_app, name="profiles")
+app.add_typer(catalogue_cli.tags_app, name="tags")
+app.command()(catalogue_cli.resolve)
 
 
 def _zone(common: Common) -> ZoneInfo | None:
@@ -151,13 +145,32 @@ def _scope_of(common: Common) -> Scope | None:
     return scope or None
 
 
+def _required(
+    common: Common,
+    profiles: Sequence[str] | None = None,
+    placeholders: Sequence[str] | None = None,
+    names: Path | None = None,
+) -> Asked:
+    """What the options on required endpoints say, checked."""
+    settings = read_config(common.config)
+    cloud = known_cloud(common.cloud or settings.cloud)
+    loaded = [load_profile(name) for name in profiles or () if name != AUTO]
+    given = parse_settings(placeholders or ())
+    check_settings(given, loaded)
+    filling = {**configured_settings(settings.placeholders, loaded), **given}
+    known = read_names(names) if names else None
+    if known is not None:
+        say(f"{names}: {known.describe()}")
+    return Asked(list(profiles) if profiles else AUTO, cloud, filling, known)
+
+
 def _report(
     sources: Sequence[str],
     common: Common,
     questions: Sequence[str],
     *,
     changed_at: str | None = None,
-    profiles: Sequence[str] | None = None,
+    required: Asked | None = None,
     expect: Path | None = None,
     baseline: str | None = None,
     ask: Ask | None = None,
@@ -173,10 +186,7 @@ def _report(
     else:
         target = target_of(common.format, common.output, tables=len(questions) + 2 * (changed_at is not None))
     settings = read_config(common.config)
-    cloud = _known_cloud(common.cloud or settings.cloud)
-    for name in profiles or ():
-        if name != "auto":
-            load_profile(name)
+    required = required or _required(common)
     expected = expect or (settings.path if settings.has_expected else None)
     if expected is not None:
         read_expected(expected)
@@ -188,15 +198,7 @@ def _report(
     report = (
         ask(result)
         if ask
-        else reporting.report(
-            result,
-            questions=questions,
-            profiles=list(profiles) if profiles else "auto",
-            cloud=cloud,
-            placeholders=settings.placeholders,
-            expected=expected,
-            baseline=earlier,
-        )
+        else reporting.report(result, questions=questions, expected=expected, baseline=earlier, **required._asdict())
     )
     for gate in gates:
         if gate.metric not in report.metrics:
@@ -220,12 +222,6 @@ def _told_apart(target: Target, ledger: Ledger) -> None:
     if target.face in (*BY_TABLE, SCRIPT):
         for line in terminal.evidence_lines(ledger):
             say(line)
-
-
-def _known_cloud(cloud: str) -> str:
-    if cloud not in CLOUDS:
-        raise ConfigError(f"--cloud {cloud}", "is not a cloud", hint=near_matches(cloud, CLOUDS))
-    return cloud
 
 
 def _exit_code(report: Report, gates: Sequence[Gate]) -> int:
@@ -258,15 +254,6 @@ def _baseline(text: str, common: Common) -> Scan | Baseline:
     )
 
 
-def _lines(lines: Iterable[tuple[str, str]]) -> None:
-    """Lines with their styles on stdout."""
-    with standard_output():
-        # Folded for a reader, whole for a program.
-        page = Page(sys.stdout, width=None if sys.stdout.isatty() else _UNFOLDED)
-        for line, style in lines:
-            page.line(line, style)
-
-
 def _complain(error: FlowlensError) -> None:
     say(f"error: {error.where}: {error.problem}" if error.where else f"error: {error.problem}")
     if error.hint:
@@ -280,6 +267,8 @@ def analyze(
     common: Common,
     changed_at: ChangedAt = None,
     profile: ProfileNames = None,
+    placeholders: Placeholders = None,
+    names: NamesFile = None,
     expect: Expect = None,
     baseline: BaselineOption = None,
 ) -> None:
@@ -292,7 +281,7 @@ def analyze(
         common,
         list(ANALYSES),
         changed_at=changed_at,
-        profiles=profile,
+        required=_required(common, profile, placeholders, names),
         expect=expect,
         baseline=baseline,
     )
@@ -315,6 +304,8 @@ def egress(
     common: Common,
     changed_at: ChangedAt = None,
     profile: ProfileNames = None,
+    placeholders: Placeholders = None,
+    names: NamesFile = None,
     what_if: WhatIf = None,
     outbound: Outbound = None,
     fix: FixWay = None,
@@ -323,8 +314,9 @@ def egress(
 
     Example: flowlens egress sample_logs --profile windows-kms
     """
-    ask, mend = ask_or_mend(what_if, fix, common, profiles=profile, outbound=outbound, changed_at=changed_at)
-    _report(sources, common, ["denied_egress"], changed_at=changed_at, profiles=profile, ask=ask, mend=mend)
+    required = _required(common, profile, placeholders, names)
+    ask, mend = ask_or_mend(what_if, fix, common, required, outbound=outbound, changed_at=changed_at)
+    _report(sources, common, ["denied_egress"], changed_at=changed_at, required=required, ask=ask, mend=mend)
 
 
 @app.command()
@@ -451,81 +443,7 @@ def doctor(
     first, last = parse_window(start, end, None, zone=None, now=dt.datetime.now(dt.UTC))
     window = Window(first, last) if first or last else None
     access = Access(auth, cloud, account_url, ca_file, timeout)
-    _lines((line, "") for line in doctor_lines(sources or [], access, window))
-
-
-@profiles_app.command("list")
-def profiles_list() -> None:
-    """All profiles with their clouds, requirements and dates.
-
-    Example: flowlens profiles list
-    """
-    _lines((_summary(load_profile(name)), "") for name in profile_names())
-
-
-def _summary(profile: Profile) -> str:
-    counts = {cloud: sum(r.cloud == cloud for r in profile.requirements) for cloud in CLOUDS}
-    told = ", ".join(f"{n} {cloud}" for cloud, n in counts.items() if n)
-    return f"{profile.name}: {profile.title} ({told}; as of {profile.as_of})"
-
-
-@profiles_app.command("show")
-def profiles_show(
-    name: Annotated[str, typer.Argument(help="Profile name or file.", metavar="PROFILE")],
-    cloud: CatalogueCloud = "global",
-) -> None:
-    """One profile's requirements with their endpoints.
-
-    Example: flowlens profiles show windows-kms
-    """
-    _lines(_profile_lines(load_profile(name), _known_cloud(cloud)))
-
-
-def _profile_lines(profile: Profile, cloud: str) -> Iterator[tuple[str, str]]:
-    yield f"{profile.name}: {profile.title}", "bold"
-    for source in profile.sources:
-        yield f"  source: {source}", ""
-    for requirement in (r for r in profile.requirements if r.cloud == cloud):
-        need = "retired" if requirement.retired else requirement.need
-        where = f"{requirement.protocol.upper()} {requirement.ports}"
-        yield f"{requirement.name}  [{need}]  {where}  as of {requirement.as_of}", ""
-        yield "  " + ", ".join(f"{e.value} ({e.kind})" for e in requirement.endpoints), ""
-        if requirement.note:
-            yield f"  {requirement.note}", "dim"
-
-
-@tags_app.command("show")
-def tags_show(
-    name: Annotated[str | None, typer.Argument(help="Tag; without one, the names of all tags.", metavar="TAG")] = None,
-    cloud: CatalogueCloud = "global",
-) -> None:
-    """The prefixes of a service tag, or the names of all tags.
-
-    Example: flowlens tags show AzureMonitor
-    """
-    tags = load_tags(_known_cloud(cloud))
-    _lines((line, "") for line in (tags.prefixes(name) if name else tags.names))
-    say(f"{cloud}, service tags of {tags.date}")
-
-
-@tags_app.command("lookup")
-def tags_lookup(
-    addresses: Annotated[list[str], typer.Argument(help="Addresses.", metavar="IP")],
-    cloud: CatalogueCloud = "global",
-) -> None:
-    """The service tags that hold an address, the most specific first.
-
-    Example: flowlens tags lookup 20.118.99.224
-    """
-    tags = load_tags(_known_cloud(cloud))
-    for address in addresses:
-        try:
-            ipaddress.ip_address(address)
-        except ValueError as error:
-            raise ConfigError(f"tags lookup {address}", "is no address", hint="write 20.118.99.224") from error
-    rows = tags.identify(pl.Series(addresses, dtype=pl.String)).iter_rows(named=True)
-    _lines((f"{row['address']}: {', '.join(row['service_tags'] or ()) or 'no service tag'}", "") for row in rows)
-    say(f"{cloud}, service tags of {tags.date}")
+    told_lines((line, "") for line in doctor_lines(sources or [], access, window))
 
 
 def _version(value: bool) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import BinaryIO
 
 from flowlens.analyses.egress import needs_of
 from flowlens.analyses.fix_commands import fixes
+from flowlens.analyses.needs import Asked
 from flowlens.analyses.private_subnet import by_subnet, regions_of
 from flowlens.analyses.rules import rule_usage
-from flowlens.catalog import load_tags
+from flowlens.catalog import Names
+from flowlens.catalog.placeholders import Settings
 from flowlens.config import read_config
 from flowlens.errors import ConfigError, near_matches
 from flowlens.evidence import Scan
@@ -30,8 +33,8 @@ def ask_or_mend(
     what_if: str | None,
     way: str | None,
     common: Common,
+    required: Asked,
     *,
-    profiles: Sequence[str] | None = None,
     outbound: Sequence[str] | None = None,
     changed_at: str | None = None,
 ) -> tuple[Ask | None, Mend | None]:
@@ -44,18 +47,19 @@ def ask_or_mend(
         raise ConfigError("--fix", "does not go with --what-if")
     if outbound and what_if is None and way != "route":
         raise ConfigError("--outbound", "belongs to --what-if or --fix route", hint="add --what-if private-subnet")
-    ask = asked(what_if, common, profiles=profiles, outbound=outbound, changed_at=changed_at)
+    ask = asked(what_if, common, required, outbound=outbound, changed_at=changed_at)
     if way is None:
         return ask, None
     settings = read_config(common.config)
     mend = functools.partial(
         fix_script,
         way=known_way(way),
-        profiles=list(profiles) if profiles else "auto",
-        cloud=common.cloud or settings.cloud,
-        placeholders=settings.placeholders,
         outbound=parse_outbound(outbound or ()),
         known=(read_outbound(common.inventory) if common.inventory else {}, settings.outbound),
+        profiles=required.profiles,
+        cloud=required.cloud,
+        placeholders=required.placeholders,
+        names=required.names,
     )
 
     def write(scan: Scan, report: Report, file: BinaryIO) -> None:
@@ -82,7 +86,8 @@ def fix_script(
     *,
     profiles: Sequence[str] | str = "auto",
     cloud: str = "global",
-    placeholders: Mapping[str, str | list[str]] | None = None,
+    placeholders: Settings | None = None,
+    names: Names | str | Path | None = None,
     outbound: Mapping[str, str] | None = None,
     known: Sequence[Mapping[str, str]] = (),
 ) -> str:
@@ -102,12 +107,11 @@ def fix_script(
     for given in known:
         methods |= by_subnet(inventory, given, strict=False)
     methods |= by_subnet(inventory, outbound or {})
-    settings = placeholders or {}
-    regions = regions_of(scan.evidence, settings).drop_nulls()
+    regions = regions_of(scan.evidence, placeholders or {}).drop_nulls()
     rules = rule_usage(scan).select("acl_id", "acl_rule", "rule_kind").collect()
     found = fixes(
         report.tables.get("denied_egress_after", report.tables["denied_egress"]),
-        needs_of(profiles, cloud, settings, load_tags(cloud)),
+        needs_of(scan, profiles=profiles, cloud=cloud, placeholders=placeholders, names=names),
         known_way(way),
         inventory=inventory,
         outbound=methods,

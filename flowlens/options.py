@@ -1,4 +1,4 @@
-"""The options that commands share: windows, scope, results, reading, storage accounts."""
+"""What commands share: exit codes, and the options of windows, scope, results, reading, storage accounts."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+DONE, GATE_FIRED, WRONG_USAGE, ERROR, INCOMPLETE = range(5)
+"""Exit codes: done; a gate fired; wrong usage; error; something selected was unread or rejected, or nothing selected."""
 
 Sources = Annotated[
     list[str],
@@ -51,6 +54,14 @@ ChangedAt = Annotated[
 ProfileNames = Annotated[
     list[str] | None,
     _question("PROFILE", "Name (flowlens profiles list) or file; repeatable. Default auto.", "--profile"),
+]
+Placeholders = Annotated[
+    list[str] | None,
+    _question("NAME=VALUE", "What a profile leaves open, e.g. location=japaneast; repeatable.", "--set"),
+]
+NamesFile = Annotated[
+    Path | None,
+    _question("FILE", "Addresses of names: CSV of flowlens resolve, or a DNS or firewall log export.", "--names"),
 ]
 Expect = Annotated[Path | None, _question("FILE", "TOML list of expected destinations.", "--expect")]
 BaselineOption = Annotated[

@@ -17,6 +17,10 @@ PIECE_ROWS = 2**14
 """Rows worked on at a time."""
 KEEP_ROWS = 2**15
 """Rows held in memory before they go to a file."""
+PART_ROWS = 2**15
+"""Rows of a part, as far as the values that it is made by are spread evenly."""
+LEAST_ROWS = 2**10
+"""Rows of a file at least, since each costs time of its own."""
 
 Step = Callable[[pl.LazyFrame], pl.LazyFrame]
 """What is done to some rows, whichever rows they are."""
@@ -56,7 +60,7 @@ class Pieces:
 
     def lazy(self) -> pl.LazyFrame:
         """All rows."""
-        frames = [pl.scan_parquet(path) for path in self._files]
+        frames = [pl.scan_parquet(self._files)] if self._files else []
         if self._kept or not frames:
             frames.append(pl.concat([pl.DataFrame(schema=self._schema), *self._kept]).lazy())
         return pl.concat(frames)
@@ -71,8 +75,8 @@ class Pieces:
     def parted(self, step: Step, by: str) -> tuple[Pieces, ...]:
         """What ``step`` makes of each piece, in parts that fit memory; rows with the same value of ``by`` share a part."""
         columns = step(pl.LazyFrame(schema=self._schema)).collect_schema()
-        count = max(1, -(-self._total // KEEP_ROWS))
-        parts = tuple(Pieces(columns, self._folder, self._keep_rows // count) for _ in range(count))
+        count = max(1, -(-self._total // PART_ROWS))
+        parts = tuple(Pieces(columns, self._folder, max(2 * PART_ROWS // count, LEAST_ROWS)) for _ in range(count))
         for piece in self._pieces():
             rows = step(piece.lazy()).collect()
             rows = rows.with_columns(part=pl.col(by).hash() % count)

@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -20,7 +21,8 @@ from flowlens import schema
 from flowlens.analyses import ANALYSES, denied_egress, unexpected_destinations
 from flowlens.analyses.destinations import Expected
 from flowlens.analyses.egress import AUTO, explained
-from flowlens.catalog import ServiceTags, load_profile, load_tags, profile_names
+from flowlens.catalog import Names, ServiceTags, load_profile, load_tags, profile_names, read_names
+from flowlens.catalog.tags import UNKNOWN_DATE
 from flowlens.errors import ConfigError, near_matches
 from flowlens.evidence import Inventory, Ledger, Scan, Window
 from flowlens.prefixes import subnet_of
@@ -31,7 +33,6 @@ QUESTIONS = ("encryption_status", "denied_egress", "unexpected_destinations")
 """The tables that carry a verdict, in the order in which they are told."""
 
 _BAD_PAIRS = ("Unencrypted", "Mixed", "Dropped", "Unknown")
-_TAGS_STALE = dt.timedelta(days=30)
 _FILTERED_FROM = 1000
 """Flows begun from which a flow log without any tuple of a state looks filtered at its source."""
 
@@ -118,6 +119,7 @@ def report(
     expected: str | Path | Sequence[Expected] | None = None,
     baseline: Scan | Baseline | None = None,
     tags: ServiceTags | None = None,
+    names: Names | str | Path | None = None,
     today: dt.date | None = None,
 ) -> Report:
     """A Report on ``questions`` (names of result tables), computed in one pass over the scan's source.
@@ -128,6 +130,8 @@ def report(
     """
     wanted = list(questions)
     known_tags = tags or load_tags(cloud)
+    known_names = read_names(names) if isinstance(names, (str, Path)) else names
+    asked: dict[str, Any] = {"profiles": profiles, "cloud": cloud, "placeholders": dict(placeholders or {})}
     # Read here, not inside a collect: polars would read in a thread of its own and hear of no Ctrl-C until all is read.
     evidence = scan.evidence
     if isinstance(baseline, Scan):
@@ -139,7 +143,7 @@ def report(
         parts += [("_before", scan.before_change()), ("_after", scan.after_change())]
     for suffix, part in parts:
         egress = (
-            denied_egress(part, profiles=profiles, cloud=cloud, placeholders=placeholders, tags=known_tags).collect()
+            denied_egress(part, tags=known_tags, names=known_names, **asked).collect()
             if {"denied_egress", "unexpected_destinations"} & set(wanted)
             else None
         )
@@ -149,7 +153,7 @@ def report(
             if name == "denied_egress" and egress is not None:
                 tables[name + suffix] = egress
             elif name == "unexpected_destinations" and egress is not None:
-                required = explained(egress, part, tags=known_tags, cloud=cloud)
+                required = explained(egress, part, tags=known_tags, names=known_names, **asked)
                 tables[name] = unexpected_destinations(
                     part, expected=expected, baseline=earlier, required=required, tags=known_tags
                 ).collect()
@@ -161,14 +165,13 @@ def report(
     findings = _findings(told, evidence.inventory, judged)
     findings = _compared(findings, baseline, coverage)
     verdicts = _verdicts(told, coverage, evidence.ledger, judged)
-    age = (today or dt.datetime.now(dt.UTC).date()) - dt.date.fromisoformat(known_tags.date)
     return Report(
         window=_told_window(scan, evidence.coverage),
-        settings={**scan.settings, "profiles": profiles, "cloud": cloud, "placeholders": dict(placeholders or {})},
+        settings={**scan.settings, **asked, "names": known_names.describe() if known_names else None},
         catalogue={
-            "date": max(load_profile(name).as_of for name in profile_names()),
+            "date": max(date for name in profile_names() if (date := load_profile(name).as_of) != UNKNOWN_DATE),
             "tags_date": known_tags.date,
-            "stale": age > _TAGS_STALE,
+            "stale": known_tags.stale(today),
         },
         ledger=evidence.ledger,
         coverage=coverage,
@@ -317,7 +320,8 @@ def _egress_verdict(table: pl.DataFrame, coverage: Mapping[str, object]) -> Verd
     reached = table.filter(pl.col("status").is_in(["Reached", "Service reached", "Recovered"])).height
     unsure = table.filter(pl.col("status").is_in(["Cannot tell", "Not observable"])).height
     tail = f"{reached} reached, {unsure} cannot be told without names.{_filter_text(coverage)}"
-    if bad.is_empty() and coverage["logs_without_traffic"]:
+    # Without anything that answered there is nothing to call a pass.
+    if bad.is_empty() and (not reached or coverage["logs_without_traffic"]):
         return Verdict(NOT_DETERMINED, f"Not determined: {tail}")
     if bad.is_empty():
         return Verdict(OK, f"No required endpoint is denied or unanswered; {tail}")
@@ -364,7 +368,7 @@ def _metrics(
         metrics["unencrypted"] = eligible.filter(pl.col("encryption_status").is_in(_BAD_PAIRS) & ~_turned()).height
     if (egress := tables.get("denied_egress")) is not None:
         metrics["denied_required"] = _problems(egress).filter(pl.col("requirement") == "required").height
-        metrics["unanswered"] = egress.filter(pl.col("status") == "Unanswered").height
+        metrics["unanswered"] = _problems(egress).filter(pl.col("status") == "Unanswered").height
     if (found := tables.get("unexpected_destinations")) is not None:
         metrics["unexpected_destinations"] = found.height
         metrics["new_destinations"] = int(found["is_new"].fill_null(True).sum())
@@ -419,9 +423,8 @@ def parse_gate(text: str) -> Gate:
     found = _GATE.match(text)
     known = (*GATES, *WHAT_IF_GATES)
     if found is None or found[1] not in known:
-        raise ConfigError(
-            f"--fail-on {text!r:.60}", "is no gate", hint=near_matches(found[1] if found else text, known)
-        )
+        near = near_matches(found[1] if found else text, known)
+        raise ConfigError(f"--fail-on {text!r:.60}", "is no gate", hint=near)
     return Gate(found[1], found[2] or ">", int(found[3] or 0))
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import polars as pl
 
 from flowlens import reporting, schema
+from flowlens.analyses.needs import Asked
 from flowlens.analyses.private_subnet import (
     AT_RISK,
     LOST,
@@ -19,6 +21,8 @@ from flowlens.analyses.private_subnet import (
     private_subnet_readiness,
 )
 from flowlens.analyses.rules import rule_dependencies
+from flowlens.catalog import Names, read_names
+from flowlens.catalog.placeholders import Settings
 from flowlens.config import read_config
 from flowlens.errors import ConfigError, near_matches
 from flowlens.evidence import Scan
@@ -40,8 +44,8 @@ _OTHERS_METRICS = ("findings", "new_findings")
 def asked(
     change: str | None,
     common: Common,
+    required: Asked,
     *,
-    profiles: Sequence[str] | None = None,
     outbound: Sequence[str] | None = None,
     changed_at: str | None = None,
 ) -> Callable[[Scan], Report] | None:
@@ -65,9 +69,7 @@ def asked(
         outbound=parse_outbound(outbound or ()),
         known=(read_outbound(common.inventory) if common.inventory else {}, settings.outbound),
         service_endpoints=settings.service_endpoints,
-        profiles=list(profiles) if profiles else "auto",
-        cloud=common.cloud or settings.cloud,
-        placeholders=settings.placeholders,
+        **required._asdict(),
     )
 
 
@@ -112,7 +114,8 @@ def readiness_report(
     service_endpoints: Mapping[str, Sequence[str]] | None = None,
     profiles: Sequence[str] | str = "auto",
     cloud: str = "global",
-    placeholders: Mapping[str, str | list[str]] | None = None,
+    placeholders: Settings | None = None,
+    names: Names | str | Path | None = None,
 ) -> Report:
     """A Report on what each subnet would lose if it were private.
 
@@ -124,6 +127,7 @@ def readiness_report(
     >>> report.verdicts["private_subnet_readiness"].status, report.metrics["lost"]
     ('findings', 2)
     """
+    known_names = read_names(names) if isinstance(names, (str, Path)) else names
     inventory = scan.evidence.inventory
     methods: dict[tuple[str, str], str] = {}
     for given in known:
@@ -137,13 +141,20 @@ def readiness_report(
         profiles=profiles,
         cloud=cloud,
         placeholders=placeholders,
+        names=known_names,
     ).collect()
     settings = {"what_if": PRIVATE_SUBNET, "outbound": {"/".join(subnet): m for subnet, m in sorted(methods.items())}}
     report = _report(scan, "private_subnet_readiness", table, Verdict(OK, ""), **settings)
     gaps = reporting.incomplete(report.coverage, report.ledger)
     return replace(
         report,
-        settings={**report.settings, "profiles": profiles, "cloud": cloud, "placeholders": dict(placeholders or {})},
+        settings={
+            **report.settings,
+            "profiles": profiles,
+            "cloud": cloud,
+            "placeholders": dict(placeholders or {}),
+            "names": known_names.describe() if known_names else None,
+        },
         verdicts={"private_subnet_readiness": _readiness_verdict(table, gaps)},
         metrics={
             **report.metrics,

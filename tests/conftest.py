@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import os
+
+# Before anything imports Polars: workers that share the cores gain nothing from more threads and lose to their switching.
+# What more threads could change, test_invariance asks in a process of its own.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("POLARS_MAX_THREADS", "1")
+
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 GOLDEN = Path(__file__).parent / "golden"
+
+# One server over TLS serves both. Marks with xdist_group are of no effect: xdist 3.8 writes them where pytest 9 no longer looks.
+OVER_TLS = ("tests/faults/test_secrets.py", "tests/faults/test_sign_in.py")
+ONE_BY_ONE = ("tests/faults/", "tests/test_scenarios.py")
 
 # A failure prints the blob that repeats it. No deadline: two workers share two cores with whatever else runs.
 settings.register_profile("flowlens", deadline=None, derandomize=False, print_blob=True)
@@ -23,12 +35,33 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--no-skips", action="store_true", help="fail the run if any test was skipped")
 
 
+class _Scheduling(LoadScopeScheduling):
+    """Tests of a file on one worker, so that what they share is made once; the scenarios fill both workers up in the end."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        if file in OVER_TLS:
+            return "storage over TLS"
+        return nodeid if file.startswith(ONE_BY_ONE) else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> _Scheduling:
+    return _Scheduling(config, log)
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     skipped = reporter.stats.get("skipped", ()) if reporter else ()
     if skipped and session.config.getoption("--no-skips") and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
         reporter.section("skipped tests fail this run", red=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_data_of_the_users_own(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What somebody who runs the tests has put into flowlens' data folder is not what they are about."""
+    os.environ["FLOWLENS_DATA"] = str(tmp_path_factory.mktemp("data") / "none")
 
 
 @pytest.fixture

@@ -19,6 +19,10 @@ from flowlens.analyses.encryption import _judged, _status
 from tests import truth as truths
 
 Difference = str
+Addresses = set[tuple[str, str]]
+"""(vnet, address) each."""
+Attempts = dict[tuple, str]
+"""Status by vnet, source, destination and port."""
 SUMS = (
     "flow_tuples",
     "flows_started",
@@ -40,13 +44,14 @@ def differences(seed: int, folder: Path, *, write: bool = True, **overrides: boo
     if write:
         truth.write_blobs(folder)
     scan = fl.scan(folder, start=truth.start, end=truth.end, threads=1, now=NOW)
+    known, attempts = _known(scan), _attempts_by_address(scan)
     return [
         *_ledger(truth, scan, folder),
-        *_counted(truth, scan),
-        *_egress(truth, scan),
-        *_encryption(truth, scan),
-        *_destinations(truth, scan),
-        *_denied_at_destination(truth, scan),
+        *_counted(truth, scan, known),
+        *_egress(truth, attempts, known),
+        *_encryption(truth, scan, known),
+        *_destinations(truth, scan, known),
+        *_denied_at_destination(truth, attempts, known),
         *_coverage(truth, scan),
     ]
 
@@ -61,7 +66,12 @@ def traffic_analytics_differences(seed: int, folder: Path) -> list[Difference]:
     path = folder / "rows.json"
     truth.write_traffic_analytics(path)
     scan = fl.scan(path, threads=1, now=NOW)
-    found = [*_encryption(truth, scan), *_destinations(truth, scan, ephemeral=True), *_egress(truth, scan)]
+    known = _known(scan)
+    found = [
+        *_encryption(truth, scan, known),
+        *_destinations(truth, scan, known, ephemeral=True),
+        *_egress(truth, _attempts_by_address(scan), known),
+    ]
     small = "expected Answered without data, found Reached"
     rejected = [f"rejected {reject}" for reject in scan.ledger.rejects]
     return [*(line for line in found if not line.endswith(small)), *rejected]
@@ -75,7 +85,9 @@ def _compare(what: str, expected: dict, found: dict) -> Iterable[Difference]:
 
 def _ledger(truth: truths.Truth, scan: fl.Scan, folder: Path) -> Iterable[Difference]:
     ledger = scan.ledger
-    everything = fl.scan(folder, threads=1, now=NOW)
+    # A window that leaves out neither a blob nor a tuple is a scan of everything.
+    whole = not ledger.outside_window and ledger.blobs == sum(1 for _ in folder.rglob("PT1H.json"))
+    everything = scan if whole else fl.scan(folder, threads=1, now=NOW)
     conversations = everything.conversations.collect()
     totals = truth.expected.totals
     found = {name: conversations[name].sum() for name in totals if name in conversations.columns}
@@ -97,14 +109,13 @@ def _ledger(truth: truths.Truth, scan: fl.Scan, folder: Path) -> Iterable[Differ
     )
 
 
-def _known(scan: fl.Scan) -> set[tuple[str, str]]:
+def _known(scan: fl.Scan) -> Addresses:
     """(vnet, address) whose owner flowlens learned from these logs."""
     table = scan.inventory.filter(pl.col("mac_address").is_not_null())
     return {(vnet, address) for vnet, address in table.select("vnet", "address").iter_rows() if "/" in vnet}
 
 
-def _counted(truth: truths.Truth, scan: fl.Scan) -> Iterable[Difference]:
-    known = _known(scan)
+def _counted(truth: truths.Truth, scan: fl.Scan, known: Addresses) -> Iterable[Difference]:
     expected: dict[tuple, list[int]] = defaultdict(lambda: [0] * len(SUMS))
     loose = set()
     for row in truth.expected.counted:
@@ -150,9 +161,7 @@ def _counted(truth: truths.Truth, scan: fl.Scan) -> Iterable[Difference]:
     )
 
 
-def _egress(truth: truths.Truth, scan: fl.Scan) -> Iterable[Difference]:
-    known = _known(scan)
-    attempts = _attempts_by_address(scan)
+def _egress(truth: truths.Truth, attempts: Attempts, known: Addresses) -> Iterable[Difference]:
     expected = {
         (e.src_vnet, e.src_ip, e.dst_ip, e.dst_port): "Cannot tell" if e.status == "hop only" else e.status
         for e in truth.expected.egress
@@ -166,7 +175,7 @@ def _egress(truth: truths.Truth, scan: fl.Scan) -> Iterable[Difference]:
     yield from _compare("egress", expected, found)
 
 
-def _attempts_by_address(scan: fl.Scan) -> dict[tuple, str]:
+def _attempts_by_address(scan: fl.Scan) -> Attempts:
     views = scan.evidence.views.with_columns(src_workload=pl.col("src_ip"))
     return {
         (row["vnet"], row["workload"], row["dst_ip"], row["dst_port"]): row["status"]
@@ -174,7 +183,7 @@ def _attempts_by_address(scan: fl.Scan) -> dict[tuple, str]:
     }
 
 
-def _encryption(truth: truths.Truth, scan: fl.Scan) -> Iterable[Difference]:
+def _encryption(truth: truths.Truth, scan: fl.Scan, known: Addresses) -> Iterable[Difference]:
     uncertain = {tuple(pair) for pair in truth.expected.encryption_uncertain}
     expected = {
         (p.src_vnet, p.src_ip, p.dst_vnet, p.dst_ip): p.status
@@ -194,7 +203,6 @@ def _encryption(truth: truths.Truth, scan: fl.Scan) -> Iterable[Difference]:
         .collect()
     )
     found = {(r["src_vnet"], r["src_ip"], r["dst_vnet"], r["dst_ip"]): r["status"] for r in rows.iter_rows(named=True)}
-    known = _known(scan)
     yield from _compare(
         "encryption",
         {k: v for k, v in expected.items() if {k[:2], k[2:]} <= known},
@@ -202,9 +210,10 @@ def _encryption(truth: truths.Truth, scan: fl.Scan) -> Iterable[Difference]:
     )
 
 
-def _destinations(truth: truths.Truth, scan: fl.Scan, *, ephemeral: bool = False) -> Iterable[Difference]:
+def _destinations(
+    truth: truths.Truth, scan: fl.Scan, known: Addresses, *, ephemeral: bool = False
+) -> Iterable[Difference]:
     """``ephemeral``: the source keeps no source port, so its rows name ephemeral ports where the truth names none."""
-    known = _known(scan)
     expected = {
         (d.src_vnet, d.src_ip): set(d.destinations)
         for d in truth.expected.destinations
@@ -219,14 +228,12 @@ def _destinations(truth: truths.Truth, scan: fl.Scan, *, ephemeral: bool = False
     yield from _compare("destinations", {k: v for k, v in expected.items() if v}, dict(found))
 
 
-def _denied_at_destination(truth: truths.Truth, scan: fl.Scan) -> Iterable[Difference]:
-    known = _known(scan)
+def _denied_at_destination(truth: truths.Truth, attempts: Attempts, known: Addresses) -> Iterable[Difference]:
     expected = {
         (d.src_vnet, d.src_ip, d.dst_ip, d.dst_port): "Denied at destination"
         for d in truth.expected.denied_at_destination
         if not d.ambiguous and {(d.src_vnet, d.src_ip), (d.dst_vnet, d.dst_ip)} <= known
     }
-    attempts = _attempts_by_address(scan)
     yield from _compare("denied at destination", expected, {k: attempts.get(k) for k in expected})
 
 

@@ -29,6 +29,8 @@ import flowlens as fl
 from flowlens import cli, schema
 from flowlens.analyses import ANALYSES
 from flowlens.reporting import GATES
+from flowlens.sources.dns import Server
+from tests.dns_server import Zone, serving
 from tests.flow_logs import CONTAINER, HOUR, SAMPLE, TOP, flow_tuple, record, run, write_blob
 
 BLOBS = SAMPLE / CONTAINER
@@ -74,8 +76,8 @@ def commands(group: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[st
 
 
 COMMANDS = dict(commands())
-EXIT_CODE_OF_EXAMPLE = {"analyze": 1, "coverage": 1}
-"""The examples of --fail-on show a gate that fires."""
+EXIT_CODE_OF_EXAMPLE = {"analyze": 1, "coverage": 1, "resolve": 4}
+"""The examples of --fail-on show a gate that fires; without a DNS server no name has an address."""
 
 
 def example(name: str) -> str:
@@ -98,10 +100,25 @@ def test_every_command_and_option_says_what_it_is(name: str) -> None:
             assert parameter.help and parameter.help.endswith("."), parameter.name
 
 
+def published_tags(cloud: str, path: Path, **more: str) -> None:
+    """The tags of the package in the form in which they are published, with ``more`` tags of one prefix each."""
+    tags = fl.load_tags(cloud)
+    prefixes = {name: list(tags.prefixes(name)) for name in tags.names} | {name: [one] for name, one in more.items()}
+    values = [{"name": n, "properties": {"addressPrefixes": p, "networkFeatures": None}} for n, p in prefixes.items()]
+    title = {"global": "Public", "china": "China"}[cloud]
+    path.write_text(json.dumps({"cloud": title, "values": values}), encoding="utf-8")
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_example_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FLOWLENS_DATA", str(tmp_path / "own"))
     (tmp_path / "sample_logs").symlink_to(SAMPLE)
+    if name == "resolve":
+        # Nothing listens there: a gap, told in a line, and an empty list.
+        monkeypatch.setattr("flowlens.catalogue_cli.system_servers", lambda: [Server("127.0.0.1", 9)])
+    if name == "tags update":
+        published_tags("global", tmp_path / "ServiceTags_Public_20260720.json")
     program, *arguments = shlex.split(example(name))
     assert program == "flowlens" and " ".join(arguments).startswith(name)
     ran = run(*arguments)
@@ -683,7 +700,12 @@ def test_blobs_and_an_export_are_not_added_up() -> None:
 
 def test_profiles_and_tags() -> None:
     listed = run("profiles", "list").out.splitlines()
-    assert [line.split(":")[0] for line in listed] == fl.profile_names()
+    assert [line.split()[0] for line in listed[3:]] == fl.profile_names()
+    for name, shown in zip(fl.profile_names(), listed[3:], strict=True):
+        profile = fl.load_profile(name)
+        counts = [sum(r.cloud == cloud for r in profile.requirements) for cloud in ("global", "usgov", "china")]
+        assert shown.split()[1:5] == [*(str(count or "-") for count in counts), profile.as_of]
+        assert shown.endswith(profile.title)
     shown = run("profiles", "show", "windows-kms").out
     assert "AzurePlatformLKM" in shown and "\n  source: " in shown
     china = run("profiles", "show", "windows-kms", "--cloud", "china").out
@@ -697,13 +719,112 @@ def test_profiles_and_tags() -> None:
     assert fl.load_tags().date in looked_up.err
 
 
+def test_tags_are_replaced_by_a_newer_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLOWLENS_DATA", str(tmp_path / "own"))
+    day = dt.datetime.now(dt.UTC).date()
+    file = tmp_path / f"ServiceTags_China_{day:%Y%m%d}.json"
+    before = fl.load_tags("china").date
+    published_tags("china", file, Brand="203.0.113.0/24")
+    document = file.read_text("utf-8")
+    file.write_text(document[:-1], encoding="utf-8")
+    fails("tags", "update", "--file", file, code=2, words="expected a service-tag file", hint="download it anew")
+    assert not (tmp_path / "own").exists()
+    file.write_text(document, encoding="utf-8")
+    told = run("tags", "update", "--file", file)
+    assert told.code == 0 and f"of {day} in the place of those of {before}" in told.err
+    looked_up = run("tags", "lookup", "203.0.113.7", "--cloud", "china")
+    assert looked_up.out == "203.0.113.7: Brand\n" and looked_up.err == f"china, service tags of {day}\n"
+
+
+def test_old_tags_are_warned_of() -> None:
+    told = run("tags", "lookup", "20.118.99.224").err
+    assert ("warning: older than 30 days" in told) == fl.load_tags().stale()
+
+
+def test_what_a_profile_leaves_open_is_set_by_name(small: Path, tmp_path: Path) -> None:
+    def tunnel(*settings: str) -> str:
+        rows = told("egress", small, "--profile", "azure-sql", *settings)["tables"]["denied_egress"]
+        return str(next(row["note"] for row in rows if row["endpoint"] == "Sql.<region> (TCP 1433)"))
+
+    assert "Not tested: Sql.<region>: no value is set for <region>." in tunnel()
+    assert "not tested" not in tunnel("--set", "location=japaneast").lower()
+    config = tmp_path / "own.toml"
+    config.write_text('[placeholders]\nregion = "atlantis"\n', encoding="utf-8")
+    assert "Sql.atlantis" in tunnel("--config", str(config))
+    assert "not tested" not in tunnel("--config", str(config), "--set", "Region=Japan East").lower()
+    fails("egress", small, "--set", "locaton=x", code=2, words="is in no profile", hint="location")
+    fails("analyze", small, "--set", "location", code=2, words="expected NAME=VALUE", hint="--set")
+
+
+ZONE = Zone(
+    {
+        "azkms.core.windows.net": [("CNAME", "shared.example.net")],
+        "shared.example.net": [("A", "20.118.99.224"), ("A", "40.83.235.53")],
+        "login.microsoftonline.com": [("A", "20.190.128.1")],
+        "db1.database.windows.net": [("A", "10.0.0.9")],
+    },
+    {"login.microsoftonline.com": lambda query, response: query.to_wire()},
+)
+
+
+def test_names_are_resolved_and_then_matched(tmp_path: Path) -> None:
+    file = tmp_path / "names.csv"
+    with serving(ZONE) as (address, port):
+        server = ("--server", f"{address}:{port}", "-o", file)
+        told = run("resolve", "windows-kms", "azure-sql", "--set", "server=db1", *server)
+    assert (told.code, told.out) == (4, "")
+    lines = told.err.splitlines()
+    assert "kms.core.windows.net: there is no such name" in lines
+    assert sum("login.microsoftonline.com" in line and "another question" in line for line in lines) == 1
+    assert lines[-1] == f"wrote {file}: 3 address(es) of 2 name(s); 2 name(s) without an address, 0 pattern(s)"
+    blobs = tmp_path / "blobs"
+    day = dt.datetime.now(dt.UTC).replace(minute=0, second=0, microsecond=0) - dt.timedelta(hours=3)
+    tuples = [
+        flow_tuple("10.0.0.4", "10.0.0.9", 1433, "D", hour=day),
+        flow_tuple("10.0.0.4", "10.0.0.8", 1433, hour=day),
+    ]
+    write_blob(blobs, record(tuples, rule="UserRule_DenySql", hour=day), hour=day)
+    asked = ("egress", blobs, "--profile", "azure-sql", "--set", "server=db1", "--names", file)
+    rows = told_rows(*asked)
+    (row,) = [row for row in rows if row["endpoint"] == "<server>.database.windows.net"]
+    assert (row["status"], row["match"], row["dst_ip"], row["acl_rule"]) == ("Denied", "name", "10.0.0.9", "DenySql")
+    shown = run(*asked)
+    assert f"{file}: 3 address(es) of 2 name(s)" in shown.err
+    fails(*asked[:-1], tmp_path / "none.csv", code=2, words="can't read the names", hint="")
+
+
+def told_rows(*arguments: str | Path) -> list[dict[str, Any]]:
+    return told(*arguments)["tables"]["denied_egress"]
+
+
+def test_names_that_a_firewall_saw_stand_in_for_patterns(tmp_path: Path) -> None:
+    log, file = tmp_path / "firewall.csv", tmp_path / "names.csv"
+    log.write_text("TimeGenerated,Fqdn\n2026-06-15T09:00:00Z,db1.database.windows.net\n", encoding="utf-8")
+    with serving(ZONE) as (address, port):
+        server = ("--server", f"{address}:{port}", "-o", file)
+        told = run("resolve", "azure-sql", "--names", log, *server)
+        assert "db1.database.windows.net,10.0.0.9," in file.read_text("utf-8")
+        without = run("resolve", "azure-sql", *server)
+    assert "<server>.database.windows.net: is a pattern" in without.err and "is a pattern" not in told.err
+    assert without.err.splitlines()[-1].endswith("1 pattern(s)")
+
+
+def test_what_is_no_egress_is_shown_and_not_judged(small: Path) -> None:
+    shown = run("profiles", "show", "sql-mi").out
+    assert "[required, ingress]" in shown and "[recommended, route]" in shown and "to set: region, " in shown
+    rows = told("egress", small, "--profile", "sql-mi")["tables"]["denied_egress"]
+    names = {row["endpoint"] for row in rows}
+    assert "NSG rule mi-internal-out" in names and not names & {"NSG rule mi-internal-in", "Routes mi-*-internet"}
+    assert "No source was read for china" in run("profiles", "show", "sql-mi", "--cloud", "china").out
+
+
 def test_a_profile_of_the_users_own(small: Path, tmp_path: Path) -> None:
     name = next(path for path in (TOP / "flowlens" / "catalog").rglob("windows-kms.toml"))
     path = tmp_path / "mine.toml"
     path.write_text(name.read_text("utf-8").replace('"windows-kms"', '"mine"'), encoding="utf-8")
     assert run("profiles", "show", path).code == 0
-    rows = told("egress", small, "--profile", path)["tables"]["denied_egress"]
-    assert "Denied" in {row["status"] for row in rows}
+    rows = told("analyze", small, "--profile", path)["tables"]["denied_egress"]
+    assert "Denied" in {row["status"] for row in rows} and {row["profile"] for row in rows} == {"mine"}
 
 
 def test_doctor_reads_no_flow(tmp_path: Path) -> None:

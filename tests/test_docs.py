@@ -22,8 +22,6 @@ from flowlens.reporting import GATES
 
 TOP = Path(__file__).resolve().parents[1]
 README, CONCEPTS, SAMPLES = TOP / "README.md", TOP / "docs" / "concepts.md", TOP / "sample_logs" / "README.md"
-# The commands of one document read what former ones of it wrote, and each is run once.
-pytestmark = pytest.mark.xdist_group("docs")
 
 
 class Command(NamedTuple):

@@ -5,7 +5,10 @@ from __future__ import annotations
 import datetime as dt
 import gzip
 import json
+import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ import pytest
 
 import flowlens as fl
 from flowlens import Ledger
-from tests.flow_logs import run, sample_container
+from tests.flow_logs import TOP, run, sample_container
 
 NOW = dt.datetime(2027, 1, 1, tzinfo=dt.UTC)
 SUMS = ("flow_tuples", "packets_sent", "bytes_sent", "packets_received", "bytes_received")
@@ -60,6 +63,21 @@ def rewritten(container: Path, folder: Path, change: Any) -> Path:
 @pytest.mark.parametrize("options", [("--threads", "2"), ("--strict", "--threads", "2")])
 def test_threads_and_decoder(container: Path, expected: str, options: tuple[str, ...]) -> None:
     assert answer(container, *options) == expected
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_threads_of_polars(container: Path, expected: str, threads: int) -> None:
+    """In a process of its own, since Polars starts its threads once."""
+    ran = subprocess.run(
+        [sys.executable, "-m", "flowlens", "analyze", container, "--format", "json", "--threads", "2"],
+        env={**os.environ, "POLARS_MAX_THREADS": str(threads)},
+        cwd=TOP,
+        capture_output=True,
+        check=True,
+    )
+    document = json.loads(ran.stdout)
+    del document["settings"]
+    assert json.dumps(document, indent=1) == expected
 
 
 def test_files_named_one_by_one_in_any_order(container: Path, expected: str) -> None:

@@ -44,8 +44,6 @@ SWITCH = dt.datetime(2026, 6, 15, 11, tzinfo=dt.UTC)
 SEEDS = (5, 17)
 """Networks of several VNets with flows seen at hops, the second with some that only hops saw."""
 
-# On one worker, so that a query is translated once.
-pytestmark = pytest.mark.xdist_group("kql")
 
 Row = Mapping[str, object]
 

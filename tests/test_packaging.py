@@ -14,8 +14,6 @@ import pytest
 
 TOP = Path(__file__).parents[1]
 PACKED = {"flowlens": TOP / "flowlens", "flowlens/kql": TOP / "kql"}
-# On one worker, so that the wheel is built once.
-pytestmark = pytest.mark.xdist_group("packaging")
 
 
 def shipped_files() -> set[str]:
@@ -90,6 +88,20 @@ def test_installed_wheel_shows_a_profile(installed: Path, tmp_path: Path) -> Non
     where = run(installed, tmp_path, "-c", "import flowlens; print(flowlens.__file__)")
     assert Path(where.strip()).is_relative_to(installed)
     assert "1688" in run(installed, tmp_path, "-m", "flowlens", "profiles", "show", "windows-kms")
+
+
+def test_installed_wheel_names_an_address(installed: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    # Both streams: the date stands beside the answer.
+    program = (
+        "import sys; sys.stderr = sys.stdout; from flowlens.cli import main; main(['tags', 'lookup', '20.118.99.224'])"
+    )
+    shown = run(installed, empty, "-c", program)
+    assert shown.startswith(
+        "20.118.99.224: AzureCloud.southcentralus, AzureCloud\nglobal, service tags of 2026-06-26\n"
+    )
+    assert list(empty.iterdir()) == []
 
 
 def test_installed_wheel_analyzes_a_folder(installed: Path, tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import ipaddress
+import os
 import random
 
 import polars as pl
@@ -87,6 +88,43 @@ def test_thousands_of_nested_prefixes_agree_with_ipaddress(bits, kind):
         expected.append(tuple(label for _, label in sorted(holding)))
     assert members(PrefixTable.build(pairs), [str(address) for address in looked_up]) == expected
     assert any(len(labels) > 10 for labels in expected)
+
+
+# `make matching` takes the long form.
+NESTED = 100_000 if os.environ.get("MATCHING_LONG") else 10_000
+
+
+@pytest.mark.parametrize("kind", [ipaddress.IPv4Address, ipaddress.IPv6Address])
+@pytest.mark.parametrize("seed", [1, 2] if os.environ.get("MATCHING_LONG") else [1])
+def test_very_many_nested_prefixes_agree_with_ipaddress(kind, seed):
+    bits = kind(0).max_prefixlen
+    chance = random.Random(seed)
+    roots = [chance.getrandbits(bits) for _ in range(400)]
+
+    def near():
+        """An address that shares some leading bits with a root, so that prefixes nest."""
+        return kind(chance.choice(roots) ^ chance.getrandbits(chance.randrange(bits + 1)))
+
+    pairs = [(f"{near()}/{chance.randrange(bits + 1)}", chance.randrange(50)) for _ in range(NESTED)]
+    held = {}
+    for text, label in pairs:
+        held.setdefault(ipaddress.ip_network(text, strict=False), {})[label] = None
+    looked_up = [near() for _ in range(1000)]
+    expected = [
+        tuple(
+            dict.fromkeys(
+                label
+                for length in range(bits, -1, -1)
+                for label in held.get(ipaddress.ip_network((address, length), strict=False), ())
+            )
+        )
+        for address in looked_up
+    ]
+    table = PrefixTable.build(pairs)
+    texts = [str(address) for address in looked_up]
+    assert members(table, texts) == expected
+    assert table.longest(pl.Series(texts)).to_list() == [labels[0] if labels else None for labels in expected]
+    assert sum(len(labels) > 5 for labels in expected) > 100
 
 
 def test_an_address_beside_a_narrow_prefix_falls_to_the_wide_one_around_it():

@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 
 from flowlens import schema
-from flowlens.analyses.tables import flows_of, null_sum, protocol_name, result
+from flowlens.analyses.tables import flows_of, null_sum, protocol_name, result, slim
 from flowlens.catalog import ServiceTags, load_tags
 from flowlens.errors import ConfigError
 from flowlens.evidence import Scan
@@ -117,9 +117,10 @@ def _destinations(
             found = found.join(required, on=["dst_ip", "dst_port", "protocol"], how="anti", nulls_equal=True)
         found = _with_new(found.filter(~is_expected(found)), known)
         names = tags.identify(found["dst_ip"].unique()).select("service_tag", "region", dst_ip="address")
-        return found.join(names, on="dst_ip", how="left").with_columns(
+        found = found.join(names, on="dst_ip", how="left").with_columns(
             protocol=protocol_name(), owner=pl.lit(None, pl.String), reason=reason
         )
+        return slim(found, ["vnet", "subnet", "workload", "protocol", "service_tag", "region", "reason"])
 
     return pl.concat([named(part) for part in scan.evidence.parts])
 

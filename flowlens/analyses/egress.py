@@ -7,28 +7,36 @@ port; each requirement then gets one status per workload, from its best alternat
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 import polars as pl
 
 from flowlens import schema
 from flowlens.analyses.attempts import WORKLOAD, attempts_of, destinations_tried
-from flowlens.analyses.judgement import APPROXIMATE_TAG, EXACT, PORT_ONLY, Attempt, Length, judge
-from flowlens.analyses.needs import SURE, Need
-from flowlens.analyses.tables import result
+from flowlens.analyses.judgement import NOTHING, Attempt, Length, Totals, judge
+from flowlens.analyses.needs import APPROXIMATE_TAG, EXACT, PORT_ONLY, SURE, TAG, Need
+from flowlens.analyses.representatives import REQUIREMENT, added, representatives, totals_of
+from flowlens.analyses.tables import result, slim
 from flowlens.catalog import (
+    Names,
     Profile,
     ServiceTags,
     expand,
     load_profile,
     load_tags,
     profile_names,
+    read_names,
 )
+from flowlens.catalog.names import endpoint_names
+from flowlens.catalog.placeholders import Settings, check_settings
+from flowlens.catalog.profiles import EGRESS
 from flowlens.evidence import Evidence, Scan
 from flowlens.nic_hours import COVERED
 from flowlens.prefixes import PrefixTable
 
 AUTO = "auto"
+HOUR = dt.timedelta(hours=1)
 
 
 def denied_egress(
@@ -36,38 +44,52 @@ def denied_egress(
     *,
     profiles: Sequence[str] | str = AUTO,
     cloud: str = "global",
-    placeholders: Mapping[str, str | list[str]] | None = None,
+    placeholders: Settings | None = None,
     tags: ServiceTags | None = None,
+    names: Names | str | Path | None = None,
 ) -> pl.LazyFrame:
     """The status of every required endpoint for every workload: reached, denied, unanswered, not seen, and so on.
 
     ``profiles`` are names or paths; ``auto`` takes, for each workload, the profiles whose own endpoints it tried.
     ``placeholders`` fill what a profile leaves open, such as ``{"region": "japaneast"}``. A tag match gives at most
     Service reached; a row whose evidence cannot tell says so. Times are UTC.
-
-    Raises CatalogError for an unknown or broken profile.
+    ``names`` (a file, see read_names) tie the names that a profile lists to the addresses they stood for: such a match is
+    exact. Raises CatalogError for an unknown or broken profile or names file, ConfigError for a placeholder that no profile has.
 
     >>> import flowlens as fl
     >>> table = fl.denied_egress(fl.scan("sample_logs"), profiles=["windows-kms"]).collect()
     >>> {"Denied", "Unanswered", "Reached"} <= set(table["status"])
     True
     """
-    auto = AUTO in profiles if not isinstance(profiles, str) else profiles == AUTO
-    named = [profiles] if isinstance(profiles, str) else list(profiles)
-    names = profile_names() if auto else list(dict.fromkeys(named))
-    loaded = [load_profile(name) for name in names]
-    return result(
-        "denied_egress",
-        lambda: _statuses(scan, loaded, auto, cloud, placeholders or {}, tags or load_tags(cloud)).lazy(),
-    )
+    loaded, asked = _loaded(profiles)
+    check_settings(placeholders or {}, loaded)
+    known = _names(names)
+
+    def compute() -> pl.LazyFrame:
+        needs = _needs(loaded, cloud, placeholders or {}, tags or load_tags(cloud), _of_its_time(known, scan))
+        return _statuses(scan, needs, asked, tags or load_tags(cloud)).lazy()
+
+    return result("denied_egress", compute)
 
 
 def explained(
-    table: pl.DataFrame, scan: Scan, *, tags: ServiceTags | None = None, cloud: str = "global"
+    table: pl.DataFrame,
+    scan: Scan,
+    *,
+    profiles: Sequence[str] | str = AUTO,
+    placeholders: Settings | None = None,
+    tags: ServiceTags | None = None,
+    cloud: str = "global",
+    names: Names | str | Path | None = None,
 ) -> pl.DataFrame:
-    """dst_ip, dst_port and protocol of all egress that the profiles named in ``table`` (a denied_egress table) explain."""
-    profiles = [load_profile(name) for name in table["profile"].unique().sort()]
-    match = _matcher(_needs(profiles, cloud, {}, tags or load_tags(cloud)))
+    """dst_ip, dst_port and protocol of all egress that the profiles named in ``table`` (a denied_egress table) explain.
+
+    The other arguments are those that the table was made with.
+    """
+    named = set(table["profile"])
+    active = [profile for profile in _loaded(profiles)[0] if profile.name in named]
+    known = _of_its_time(_names(names), scan)
+    match = _matcher(_needs(active, cloud, placeholders or {}, tags or load_tags(cloud), known))
 
     def tied(views: pl.LazyFrame) -> pl.DataFrame:
         # A port alone explains nothing: any address answers there.
@@ -79,88 +101,131 @@ def explained(
 
 def met(
     scan: Scan,
-    attempts: pl.DataFrame,
-    profiles: Sequence[str] | str,
-    cloud: str,
-    settings: Mapping[str, str | list[str]],
+    attempts: Sequence[pl.DataFrame],
+    *,
+    profiles: Sequence[str] | str = AUTO,
+    cloud: str = "global",
+    placeholders: Settings | None = None,
+    tags: ServiceTags | None = None,
+    names: Names | str | Path | None = None,
 ) -> pl.DataFrame:
-    """``attempts`` tied to the endpoints of the profiles that their workloads need, with ``profile`` and ``name``.
+    """Workload, dst_ip, dst_port, protocol, match, profile and name (of the requirement) where a workload needs what it tried.
 
-    A port alone and a service tag that is only plausible tie nothing.
+    ``attempts`` are those of each part of the scan. A port alone and a service tag that is only plausible tie nothing.
     """
-    auto = AUTO in ([profiles] if isinstance(profiles, str) else profiles)
-    tags = load_tags(cloud)
-    needs = needs_of(profiles, cloud, settings, tags)
-    matched = _matcher(needs)(attempts)
-    wanted = _wanted(_workloads(scan.evidence, attempts), needs, matched, tags, auto)
-    names = pl.DataFrame(
+    known_tags = tags or load_tags(cloud)
+    needs = needs_of(scan, profiles=profiles, cloud=cloud, placeholders=placeholders, tags=known_tags, names=names)
+    match = _matcher(needs)
+    active: list[pl.DataFrame] = []
+
+    def tied(part: pl.DataFrame) -> pl.DataFrame:
+        matched = match(part)
+        active.append(slim(_active(matched, needs, known_tags), WORKLOAD))
+        sure = (pl.col("match") != APPROXIMATE_TAG) | pl.col("confidence").is_in(SURE)
+        told = matched.filter(pl.col("match") != PORT_ONLY, sure)
+        told = told.select(*REQUIREMENT, "dst_ip", "dst_port", "protocol", "match").unique()
+        return slim(told, [*WORKLOAD, "match"])
+
+    matched = pl.concat([tied(part) for part in attempts])
+    tried = pl.concat([part.select(WORKLOAD).unique() for part in attempts])
+    _, asked = _loaded(profiles)
+    wanted = _wanted(_workloads(scan.evidence, tried), needs, pl.concat(active), asked)
+    named = pl.DataFrame(
         [(n, need.profile, need.requirement.name) for n, need in enumerate(needs)],
         schema={"requirement": pl.Int64, "profile": pl.String, "name": pl.String},
         orient="row",
     )
-    return (
-        matched.filter(
-            pl.col("match") != PORT_ONLY, (pl.col("match") != APPROXIMATE_TAG) | pl.col("confidence").is_in(SURE)
-        )
-        .join(wanted, on=[*WORKLOAD, "requirement"], how="semi", nulls_equal=True)
-        .join(names, on="requirement")
-    )
+    return matched.join(wanted, on=REQUIREMENT, how="semi", nulls_equal=True).join(named, on="requirement")
 
 
 def needs_of(
-    profiles: Sequence[str] | str, cloud: str, placeholders: Mapping[str, str | list[str]], tags: ServiceTags
+    scan: Scan,
+    *,
+    profiles: Sequence[str] | str = AUTO,
+    cloud: str = "global",
+    placeholders: Settings | None = None,
+    tags: ServiceTags | None = None,
+    names: Names | str | Path | None = None,
 ) -> list[Need]:
-    """What the profiles of these names or paths need; ``auto`` stands for all in the package."""
-    named = [profiles] if isinstance(profiles, str) else list(profiles)
-    names = profile_names() if AUTO in named else dict.fromkeys(named)
-    return _needs([load_profile(name) for name in names], cloud, placeholders, tags)
+    """What the profiles of these names or paths need in the hours of the scan; ``auto`` stands for all in the package.
+
+    Raises what denied_egress raises.
+    """
+    loaded, _ = _loaded(profiles)
+    check_settings(placeholders or {}, loaded)
+    return _needs(loaded, cloud, placeholders or {}, tags or load_tags(cloud), _of_its_time(_names(names), scan))
+
+
+def _loaded(profiles: Sequence[str] | str) -> tuple[list[Profile], frozenset[str]]:
+    """The profiles to judge, and the names of those asked for; ``auto`` adds all of the package."""
+    named = [profiles] if isinstance(profiles, str) else list(dict.fromkeys(profiles))
+    asked = {profile.name: profile for profile in (load_profile(name) for name in named if name != AUTO)}
+    others = [load_profile(name) for name in profile_names() if AUTO in named and name not in asked]
+    return [*asked.values(), *others], frozenset(asked)
+
+
+def _names(names: Names | str | Path | None) -> Names | None:
+    return read_names(names) if isinstance(names, (str, Path)) else names
+
+
+def _of_its_time(names: Names | None, scan: Scan) -> Names | None:
+    """The names that count for the hours of the scan, with those that the inventory gives private endpoints."""
+    table = scan.evidence.inventory.table.filter(pl.col("kind") == "private endpoint")
+    own = endpoint_names(table.select("workload", "address").drop_nulls().sort("workload", "address").iter_rows())
+    if names is None:
+        return own
+    first, last = _hours(scan)
+    known = names.during(first, last + HOUR if last is not None else None)
+    return known.beside(own) if own is not None else known
 
 
 def _needs(
-    profiles: Iterable[Profile], cloud: str, placeholders: Mapping[str, str | list[str]], tags: ServiceTags
+    profiles: Iterable[Profile], cloud: str, placeholders: Settings, tags: ServiceTags, names: Names | None
 ) -> list[Need]:
     return [
-        Need(profile.name, requirement, expand(requirement, tags, placeholders))
+        Need(profile.name, requirement, expand(requirement, tags, placeholders, names))
         for profile in profiles
         for requirement in profile.requirements
-        if requirement.cloud == cloud
+        if requirement.cloud == cloud and requirement.concerns == EGRESS
     ]
 
 
-def _statuses(
-    scan: Scan,
-    profiles: Sequence[Profile],
-    auto: bool,
-    cloud: str,
-    placeholders: Mapping[str, str | list[str]],
-    tags: ServiceTags,
-) -> pl.DataFrame:
+def _statuses(scan: Scan, needs: Sequence[Need], asked: frozenset[str], tags: ServiceTags) -> pl.DataFrame:
     columns = schema.polars_schema(schema.RESULTS["denied_egress"])
-    needs = _needs(profiles, cloud, placeholders, tags)
     match = _matcher(needs)
     tried: list[pl.DataFrame] = []
+    active: list[pl.DataFrame] = []
+    totals: list[pl.DataFrame] = []
 
     def tied(views: pl.LazyFrame) -> pl.DataFrame:
         attempts = attempts_of(views)
-        tried.append(attempts.select(WORKLOAD).unique())
-        return match(attempts)
+        matched = match(attempts)
+        tried.append(slim(attempts.select(WORKLOAD).unique(), WORKLOAD))
+        active.append(slim(_active(matched, needs, tags), WORKLOAD))
+        totals.append(slim(totals_of(matched), WORKLOAD))
+        return slim(representatives(matched), WORKLOAD)
 
+    # A destination is in one part alone, so what is told of each part is told of all.
     matched = pl.concat([tied(part) for part in scan.evidence.parts])
-    matched = matched.sort("requirement", *WORKLOAD, "dst_ip", "dst_port", "match", "endpoint", nulls_last=True)
-    workloads = _workloads(scan.evidence, pl.concat(tried))
-    wanted = _wanted(workloads, needs, matched, tags, auto)
+    wanted = _wanted(_workloads(scan.evidence, pl.concat(tried)), needs, pl.concat(active), asked)
+    matched = representatives(matched.join(wanted, on=REQUIREMENT, how="semi", nulls_equal=True))
     named = tags.identify(matched["dst_ip"].unique())
     tag_of = dict(zip(named["address"], named["service_tag"], strict=True))
     found: dict[tuple[object, ...], list[Attempt]] = {}
     for row in matched.iter_rows(named=True):
-        key = (*(row[k] for k in WORKLOAD), row["requirement"])
+        key = tuple(row[k] for k in REQUIREMENT)
         found.setdefault(key, []).append(Attempt(**{name: row[name] for name in Attempt.__slots__}))
+    sums = {
+        tuple(row[k] for k in REQUIREMENT): Totals(*(row[name] for name in Totals._fields))
+        for row in added(totals).join(wanted, on=REQUIREMENT, how="semi", nulls_equal=True).iter_rows(named=True)
+    }
     evidence = _evidence(scan)
     rows = []
     for row in wanted.iter_rows(named=True):
         workload = {k: row[k] for k in WORKLOAD}
         need = needs[row["requirement"]]
-        judged = judge(need, found.get((*workload.values(), row["requirement"]), []), row["logged"], evidence)
+        key = (*workload.values(), row["requirement"])
+        judged = judge(need, found.get(key, []), sums.get(key, NOTHING), row["logged"], evidence)
         if judged is not None:
             tag = tag_of.get(judged.dst_ip) if judged.dst_ip else None
             rows.append({**workload, **judged._asdict(), "service_tag": tag})
@@ -169,23 +234,21 @@ def _statuses(
 
 def _matcher(needs: Sequence[Need]) -> Callable[[pl.DataFrame], pl.DataFrame]:
     """What joins attempts to the requirements whose endpoint, protocol and port they meet."""
-    labels: list[tuple[int, str, str, str]] = []
-    number_of: dict[tuple[int, str, str, str], int] = {}
-    pairs: list[tuple[str, int]] = []
+    # A tag that several requirements name stands in the table once: most of all prefixes are of a few large tags.
+    meant: dict[tuple[str, ...], list[tuple[int, str, str, str]]] = {}
     for number, need in enumerate(needs):
-        for prefix, match, endpoint in need.expansion.prefixes:
-            label = (number, match, endpoint, need.expansion.confidence.get(endpoint, ""))
-            if label not in number_of:
-                number_of[label] = len(labels)
-                labels.append(label)
-            pairs.append((prefix, number_of[label]))
+        for reach in need.expansion.reaches:
+            confidence = need.expansion.confidence.get(reach.endpoint, "")
+            meant.setdefault(reach.prefixes, []).append((number, reach.match, reach.endpoint, confidence))
+    pairs = [(prefix, n) for n, prefixes in enumerate(meant) for prefix in prefixes]
+    labels = list(meant.values())
     empty = {"requirement": pl.Int64, "match": pl.String, "endpoint": pl.String, "confidence": pl.String}
     if not pairs:
         return lambda attempts: attempts.clear().with_columns(pl.lit(None, kind).alias(c) for c, kind in empty.items())
     table = PrefixTable.build(pairs)
     members = pl.DataFrame(
-        [(n, label, *labels[label]) for n, held in enumerate(table.members) for label in held],
-        schema={"set": pl.Int64, "label": pl.Int64, **empty},
+        [(n, *row) for n, held in enumerate(table.members) for label in held for row in labels[label]],
+        schema={"set": pl.Int64, **empty},
         orient="row",
     )
     ports = pl.DataFrame(
@@ -236,40 +299,49 @@ def _workloads(evidence: Evidence, tried: pl.DataFrame) -> pl.DataFrame:
     return pl.concat([own, tried]).group_by(WORKLOAD).agg(pl.col("logged").any())
 
 
+def _active(matched: pl.DataFrame, needs: Sequence[Need], tags: ServiceTags) -> pl.DataFrame:
+    """Workload and profile where the workload tried what only that profile needs."""
+    telling = pl.DataFrame(
+        [(n, need.profile) for n, need in enumerate(needs) if need.requirement.telling],
+        schema={"requirement": pl.Int64, "profile": pl.String},
+        orient="row",
+    )
+    tried = matched.filter(pl.col("match").is_in([*EXACT, TAG, PORT_ONLY])).join(telling, on="requirement")
+    # An attempt on nothing but a port tells of a profile only where the address is Azure's: VPNs use 1194 too.
+    hosted = tags.identify(tried["dst_ip"].unique()).filter(pl.col("service_tag").is_not_null())["address"]
+    return (
+        tried.filter((pl.col("match") != PORT_ONLY) | pl.col("dst_ip").is_in(hosted.to_list()))
+        .select(*WORKLOAD, "profile")
+        .unique()
+    )
+
+
 def _wanted(
-    workloads: pl.DataFrame,
-    needs: Sequence[Need],
-    matched: pl.DataFrame,
-    tags: ServiceTags,
-    auto: bool,
+    workloads: pl.DataFrame, needs: Sequence[Need], active: pl.DataFrame, asked: frozenset[str]
 ) -> pl.DataFrame:
-    """Workload x requirement: all of them, or under ``auto`` those of profiles whose own endpoints the workload tried."""
+    """Workload x requirement: of the profiles asked for all, of others where the workload tried their own endpoints."""
     table = pl.DataFrame(
         [(n, need.profile) for n, need in enumerate(needs)],
         schema={"requirement": pl.Int64, "profile": pl.String},
         orient="row",
     )
-    if not auto:
-        return workloads.join(table, how="cross")
-    # An attempt on nothing but a port tells of a profile only where the address is Azure's: VPNs use 1194 too.
-    telling = [n for n, need in enumerate(needs) if need.requirement.telling]
-    hosted = tags.identify(matched["dst_ip"].unique()).select(dst_ip="address", hosted="service_tag").drop_nulls()
-    active = (
-        matched.filter(pl.col("requirement").is_in(telling))
-        .join(hosted, on="dst_ip", how="left")
-        .filter((pl.col("match") != PORT_ONLY) | pl.col("hosted").is_not_null())
-        .join(table, on="requirement")
-        .select(*WORKLOAD, "profile")
-        .unique()
-    )
-    return workloads.join(active, on=WORKLOAD, nulls_equal=True).join(table, on="profile")
+    always = workloads.join(table.filter(pl.col("profile").is_in(asked)), how="cross")
+    others = active.unique().filter(~pl.col("profile").is_in(asked))
+    taken = workloads.join(others, on=WORKLOAD, nulls_equal=True).join(table, on="profile")
+    return pl.concat([always, taken], how="diagonal")
 
 
 def _evidence(scan: Scan) -> Length:
     """How long the evidence is, and how many NIC-hours were covered of how many."""
     coverage = scan.evidence.coverage
-    first, last = coverage["hour"].min(), coverage["hour"].max()
-    if not isinstance(first, dt.datetime) or not isinstance(last, dt.datetime):
+    first, last = _hours(scan)
+    if first is None or last is None:
         return Length(dt.timedelta(), 0, 0)
     covered = coverage.filter(pl.col("state").is_in(COVERED)).height
-    return Length(last - first + dt.timedelta(hours=1), covered, coverage.height)
+    return Length(last - first + HOUR, covered, coverage.height)
+
+
+def _hours(scan: Scan) -> tuple[dt.datetime | None, dt.datetime | None]:
+    """The first and the last hour of the evidence."""
+    first, last = scan.evidence.coverage["hour"].min(), scan.evidence.coverage["hour"].max()
+    return first if isinstance(first, dt.datetime) else None, last if isinstance(last, dt.datetime) else None

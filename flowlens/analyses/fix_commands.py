@@ -29,10 +29,11 @@ from flowlens.analyses.fixes import (
     nsg_destinations,
     opening,
     others_rule,
+    private_address,
     to_allow,
 )
 from flowlens.analyses.needs import Need
-from flowlens.catalog.profiles import PLACEHOLDER
+from flowlens.catalog.placeholders import PLACEHOLDER
 from flowlens.evidence import Inventory
 
 NSG, FIREWALL, ROUTE = schema.FIX_WAYS
@@ -141,8 +142,9 @@ def fixes(
         FIREWALL: (UNANSWERED, WITHOUT_DATA),
         ROUTE: (UNANSWERED,),
     }
-    here = [(row, need) for row, need in problems if row["status"] in mended[way]]
-    rest = [(row, need) for row, need in problems if row["status"] not in mended[way]]
+    fits = [row["status"] in mended[way] and not (way == ROUTE and _private(row)) for row, _ in problems]
+    here = [problem for problem, fit in zip(problems, fits, strict=True) if fit]
+    rest = [problem for problem, fit in zip(problems, fits, strict=True) if not fit]
     blanks = _Blanks()
     if way == NSG:
         found = _by_nsg(here, inventory, kinds, blanks)
@@ -157,6 +159,11 @@ def fixes(
 
 
 _Problem = tuple[dict[str, object], Need]
+
+
+def _private(row: Mapping[str, object]) -> str:
+    """The private address that the problem is with; empty where it is none."""
+    return private_address(*(None if row[name] is None else str(row[name]) for name in ("match", "dst_ip")))
 
 
 def _told(rows: Sequence[Mapping[str, object]]) -> str:
@@ -192,7 +199,7 @@ def _by_nsg(
             continue
         inbound = rows[0]["status"] == DENIED_AT_DESTINATION
         where = f"{rows[0]['protocol']} {rows[0]['port']}"
-        wanted = [((str(row["dst_ip"]),),) if inbound else nsg_destinations(need) for row, need in group]
+        wanted = [((str(row["dst_ip"]),),) if inbound else nsg_destinations(need, _private(row)) for row, need in group]
         destinations = dict.fromkeys(rule for rules in wanted for rule in rules)
         warnings = [f"{to_allow(need, where)}." for (_, need), rules in zip(group, wanted, strict=True) if not rules]
         commands = [_nsg_rule(rows, acl, inbound, words, inventory, blanks) for words in destinations]
@@ -295,7 +302,7 @@ def _by_firewall(
         warnings = ["It helps only if the subnet's 0.0.0.0/0 route leads to this firewall; else see --fix route."]
         unset = dict.fromkeys(name for each in openings for name in each.unset)
         if unset and not fqdn_tags:
-            warnings.append(f"Set what is open under [placeholders] of flowlens.toml for {', '.join(unset)}.")
+            warnings.append(f"Fill what is open (--set, or [placeholders] of flowlens.toml) for {', '.join(unset)}.")
         rule: list[Word]
         if web and (fqdn_tags or names or unset):
             fit = [name for name in dict.fromkeys(names) if "*" not in name[1:]]

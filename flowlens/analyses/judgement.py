@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from flowlens import schema
-from flowlens.analyses.fixes import advice
-from flowlens.analyses.needs import SURE, Need
-from flowlens.catalog import Requirement
+from flowlens.analyses.fixes import advice, private_address
+from flowlens.analyses.needs import ADDRESS, APPROXIMATE_TAG, EXACT, NAME, PORT_ONLY, SURE, TAG, Need
+from flowlens.prefixes import PLATFORM_PREFIXES, is_internal
 
-ADDRESS, NAME, TAG, APPROXIMATE_TAG, PORT_ONLY = schema.MATCHES
-EXACT = (ADDRESS, NAME)
 SUCCESS = ("Reached", "Service reached", "Recovered")
+ANSWERED = (*SUCCESS, "Partly denied")
+LISTED = 4
+"""How many of many things a note names; it counts the others."""
 
 _COMMON_PORTS = (53, 80, 123, 443)
 _WEEKLY = "windows-kms"
@@ -67,6 +68,18 @@ class Attempt:
     last_failure: dt.datetime | None
 
 
+class Totals(NamedTuple):
+    """Sums over all attempts at a requirement; ``failed`` counts addresses that met it exactly and failed."""
+
+    attempts: int
+    last_success: dt.datetime | None
+    last_failure: dt.datetime | None
+    failed: int
+
+
+NOTHING = Totals(0, None, None, 0)
+
+
 class Judged(NamedTuple):
     """The columns of denied_egress that a judgement fills."""
 
@@ -95,20 +108,21 @@ class _Opinion(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def judge(need: Need, attempts: Sequence[Attempt], logged: bool, evidence: Length) -> Judged | None:
-    """One row of denied_egress; None where silence means nothing: retired and safe-to-block endpoints."""
+def judge(need: Need, attempts: Sequence[Attempt], totals: Totals, logged: bool, evidence: Length) -> Judged | None:
+    """One row of denied_egress; None where silence means nothing: retired and safe-to-block endpoints.
+
+    ``attempts`` are all at the requirement, or those that stand for all; ``totals`` are of all.
+    """
     requirement = need.requirement
     quiet = requirement.retired or requirement.need == "safe-to-block"
     if not attempts and quiet:
         return None
-    opinion = _opinion(need, attempts) if attempts else _unseen(need, logged, evidence)
+    opinion = _opinion(need, attempts, totals.failed) if attempts else _unseen(need, logged, evidence)
     notes = [requirement.note, *opinion.notes]
     if opinion.best is None and need.expansion.untestable:
-        notes.append(f"not tested: {'; '.join(need.expansion.untestable)}")
+        notes.append(f"not tested: {_shortened(need.expansion.untestable)}")
     best, status = opinion.best, opinion.status
     problem = status in schema.EGRESS_PROBLEMS
-    answered = [a.last_answered for a in attempts if a.status in (*SUCCESS, "Partly denied")]
-    once = {(a.dst_ip, a.dst_port, a.protocol): a.attempts for a in attempts}
     return Judged(
         profile=need.profile,
         cloud=requirement.cloud,
@@ -121,12 +135,23 @@ def judge(need: Need, attempts: Sequence[Attempt], logged: bool, evidence: Lengt
         dst_ip=best.dst_ip if best else None,
         acl_rule=best.acl_rule if best and problem else None,
         acl_id=best.acl_id if best and problem else None,
-        attempts=sum(once.values()),
-        last_success=max((t for t in answered if t is not None), default=None),
-        last_failure=max((a.last_failure for a in attempts if a.last_failure is not None), default=None),
+        attempts=totals.attempts,
+        last_success=totals.last_success,
+        last_failure=totals.last_failure,
         note=_sentences(notes),
-        fix=advice(need, status, best.acl_rule, best.acl_id, best.acl_kind) if problem and best and not quiet else None,
+        fix=_fix(need, status, best) if problem and best and not quiet else None,
     )
+
+
+def _fix(need: Need, status: str, best: Attempt) -> str:
+    private = private_address(best.match, best.dst_ip)
+    return advice(need, status, best.acl_rule, best.acl_id, best.acl_kind, private)
+
+
+def _shortened(parts: Sequence[str]) -> str:
+    """The first of many parts, and how many more there are."""
+    more = f"; and {len(parts) - LISTED} more" if len(parts) > LISTED else ""
+    return "; ".join(parts[:LISTED]) + more
 
 
 def _sentences(notes: Sequence[str]) -> str | None:
@@ -134,24 +159,28 @@ def _sentences(notes: Sequence[str]) -> str | None:
     return " ".join(f"{note[0].upper()}{note[1:]}." for note in told) or None
 
 
-def _opinion(need: Need, attempts: Sequence[Attempt]) -> _Opinion:
+def _opinion(need: Need, attempts: Sequence[Attempt], failures: int) -> _Opinion:
     """Exact success, else success of the service, else the most exact failure."""
     exact = [a for a in attempts if a.match in EXACT]
     best = min(exact, key=_alternative_order, default=None)
+    failed = sorted({a.dst_ip for a in exact if a.status in schema.EGRESS_PROBLEMS})[:LISTED]
+    more = f" and {failures - len(failed)} more" if failures > len(failed) else ""
+    beside = (f"{', '.join(failed)}{more} failed, an alternative answered",) if failed else ()
     if best is not None and best.status in SUCCESS:
-        failed = sorted({a.dst_ip for a in exact if a.status in schema.EGRESS_PROBLEMS})
-        notes = (f"{', '.join(failed)} failed, an alternative answered",) if failed else ()
-        return _Opinion(best.status, best.match, best, notes)
+        return _Opinion(best.status, best.match, best, beside)
+    named = {a.dst_ip for a in exact}
     for match in (TAG, APPROXIMATE_TAG):
-        service = _service([a for a in attempts if a.match == match])
-        if best is None and service is not None and service[0] in SUCCESS:
-            return _service_success(service[0], service[1])
+        service = _service([a for a in attempts if a.match == match and a.dst_ip not in named])
+        # A tag that the requirement lists is one of its alternatives; one that only stands for a name is none.
+        if service is not None and service[0] in SUCCESS and (best is None or match == TAG):
+            opinion = _service_success(service[0], service[1])
+            return opinion._replace(notes=(*opinion.notes, *beside))
     if best is not None:
         return _Opinion(best.status, best.match, best)
     for match in (TAG, APPROXIMATE_TAG, PORT_ONLY):
         service = _service([a for a in attempts if a.match == match])
         if service is not None:
-            return _claim(need.requirement, service[0], service[1])
+            return _claim(need, service[0], service[1])
     raise AssertionError("an attempt without a match")
 
 
@@ -197,15 +226,17 @@ def _service_success(status: str, best: Attempt) -> _Opinion:
     return _Opinion(word, best.match, best, ("some endpoint of the service answered, not necessarily this one",))
 
 
-def _claim(requirement: Requirement, status: str, best: Attempt) -> _Opinion:
+def _claim(need: Need, status: str, best: Attempt) -> _Opinion:
     """What a failure, or a success on a port alone, may claim where no address is named."""
-    low, high = requirement.port_ranges[0]
+    low, high = need.requirement.port_ranges[0]
     if best.match == PORT_ONLY and (status in SUCCESS or low != high or low in _COMMON_PORTS):
         return _Opinion("Cannot tell", best.match, best, (f"only the port fits ({best.dst_ip}, {status.lower()})",))
     if best.match != APPROXIMATE_TAG:
         return _Opinion(status, best.match, best)
+    told = f"an endpoint of its likely service was {status.lower()} ({best.dst_ip})"
+    if any(reach.match == NAME for reach in need.expansion.reaches):
+        return _Opinion("Cannot tell", best.match, best, (f"{told}, which is no address known of the name",))
     if best.confidence not in SURE:
-        told = f"an endpoint of its likely service was {status.lower()} ({best.dst_ip})"
         return _Opinion("Cannot tell", best.match, best, (told,))
     return _Opinion(status, best.match, best, ("some endpoint of the service; this name may be the one",))
 
@@ -215,14 +246,25 @@ def _unseen(need: Need, logged: bool, evidence: Length) -> _Opinion:
     if not logged:
         return _Opinion("Not observable", None, None, ("no flow log covers this workload",))
     expansion = need.expansion
-    testable = any(
-        match in (ADDRESS, TAG) or (match == APPROXIMATE_TAG and expansion.confidence.get(endpoint) == "high")
-        for _, match, endpoint in expansion.prefixes
+    # Silence says nothing of what could not be looked for: an alternative that is not tested may have been tried.
+    testable = not expansion.untestable and any(
+        reach.match in (ADDRESS, TAG)
+        or (reach.match == APPROXIMATE_TAG and expansion.confidence.get(reach.endpoint) == "high")
+        # A private endpoint is the only address of its name; a public name may have more than those that are known.
+        or (reach.match == NAME and any(map(is_internal, reach.prefixes)))
+        for reach in expansion.reaches
     )
     notes = []
+    # Documented to be exempt from rules; whether it is logged is not documented (network-security-groups-overview).
+    platform = testable and all(set(PLATFORM_PREFIXES).issuperset(reach.prefixes) for reach in expansion.reaches)
+    if platform:
+        notes.append("flow logs need not hold what goes to the platform's own addresses")
+    if not testable and any(reach.match == NAME for reach in expansion.reaches):
+        notes.append("the addresses known of its name were not tried, it may have others")
     if evidence.covered < evidence.expected:
         notes.append(f"only {evidence.covered} of {evidence.expected} NIC-hours are covered")
     if evidence.time < _WEEK:
         hours = f"{evidence.time.total_seconds() / 3600:.0f} h of logs"
         notes.append(f"{hours} prove little: Windows renews weekly" if need.profile == _WEEKLY else hours)
-    return _Opinion("Not seen" if testable and evidence.covered else "Cannot tell", None, None, tuple(notes))
+    silent = testable and not platform and evidence.covered
+    return _Opinion("Not seen" if silent else "Cannot tell", None, None, tuple(notes))

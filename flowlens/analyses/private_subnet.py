@@ -10,6 +10,7 @@ Azure SQL in the same region was seen to stay too, sign-in through Entra ID was 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import polars as pl
@@ -17,9 +18,10 @@ import polars as pl
 from flowlens import schema
 from flowlens.analyses.attempts import WORKLOAD, attempts_of
 from flowlens.analyses.egress import AUTO, met
-from flowlens.analyses.judgement import EXACT
+from flowlens.analyses.needs import EXACT
 from flowlens.analyses.tables import protocol_name, result
-from flowlens.catalog import ServiceTags, load_tags
+from flowlens.catalog import Names, ServiceTags, load_tags, read_names
+from flowlens.catalog.placeholders import Settings, given
 from flowlens.errors import ConfigError, near_matches
 from flowlens.evidence import Evidence, Inventory, Scan
 from flowlens.inventory import INTERNAL, PLATFORM
@@ -57,7 +59,7 @@ _NOTES = {
     FIREWALL: "By the route to the firewall, if the firewall allows it; routes with next hop Internet stop working",
 }
 _NO_IPV6 = "Default outbound access is an IPv4 address, so IPv6 goes some other way, which may stay"
-_NO_REGION = "Stays if it is in the VNet's own region, which is not known: set region under [placeholders]"
+_NO_REGION = "Stays if it is in the VNet's own region, which is not known: say which with --set region=NAME"
 _PRIVATE_ALREADY = "Nothing that the subnet tries over the internet answers: it looks private already"
 _SAY_HOW = "Lost unless the subnet has an explicit outbound method: say which with --outbound SUBNET=METHOD"
 
@@ -71,8 +73,9 @@ def private_subnet_readiness(
     service_endpoints: Mapping[str, Sequence[str]] | None = None,
     profiles: Sequence[str] | str = AUTO,
     cloud: str = "global",
-    placeholders: Mapping[str, str | list[str]] | None = None,
+    placeholders: Settings | None = None,
     tags: ServiceTags | None = None,
+    names: Names | str | Path | None = None,
 ) -> pl.LazyFrame:
     """What becomes of each subnet's destinations if it is private: lost, at risk, unanswered or denied already, or stays.
 
@@ -90,19 +93,28 @@ def private_subnet_readiness(
     """
     for method in (outbound or {}).values():
         known_method(method)
-    for names in (service_endpoints or {}).values():
-        for name in names:
+    for listed in (service_endpoints or {}).values():
+        for name in listed:
             known_service_endpoint(name)
     known_tags = tags or load_tags(cloud)
+    known_names = read_names(names) if isinstance(names, (str, Path)) else names
 
     def compute() -> pl.LazyFrame:
         inventory = scan.evidence.inventory
         methods = by_subnet(inventory, outbound or {})
         services = by_subnet(inventory, service_endpoints or {})
-        attempts = pl.concat([attempts_of(part) for part in scan.evidence.parts])
-        named = met(scan, attempts, profiles, cloud, placeholders or {})
+        parts = [attempts_of(part) for part in scan.evidence.parts]
+        named = met(
+            scan,
+            parts,
+            profiles=profiles,
+            cloud=cloud,
+            placeholders=placeholders,
+            tags=known_tags,
+            names=known_names,
+        )
         regions = regions_of(scan.evidence, placeholders or {})
-        tried = _with_paths(attempts, scan.evidence, regions, services, known_tags)
+        tried = _with_paths(pl.concat(parts), scan.evidence, regions, services, known_tags)
         return _readiness(tried, named, methods, scan.evidence).lazy()
 
     return result("private_subnet_readiness", compute)
@@ -149,10 +161,11 @@ def by_subnet(inventory: Inventory, given: Mapping[str, T], *, strict: bool = Tr
     return found
 
 
-def regions_of(evidence: Evidence, settings: Mapping[str, str | list[str]]) -> pl.DataFrame:
+def regions_of(evidence: Evidence, settings: Settings) -> pl.DataFrame:
     """(vnet, region): by the Network Watcher of its flow logs, else by the user's setting; null where neither tells."""
-    told = [settings[name] for name in ("region", "location") if isinstance(settings.get(name), str)]
-    setting = str(told[0]).replace(" ", "").lower() if told else None
+    told = given(settings).get("region", [])
+    # Of several regions none is that of each VNet.
+    setting = told[0] if len(told) == 1 else None
     watched = (
         evidence.coverage.select("mac_address", region=pl.col("flow_log_id").str.extract(_WATCHER).str.to_lowercase())
         .unique()

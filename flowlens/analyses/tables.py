@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import polars as pl
 
@@ -20,10 +20,21 @@ def result(name: str, compute: Callable[[], pl.LazyFrame], *, key: int | None = 
     columns = schema.polars_schema(schema.RESULTS[name])
 
     def collect() -> pl.DataFrame:
-        rows = compute().select(pl.col(column).cast(kind) for column, kind in columns.items())
-        return rows.sort(list(columns)[:key], nulls_last=True).collect()
+        rows = compute().select(pl.col(column).cast(kind) for column, kind in columns.items()).collect()
+        order = rows.select(pl.arg_sort_by(list(columns)[:key], nulls_last=True)).to_series()
+        # Column by column, so that a long table is not held twice.
+        return pl.DataFrame([rows.drop_in_place(name).gather(order) for name in columns], schema=columns)
 
     return pl.defer(collect, schema=columns)
+
+
+def slim(part: pl.DataFrame, repeated: Sequence[str]) -> pl.DataFrame:
+    """``part`` with each text of the ``repeated`` columns held once; polars holds it again in every row that it groups.
+
+    >>> slim(pl.DataFrame({"vnet": ["a", "a"]}), ["vnet"])["vnet"].to_list()
+    ['a', 'a']
+    """
+    return part.with_columns(pl.col(repeated).cast(pl.Categorical).cast(pl.String)).shrink_to_fit()
 
 
 def null_sum(value: pl.Expr) -> pl.Expr:

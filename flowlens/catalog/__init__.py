@@ -1,12 +1,14 @@
 """The catalogue: what services need to reach, and what an address is."""
 
 from flowlens.catalog.expansion import Expansion, expand
+from flowlens.catalog.names import Names, read_names
 from flowlens.catalog.profiles import Endpoint, Profile, Requirement, load_profile, profile_names
 from flowlens.catalog.tags import ServiceTags, load_tags
 
 __all__ = [
     "Endpoint",
     "Expansion",
+    "Names",
     "Profile",
     "Requirement",
     "ServiceTags",
@@ -14,4 +16,5 @@ __all__ = [
     "load_profile",
     "load_tags",
     "profile_names",
+    "read_names",
 ]

@@ -22,12 +22,14 @@ endpoints = [                # ip, cidr, service-tag, fqdn, fqdn-wildcard, fqdn-
 ]
 ```
 
-``note`` and ``retired = true`` are optional. ``<Region>`` and the like are placeholders that the user's settings fill.
+``note``, ``retired = true``, ``telling = true`` and ``concerns`` are optional. ``<region>`` and the like are placeholders
+that the user's settings fill.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import re
 import tomllib
 from collections.abc import Callable, Iterable
@@ -35,17 +37,21 @@ from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
+from flowlens.catalog.placeholders import PLACEHOLDER
 from flowlens.catalog.tags import CLOUDS
 from flowlens.errors import CatalogError, ConfigError, near_matches
 from flowlens.prefixes import normal
 from flowlens.schema import PROTOCOL_NUMBER
 
 NEEDS = ("required", "conditional", "recommended", "safe-to-block")
+EGRESS = "egress"
+CONCERNS = (EGRESS, "ingress", "route", "rule")
+"""What a requirement is about: traffic that must get out, traffic that must be let in, a route that must exist, or a tag
+that only the rules of a network security group can name. Only egress is judged; the others are facts to look up."""
 KINDS = ("ip", "cidr", "service-tag", "fqdn", "fqdn-wildcard", "fqdn-tag")
 ANY = "any"
 """Any protocol, or any port."""
 PROTOCOLS = (*PROTOCOL_NUMBER, ANY)
-PLACEHOLDER = re.compile(r"<([A-Za-z][A-Za-z0-9_-]{0,60})>")
 
 _LARGEST_FILE = 4 * 2**20
 _LONGEST_TEXT = 1000
@@ -53,7 +59,7 @@ _AS_OF = re.compile(r"20[0-9]{2}(-[01][0-9](-[0-3][0-9])?)?|unknown")
 _PORTS = re.compile(r"[0-9]{1,5}(-[0-9]{1,5})?(,[0-9]{1,5}(-[0-9]{1,5})?)*")
 _LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _HOST = re.compile(rf"(?=.{{1,253}}$)({_LABEL}\.)+(?![0-9]+$){_LABEL}")
-_TAG = re.compile(r"[A-Za-z][A-Za-z0-9_]*(\.[A-Za-z0-9_-]+)?")
+_TAG = re.compile(r"[A-Za-z][A-Za-z0-9_]*(\.[A-Za-z0-9_-]+){0,4}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +76,7 @@ class Requirement:
 
     ``as_of`` is the date of the oldest source behind it (``YYYY-MM-DD``, ``YYYY-MM``, ``YYYY`` or ``unknown``).
     ``retired`` marks a former requirement, kept to explain traffic: silence there is never "missing". ``telling`` marks one
-    that nothing else has: a workload that tries it needs the whole profile.
+    that nothing else has: a workload that tries it needs the whole profile. ``concerns`` is one of CONCERNS.
     """
 
     name: str
@@ -84,6 +90,7 @@ class Requirement:
     note: str = ""
     retired: bool = False
     telling: bool = False
+    concerns: str = EGRESS
 
     @property
     def port_ranges(self) -> tuple[tuple[int, int], ...]:
@@ -109,8 +116,8 @@ class Profile:
 def profile_names() -> list[str]:
     """The profiles in the package, sorted.
 
-    >>> profile_names()[:2]
-    ['aks-core', 'azure-monitor-agent']
+    >>> len(profile_names()), profile_names()[-1]
+    (38, 'windows-update')
     """
     entries = (resources.files("flowlens.catalog") / "data" / "profiles").iterdir()
     return sorted(entry.name.removesuffix(".toml") for entry in entries if entry.name.endswith(".toml"))
@@ -127,8 +134,7 @@ def load_profile(name_or_path: str | Path) -> Profile:
     """
     names = profile_names()
     if isinstance(name_or_path, str) and name_or_path in names:
-        packaged = resources.files("flowlens.catalog") / "data" / "profiles" / f"{name_or_path}.toml"
-        return read_profile(packaged.read_bytes(), name=name_or_path, where=f"{name_or_path}.toml")
+        return _packaged(name_or_path)
     text = str(name_or_path)
     if isinstance(name_or_path, str) and not (text.endswith(".toml") or "/" in text or "\\" in text):
         raise CatalogError("profiles", f"unknown profile {text[:80]!r}", hint=near_matches(text, names))
@@ -142,6 +148,12 @@ def load_profile(name_or_path: str | Path) -> Profile:
     if len(data) > _LARGEST_FILE:
         raise CatalogError(text, f"expected a profile, found more than {_LARGEST_FILE} bytes")
     return read_profile(data, name=path.stem, where=text)
+
+
+@functools.cache
+def _packaged(name: str) -> Profile:
+    data = (resources.files("flowlens.catalog") / "data" / "profiles" / f"{name}.toml").read_bytes()
+    return read_profile(data, name=name, where=f"{name}.toml")
 
 
 def read_profile(data: bytes, *, name: str, where: str) -> Profile:
@@ -191,6 +203,7 @@ def _requirement(where: str, number: int, table: object) -> Requirement:
         note=entry.text("note", default=""),
         retired=entry.flag("retired"),
         telling=entry.flag("telling"),
+        concerns=entry.one_of("concerns", CONCERNS, default=EGRESS),
     )
 
 
@@ -236,8 +249,8 @@ class _Entry:
     def texts(self, key: str) -> tuple[str, ...]:
         return tuple(self._checked(key, value) for value in self.tables(key))
 
-    def one_of(self, key: str, words: Iterable[str]) -> str:
-        word = self.text(key)
+    def one_of(self, key: str, words: Iterable[str], *, default: str | None = None) -> str:
+        word = self.text(key, default=default)
         if word not in words:
             raise self.wrong(f"expected {key} {', '.join(words)}, found {word[:80]!r}")
         return word

@@ -1,14 +1,18 @@
 """Azure service tags: which tag holds an address, and which prefixes a tag has, per cloud.
 
 The package holds one file per cloud, made from what Microsoft publishes each week (Download Center 56519, 57063 and
-57062); a newer file that the user downloaded is read as it is. A tag says "this service", never "this endpoint".
+57062); a newer file that the user downloaded takes its place once it has been checked as a whole. A tag says "this
+service", never "this endpoint".
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import functools
 import io
+import os
 import re
+import sys
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -23,16 +27,21 @@ CLOUDS = ("global", "usgov", "china")
 PUBLISHED_CLOUDS = {"Public": "global", "AzureGovernment": "usgov", "China": "china"}
 """What a published file calls a cloud, and what flowlens does."""
 UNKNOWN_DATE = "unknown"
+STALE_AFTER = dt.timedelta(days=30)
+"""The age from which a report warns: a new file is published each week."""
+DATA_VARIABLE = "FLOWLENS_DATA"
+"""The environment variable that names the folder of the user's own data."""
 
 _LARGEST_FILE = 64 * 2**20
 _FRESH = "download it anew from the Microsoft Download Center: 56519 global, 57063 usgov, 57062 china"
 _EVERYTHING = "AzureCloud"
+_COLUMNS = pl.Schema([("name", pl.String()), ("region", pl.String()), ("prefixes", pl.List(pl.String()))])
 
 
 class _Properties(msgspec.Struct, rename="camel"):
     address_prefixes: list[str]
     region: str | None = None
-    region_id: int = 0
+    region_id: int | None = None
 
 
 class _Tag(msgspec.Struct):
@@ -61,6 +70,15 @@ class ServiceTags:
     cloud: str
     date: str
     table: pl.DataFrame
+
+    def stale(self, today: dt.date | None = None) -> bool:
+        """Whether the snapshot is older than 30 days, or its date is not known.
+
+        >>> load_tags("china").stale(dt.date(2026, 8, 1)), load_tags("china").stale(dt.date(2026, 9, 1))
+        (False, True)
+        """
+        now = today or dt.datetime.now(dt.UTC).date()
+        return self.date == UNKNOWN_DATE or now - dt.date.fromisoformat(self.date) > STALE_AFTER
 
     @functools.cached_property
     def names(self) -> tuple[str, ...]:
@@ -93,7 +111,9 @@ class ServiceTags:
             hint = near if near.startswith("did you mean") else "flowlens tags show lists them"
             problem = f"no service tag {tag[:80]!r} in the {self.cloud} file of {self.date}"
             raise CatalogError("service tags", problem, hint=hint)
-        return tuple(self.table["prefixes"][self._rows[name.lower()]].to_list())
+        if name not in self._prefixes:
+            self._prefixes[name] = tuple(self.table["prefixes"][self._rows[name.lower()]].to_list())
+        return self._prefixes[name]
 
     def identify(self, addresses: pl.Series) -> pl.DataFrame:
         """What each address is: columns ``address``, ``service_tag``, ``region``, ``service_tags``, row by row.
@@ -112,6 +132,11 @@ class ServiceTags:
                 pl.col("service_tags").gather(found).fill_null(pl.lit([], dtype=pl.List(pl.String))),
             )
         )
+
+    @functools.cached_property
+    def _prefixes(self) -> dict[str, tuple[str, ...]]:
+        """Prefixes by tag, of those asked for so far."""
+        return {}
 
     @functools.cached_property
     def _rows(self) -> dict[str, int]:
@@ -170,9 +195,9 @@ class ServiceTags:
 
 
 def load_tags(cloud: str = "global", path: Path | None = None) -> ServiceTags:
-    """The service tags of ``cloud``: those of the package, or those of the published JSON file at ``path``.
+    """The service tags of ``cloud``: those of the published JSON file at ``path``, else the newest at hand.
 
-    The file may also be what the Service Tag Discovery API answers (``az network list-service-tags``). Raises
+    At hand are those of the package and those that ``flowlens tags update`` put into the user's data folder. A file may also be what the Service Tag Discovery API answers (``az network list-service-tags``). Raises
     CatalogError for an unknown cloud, and for a file that cannot be read, is cut off, is of another cloud or has a
     wrong prefix.
 
@@ -182,20 +207,69 @@ def load_tags(cloud: str = "global", path: Path | None = None) -> ServiceTags:
     if cloud not in CLOUDS:
         raise CatalogError("service tags", f"unknown cloud {cloud[:80]!r}", hint=near_matches(cloud, CLOUDS))
     if path is None:
-        return _packaged(cloud)
-    try:
-        with path.open("rb") as file:
-            data = file.read(_LARGEST_FILE + 1)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise CatalogError(str(path), f"can't read the service tags: {reason}") from error
-    if len(data) > _LARGEST_FILE:
-        raise CatalogError(str(path), f"expected a service-tag file, found more than {_LARGEST_FILE} bytes")
-    written = re.search(r"(20[0-9]{2})([01][0-9])([0-3][0-9])", path.name)
-    tags = read_published(data, date="-".join(written.groups()) if written else UNKNOWN_DATE, where=str(path))
+        packaged, stored = _packaged(cloud), _stored(cloud)
+        return stored if stored is not None and stored.date >= packaged.date else packaged
+    data = _bytes_of(path)
+    tags = read_published(data, date=_date_in(path.name), where=str(path))
     if tags.cloud != cloud:
         raise CatalogError(str(path), f"expected the service tags of {cloud}, found those of {tags.cloud}")
     return tags
+
+
+def read_update(path: Path, *, today: dt.date | None = None) -> ServiceTags:
+    """The service tags of a published file that may take the place of those at hand; nothing is replaced here.
+
+    Raises CatalogError as ``load_tags`` does, and for a file without a date in its name, one that is older than what is
+    at hand or from the future, and one so much smaller that it must be a part.
+    """
+    data = _bytes_of(path)
+    tags = read_published(data, date=_date_in(path.name), where=str(path))
+    present = load_tags(tags.cloud)
+    if tags.date == UNKNOWN_DATE:
+        hint = "keep the published name, ServiceTags_Public_20260720.json, or put the day of the download into it"
+        raise CatalogError(str(path), "expected a date in the file's name, found none", hint=hint)
+    if tags.date < present.date:
+        raise CatalogError(str(path), f"is of {tags.date}, older than the one at hand of {present.date}", hint=_FRESH)
+    # A file is dated up to a week ahead.
+    if tags.date > ((today or dt.datetime.now(dt.UTC).date()) + dt.timedelta(days=7)).isoformat():
+        raise CatalogError(str(path), f"is of {tags.date}, which is yet to come", hint=_FRESH)
+    for what, count in (("tags", len), ("prefixes", lambda rows: rows["prefixes"].list.len().sum())):
+        found, before = count(tags.table), count(present.table)
+        if found * 2 < before:
+            problem = f"holds {found} {what} where the file of {present.date} has {before}: a part of a file"
+            raise CatalogError(str(path), problem, hint=_FRESH)
+    return tags
+
+
+def packed(tags: ServiceTags) -> bytes:
+    """Service tags as one small Parquet file, as the package and the user's data folder hold them.
+
+    >>> packed(load_tags("china"))[:4]
+    b'PAR1'
+    """
+    buffer = io.BytesIO()
+    metadata = {"cloud": tags.cloud, "date": tags.date}
+    tags.table.write_parquet(buffer, compression="zstd", compression_level=22, metadata=metadata)
+    return buffer.getvalue()
+
+
+def stored_file(cloud: str) -> Path:
+    """Where the user's own service tags of a cloud are kept: under FLOWLENS_DATA, else the platform's data folder.
+
+    >>> stored_file("china").name
+    'service_tags_china.parquet'
+    """
+    return _data_folder() / f"service_tags_{cloud}.parquet"
+
+
+def _data_folder() -> Path:
+    if named := os.environ.get(DATA_VARIABLE):
+        return Path(named)
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "flowlens"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Application Support" / "flowlens"
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "flowlens"
 
 
 def read_published(data: bytes, *, date: str, where: str) -> ServiceTags:
@@ -229,7 +303,7 @@ def read_published(data: bytes, *, date: str, where: str) -> ServiceTags:
             "region": [locations.get(_region_key(tag)) for tag in file.values],
             "prefixes": [tag.properties.address_prefixes for tag in file.values],
         },
-        schema={"name": pl.String, "region": pl.String, "prefixes": pl.List(pl.String)},
+        schema=_COLUMNS,
     )
     tags = ServiceTags(cloud, date, table.sort("name"))
     try:
@@ -244,7 +318,59 @@ def read_published(data: bytes, *, date: str, where: str) -> ServiceTags:
 @functools.cache
 def _packaged(cloud: str) -> ServiceTags:
     data = (resources.files("flowlens.catalog") / "data" / f"service_tags_{cloud}.parquet").read_bytes()
-    return ServiceTags(cloud, pl.read_parquet_metadata(io.BytesIO(data))["date"], pl.read_parquet(io.BytesIO(data)))
+    return _unpacked(data, cloud)
+
+
+def _stored(cloud: str) -> ServiceTags | None:
+    """The user's own tags of a cloud; None where there are none. Raises CatalogError where they can't be used."""
+    path = stored_file(cloud)
+    try:
+        now = path.stat()
+    except (OSError, RuntimeError):
+        return None
+    return _read_stored(path, cloud, now.st_mtime_ns, now.st_size)
+
+
+@functools.lru_cache(maxsize=len(CLOUDS))
+def _read_stored(path: Path, cloud: str, _written: int, _size: int) -> ServiceTags:
+    """The tags in a file; read anew when its time or size changed, which are part of the cache's key."""
+    try:
+        return _unpacked(_bytes_of(path), cloud)
+    except (pl.exceptions.PolarsError, KeyError, ValueError) as error:
+        hint = "put it right with flowlens tags update, or remove it"
+        raise CatalogError(
+            str(path), "expected the service tags that flowlens wrote, found something else", hint=hint
+        ) from error
+
+
+def _unpacked(data: bytes, cloud: str) -> ServiceTags:
+    """What ``packed`` made; raises ValueError or an error of polars for anything else."""
+    metadata, table = pl.read_parquet_metadata(io.BytesIO(data)), pl.read_parquet(io.BytesIO(data))
+    dt.date.fromisoformat(metadata["date"])
+    if metadata["cloud"] != cloud or table.schema != _COLUMNS or table.is_empty():
+        raise ValueError("not what packed makes")
+    return ServiceTags(cloud, metadata["date"], table)
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read(_LARGEST_FILE + 1)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise CatalogError(str(path), f"can't read the service tags: {reason}") from error
+    if len(data) > _LARGEST_FILE:
+        raise CatalogError(str(path), f"expected a service-tag file, found more than {_LARGEST_FILE} bytes")
+    return data
+
+
+def _date_in(name: str) -> str:
+    """The date that the name of a published file holds, ``YYYY-MM-DD``, or ``unknown``."""
+    written = re.search(r"(20[0-9]{2})([01][0-9])([0-3][0-9])", name)
+    try:
+        return dt.date(*map(int, written.groups())).isoformat() if written else UNKNOWN_DATE
+    except ValueError:
+        return UNKNOWN_DATE
 
 
 def _is_wrong(prefix: str) -> bool:

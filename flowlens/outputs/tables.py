@@ -135,8 +135,12 @@ def write_csv(table: pl.DataFrame, file: BinaryIO) -> None:
     kinds = table.schema.items()
     texts = [pl.col(name).replace(_guards(table[name])) for name, kind in kinds if kind == pl.String]
     times = [pl.col(name).dt.strftime(_CSV_TIME) for name, kind in kinds if isinstance(kind, pl.Datetime)]
-    for number, piece in enumerate(table.iter_slices(_ROWS_AT_A_TIME) if table.height else [table]):
-        piece.with_columns(*texts, *times).write_csv(file, include_header=number == 0)
+    pieces = table.iter_slices(_ROWS_AT_A_TIME) if table.height else [table]
+    # As text, since polars makes an error of its own of a pipe whose reader is gone.
+    file.writelines(
+        piece.with_columns(*texts, *times).write_csv(include_header=number == 0).encode()
+        for number, piece in enumerate(pieces)
+    )
 
 
 def _guards(texts: pl.Series) -> dict[str, str]:

@@ -34,6 +34,8 @@ _ROOT_PAGES = 10
 _FOLDERS_LIMIT = 20_000
 _LISTERS = 8
 _TRIES = 6
+_FIRST_WAIT = 0.2
+_LONGEST_WAIT = 2.0
 _CLOCK_NOTE = 120
 _ROOT_KEY = re.compile(r"(?:^|/)(?:flowLogResourceID|resourc?eId)=", re.IGNORECASE)
 _DATED = re.compile(r"/y=", re.IGNORECASE)
@@ -180,7 +182,7 @@ class _Lister:
                     if status_of(error) == 500:
                         raise declared("FL-S31", where, "500 from the server") from None
                     raise refusal(error, self._account.context(where)) from None
-                time.sleep(min(2.0, 0.1 * 2**attempt))
+                time.sleep(min(_LONGEST_WAIT, _FIRST_WAIT * 2 ** (attempt - 1)))
         raise AssertionError("unreachable")
 
     def _hook(self, response: Any) -> None:

@@ -292,8 +292,9 @@ def test_a_tag_with_an_unset_placeholder_is_asked_for(tmp_path: Path) -> None:
     assert ': "${SERVICE_TAG_1:?AzureCloud.REGION with the region of the workload}"' in script
     config = tmp_path / "flowlens.toml"
     config.write_text('[placeholders]\nregion = "japaneast"\n', encoding="utf-8")
-    ((_, options),) = commands(fix(folder, "nsg", "--config", config, profile="aks-core").out)
-    assert options["--destination-address-prefixes"] == ["AzureCloud.japaneast"]
+    for way in (("--config", config), ("--set", "location=japaneast")):
+        ((_, options),) = commands(fix(folder, "nsg", *way, profile="aks-core").out)
+        assert options["--destination-address-prefixes"] == ["AzureCloud.japaneast"]
 
 
 HOSTILE = (
@@ -596,3 +597,40 @@ def test_mail_is_not_a_matter_of_rules(tmp_path: Path) -> None:
     profile = own_profile(tmp_path, requirement("Relay", ("ip", "203.0.113.25"), ports="25"))
     folder = logs(tmp_path, out("203.0.113.25", 25, "E", counters=UNANSWERED))
     assert "587" in words(folder, profile)["Relay"]
+
+
+# ---- names that lead to private addresses
+
+
+@pytest.fixture
+def vault(tmp_path: Path) -> tuple[str, Path]:
+    """A profile that needs a key vault by its name, and the names file that leads the name to a private endpoint."""
+    names = tmp_path / "names.csv"
+    names.write_text("name,address\nvault1.vault.azure.net,10.0.0.9\n", encoding="utf-8")
+    return own_profile(tmp_path, requirement("Vault", ("fqdn", "vault1.vault.azure.net"))), names
+
+
+def test_a_denied_private_endpoint_is_let_through_by_its_address(tmp_path: Path, vault: tuple[str, Path]) -> None:
+    profile, names = vault
+    folder = logs(tmp_path, out("10.0.0.9", 443))
+    ((_, options),) = commands(fix(folder, "nsg", "--names", names, profile=profile).out)
+    assert options["--destination-address-prefixes"] == ["10.0.0.9"]
+    told = words(folder, profile, names=names)["Vault"]
+    assert told == "Allow outbound TCP 443 to 10.0.0.9 at a lower priority number than DenyOut in nsg-a."
+
+
+def test_a_public_address_of_the_name_is_let_through_by_the_tag(tmp_path: Path, vault: tuple[str, Path]) -> None:
+    profile, names = vault
+    names.write_text("name,address\nvault1.vault.azure.net,20.66.2.28\n", encoding="utf-8")
+    folder = logs(tmp_path, out("20.66.2.28", 443))
+    ((_, options),) = commands(fix(folder, "nsg", "--names", names, profile=profile).out)
+    assert options["--destination-address-prefixes"] == ["AzureKeyVault"]
+
+
+def test_no_route_leads_to_a_private_endpoint(tmp_path: Path, vault: tuple[str, Path]) -> None:
+    profile, names = vault
+    folder = logs(tmp_path, out("10.0.0.9", 443, "E", counters=UNANSWERED), rule="UserRule_AllowOut")
+    script = fix(folder, "route", "--names", names, profile=profile).out
+    assert commands(script) == [] and "No command" in script
+    assert "10.0.0.9" in script and "an outbound method does not help" in script
+    assert "give the subnet" not in words(folder, profile, names=names)["Vault"]

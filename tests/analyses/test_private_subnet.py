@@ -412,3 +412,36 @@ def test_a_wrong_word_in_the_inventory(logs: Path, tmp_path: Path, line: str, wo
     ran = asked(logs, "--inventory", inventory)
     assert (ran.code, ran.out) == (2, "")
     assert words in ran.err
+
+
+def test_a_region_set_on_the_command_line(tmp_path: Path) -> None:
+    network(tmp_path, out(STORAGE_HERE), region=None)
+    ran = asked(tmp_path, "--set", "Location=Japan East")
+    assert [row["path"] for row in ran.document["tables"]["private_subnet_readiness"]] == ["same-region storage"]
+    assert ran.document["settings"]["placeholders"] == {"Location": "Japan East"}
+    wrong = asked(tmp_path, "--set", "regon=japaneast")
+    assert (wrong.code, wrong.out) == (2, "") and "region" in wrong.err
+
+
+def test_names_tell_who_needs_an_address(tmp_path: Path) -> None:
+    network(tmp_path, out(STRANGER), out("10.0.0.9"))
+    profile, names = tmp_path / "mine.toml", tmp_path / "names.csv"
+    profile.write_text(
+        'title = "Mine"\nas_of = "2026-01-01"\nsources = ["a page"]\n'
+        '[[requirement]]\nname = "API"\ncloud = "global"\nneed = "required"\nprotocol = "tcp"\nports = "443"\n'
+        'purpose = "a test"\nas_of = "2026-01-01"\nendpoints = [{ kind = "fqdn", value = "api.example.com" }]\n',
+        encoding="utf-8",
+    )
+    names.write_text(f"name,address\napi.example.com,{STRANGER}\napi.example.com,10.0.0.9\n", encoding="utf-8")
+    way = ("--inventory", tmp_path / "inventory.csv", "--profile", profile)
+    needed = {
+        options: {
+            row["destination"]: (row["profiles"], row["endpoints"])
+            for row in asked(tmp_path, *way, *options).document["tables"]["private_subnet_readiness"]
+        }
+        for options in ((), ("--names", names))
+    }
+    assert set(needed[()].values()) == {(None, None)}
+    assert needed["--names", names] == {STRANGER: ("mine", "API"), "private addresses": ("mine", "API")}
+    ran = asked(tmp_path, *way, "--names", names)
+    assert ran.document["settings"]["names"] and ran.err.startswith(f"{names}: ")

@@ -1,14 +1,17 @@
+import datetime as dt
 import ipaddress
 import json
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from importlib import resources
 
 import polars as pl
 import pytest
 
 from flowlens.catalog import load_tags
+from flowlens.catalog.tags import packed, read_update, stored_file
 from flowlens.errors import CatalogError
 
 
@@ -258,3 +261,121 @@ def test_importing_the_catalogue_reads_nothing():
     """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+REAL_SIZE = [
+    tag("AzureCloud", [f"20.{n // 256}.{n % 256}.0/24" for n in range(3000)]),
+    *(tag(f"Service{n}", [f"20.{n // 256}.{n % 256}.0/24"]) for n in range(200)),
+]
+TODAY = dt.date(2026, 9, 10)
+
+
+@pytest.fixture
+def update(tmp_path, monkeypatch):
+    """Writes a file for the smallest cloud and gives what ``tags update`` would make of it; the user's folder is empty."""
+    monkeypatch.setenv("FLOWLENS_DATA", str(tmp_path / "data"))
+
+    def read(values=REAL_SIZE, name="ServiceTags_China_20260907.json", cloud="China", cut=None):
+        path = tmp_path / name
+        path.write_bytes(json.dumps({"changeNumber": 1, "cloud": cloud, "values": values}).encode()[:cut])
+        return read_update(path, today=TODAY)
+
+    return read
+
+
+def store(tags):
+    stored_file(tags.cloud).parent.mkdir(exist_ok=True)
+    stored_file(tags.cloud).write_bytes(packed(tags))
+
+
+def test_an_update_takes_the_place_of_the_packages_tags(update):
+    before = load_tags("china")
+    new = update()
+    assert load_tags("china") is before
+    store(new)
+    assert load_tags("china").date == "2026-09-07" and "Service7" in load_tags("china").names
+    assert load_tags("china") is load_tags("china")
+    assert load_tags("usgov").date == "2026-07-20"
+    assert found(load_tags("china"), "20.0.7.1")[0][2] == ["Service7", "AzureCloud"]
+
+
+def test_a_newer_package_wins_over_an_older_update(update, monkeypatch):
+    new = update(name="ServiceTags_China_20260720.json")
+    store(replace(new, date="2026-07-19"))
+    assert load_tags("china").date == "2026-07-20" and "Service7" not in load_tags("china").names
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({"name": "tags.json"}, "expected a date in the file's name"),
+        ({"name": "ServiceTags_China_20261399.json"}, "expected a date in the file's name"),
+        ({"name": "ServiceTags_China_20260701.json"}, "is of 2026-07-01, older than the one at hand of 2026-07-20"),
+        ({"name": "ServiceTags_China_20260918.json"}, "is of 2026-09-18, which is yet to come"),
+        ({"values": REAL_SIZE[:100]}, "holds 100 tags where the file of 2026-07-20 has 327"),
+        ({"values": REAL_SIZE[1:]}, "holds 200 prefixes where the file of 2026-07-20 has 4390"),
+        ({"cut": -1}, "expected a service-tag file"),
+        ({"cut": 5000}, "expected a service-tag file"),
+        ({"values": [*REAL_SIZE, tag("Bad", ["10.0.0.0/33"])]}, "service tag Bad: expected a prefix"),
+        ({"cloud": "Mars"}, "expected cloud Public, AzureGovernment, China, found cloud 'Mars'"),
+    ],
+)  # fmt: skip
+def test_an_update_that_is_not_whole_changes_nothing(update, given, problem):
+    with pytest.raises(CatalogError) as error:
+        update(**given)
+    assert problem in error.value.problem and error.value.hint and error.value.problem.isprintable()
+    assert load_tags("china").date == "2026-07-20"
+    assert not stored_file("china").parent.exists()
+
+
+def test_a_file_of_next_week_is_taken(update):
+    assert update(name="ServiceTags_China_20260917.json").date == "2026-09-17"
+
+
+@pytest.mark.parametrize("broken", [b"", b"PAR1", b"not parquet at all", None])
+def test_a_stored_file_that_is_broken_is_an_error_and_not_passed_over(update, broken):
+    store(update())
+    data = stored_file("china").read_bytes()
+    stored_file("china").write_bytes(data[: len(data) // 2] if broken is None else broken)
+    with pytest.raises(CatalogError, match="expected the service tags that flowlens wrote") as error:
+        load_tags("china")
+    assert "tags update" in error.value.hint
+
+
+def test_stored_tags_of_another_cloud_are_an_error(update):
+    stored_file("usgov").parent.mkdir()
+    stored_file("usgov").write_bytes(packed(update()))
+    with pytest.raises(CatalogError, match="something else"):
+        load_tags("usgov")
+
+
+@pytest.mark.parametrize(
+    ("platform", "variables", "expected"),
+    [
+        ("linux", {"XDG_DATA_HOME": "X"}, "X/flowlens"),
+        ("linux", {"HOME": "H"}, "H/.local/share/flowlens"),
+        ("darwin", {"HOME": "H"}, "H/Library/Application Support/flowlens"),
+        ("win32", {"LOCALAPPDATA": "L"}, "L/flowlens"),
+        ("linux", {"FLOWLENS_DATA": "F", "XDG_DATA_HOME": "X"}, "F"),
+    ],
+)
+def test_where_the_users_tags_are_kept(monkeypatch, platform, variables, expected):
+    for name in ("FLOWLENS_DATA", "XDG_DATA_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("sys.platform", platform)
+    assert stored_file("china").as_posix() == f"{expected}/service_tags_china.parquet"
+
+
+def test_age(published):
+    assert not load_tags("china").stale(dt.date(2026, 8, 19))
+    assert load_tags("china").stale(dt.date(2026, 8, 20))
+    assert load_tags("global", published(SMALL, name="tags.json")).stale(dt.date(2026, 7, 1))
+
+
+def test_a_region_id_may_be_null(published):
+    values = json.loads(json.dumps(SMALL))
+    for value in values:
+        value["properties"]["regionId"] = None
+    assert load_tags("global", published(values)).find("AzureCloud.FranceCentral") == "AzureCloud.centralfrance"

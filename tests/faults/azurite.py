@@ -1,7 +1,8 @@
 """A real blob server on a loopback port: Azurite, as package-lock.json pins it.
 
-It is installed on first use beside this file, into a folder that git ignores. ``python -m tests.faults.azurite`` installs it
-and starts one server by hand until its standard input ends.
+It is installed on first use beside this file, into a folder that git ignores, with the package in nothing/ in the place of
+what it would install and never use here: telemetry, which is off, and the drivers of two databases. ``python -m
+tests.faults.azurite`` installs it and starts one server by hand until its standard input ends.
 """
 
 from __future__ import annotations
@@ -174,6 +175,7 @@ def installed() -> Path:
             done.unlink(missing_ok=True)
             for name in ("package.json", "package-lock.json"):
                 shutil.copy(HERE / name, PROGRAM)
+            shutil.copytree(HERE / "nothing", PROGRAM / "nothing", dirs_exist_ok=True)
             _npm_ci()
             (PROGRAM / "watch.js").write_text(WATCH)
             done.write_text(wanted)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from azure.core.pipeline.transport import RequestsTransport
 from azure.storage.blob import ContainerClient
 
 from flowlens.sources import ranges, storage
@@ -105,10 +107,12 @@ def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.Te
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Waits between tries are short."""
-    monkeypatch.setattr(ranges, "_FIRST_WAIT", ranges._FIRST_WAIT / 100)
-    monkeypatch.setattr(ranges, "_LONGEST_WAIT", ranges._LONGEST_WAIT / 100)
+    """Waits between tries are short, those of the libraries too."""
+    for module in (ranges, storage):
+        for name in ("_FIRST_WAIT", "_LONGEST_WAIT"):
+            monkeypatch.setattr(module, name, getattr(module, name) / 100)
     monkeypatch.setattr(storage, "_TRIES", 4)
+    monkeypatch.setattr(RequestsTransport, "sleep", lambda _self, seconds: time.sleep(seconds / 100))
 
 
 def options(url: str, timeout: float = 5) -> tuple[str, ...]:

@@ -44,7 +44,7 @@ FAULTS: dict[str, Fault | None] = {
     "reset": Broken("reset"),
 }
 
-pytestmark = [pytest.mark.xdist_group("storage over TLS"), pytest.mark.usefixtures("impatient")]
+pytestmark = pytest.mark.usefixtures("impatient")
 
 
 @contextmanager

@@ -30,8 +30,7 @@ from tests.flow_logs import Ran, run
 WINDOW = ("--start", "2026-06-15T09:00Z", "--end", "2026-06-15T10:00Z")
 SOON = dt.timedelta(hours=1)
 
-# On one worker, so that one server over TLS serves all.
-pytestmark = pytest.mark.xdist_group("storage over TLS")
+pytestmark = pytest.mark.usefixtures("impatient")
 
 
 def analyze(url: str, *arguments: str | Path, auth: str = "default") -> Ran:
@@ -298,7 +297,6 @@ def test_a_redirect_is_not_followed(blob: Stored) -> None:
     assert not asked
 
 
-@pytest.mark.usefixtures("impatient")
 def test_a_server_that_nobody_runs_is_told(blob: Stored) -> None:
     with serving(Handler) as port:
         pass

@@ -68,7 +68,12 @@ def _null_sum(name: str) -> pl.Expr:
     return pl.when(pl.col(name).count() > 0).then(pl.col(name).sum()).alias(name)
 
 
-def _merge_measures() -> list[pl.Expr]:
+def merged_measures() -> list[pl.Expr]:
+    """All measures of rows that become one: null-preserving sums, minima, maxima.
+
+    >>> [str(measure.meta.output_name()) for measure in merged_measures()][:2]
+    ['flow_tuples', 'flows_started']
+    """
     return [
         *(_null_sum(name) for name in SUMS),
         *(pl.col(name).min() for name in MINS),
@@ -84,7 +89,7 @@ def merge(*rollups: pl.DataFrame) -> pl.DataFrame:
     0
     """
     rows = pl.concat(rollups)
-    return rows.group_by(KEYS).agg(_merge_measures()).select(COLUMNS).sort(KEYS, nulls_last=True)
+    return rows.group_by(KEYS).agg(merged_measures()).select(COLUMNS).sort(KEYS, nulls_last=True)
 
 
 def rollup(flows: pa.Table, *, edges: Sequence[dt.datetime] = ()) -> pl.DataFrame:
@@ -312,7 +317,7 @@ def _unpacked(name: str) -> pl.Expr:
 def _merge_compact(rows: pl.DataFrame) -> pl.DataFrame:
     """Compact rows with each key once; their tallies are never null."""
     part = pl.col("dst_ip").hash() % _MERGE_PARTS
-    measures = [pl.col(_TALLIES).sum(), *_merge_measures()[len(_TALLIES) :]]
+    measures = [pl.col(_TALLIES).sum(), *merged_measures()[len(_TALLIES) :]]
     parts = [rows.lazy().filter(part == number) for number in range(_MERGE_PARTS)]
     return pl.concat([part.group_by(_COMPACT_KEYS).agg(measures).collect(engine="streaming") for part in parts])
 

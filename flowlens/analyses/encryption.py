@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import polars as pl
 
 from flowlens import schema
-from flowlens.analyses.tables import both_ways, flows_of, result
+from flowlens.analyses.tables import both_ways, condensed, flows_of, result
 from flowlens.evidence import Scan
 
 _DROPPED = [code for code, status in schema.ENCRYPTION_STATUS.items() if status == "Dropped"]
@@ -41,11 +43,12 @@ def encryption_status(scan: Scan) -> pl.LazyFrame:
     >>> sorted(table.filter(pl.col("eligibility") == "eligible")["encryption_status"].unique())
     ['Dropped', 'Mixed', 'Unencrypted']
     """
-    return result("encryption_status", lambda: _pairs(scan.evidence.views))
+    return result("encryption_status", lambda: _pairs(scan.evidence.parts))
 
 
-def _pairs(views: pl.LazyFrame) -> pl.LazyFrame:
-    rows = _judged(views)
+def _pairs(parts: Iterable[pl.LazyFrame]) -> pl.LazyFrame:
+    by = [*_PAIR, "peer", "encryption_code", "kind", "rank", "counted", "mac_address"]
+    rows = condensed([_judged(part) for part in parts], by).with_columns(bytes=both_ways())
     proven = (
         rows.filter(pl.col("encryption_code") != "NX", pl.col("encryption_code").is_in(list(schema.ENCRYPTION_STATUS)))
         .select("mac_address")
@@ -99,7 +102,6 @@ def _judged(views: pl.LazyFrame) -> pl.LazyFrame:
             encryption_code=code,
             kind=status,
             rank=severity,
-            bytes=both_ways(),
             peer=_peer(),
             vnet=pl.coalesce("src_vnet", "vnet"),
             dst_vnet=pl.col("dst_vnet"),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 
 import polars as pl
 
 from flowlens import schema
-from flowlens.analyses.tables import both_ways, flows_of, null_sum, protocol_name, result, rule_name
+from flowlens.analyses.tables import both_ways, condensed, flows_of, null_sum, protocol_name, result, rule_name
 from flowlens.errors import ConfigError, near_matches
 from flowlens.evidence import Evidence, Scan
 
@@ -32,7 +33,7 @@ def rule_usage(scan: Scan) -> pl.LazyFrame:
     >>> fl.rule_usage(fl.scan("sample_logs")).collect().columns[:3]
     ['acl_id', 'acl_rule', 'rule_kind']
     """
-    return result("rule_usage", lambda: _usage(scan.evidence.views))
+    return result("rule_usage", lambda: _usage(scan.evidence.parts))
 
 
 def rule_dependencies(scan: Scan, rule: str) -> pl.LazyFrame:
@@ -96,10 +97,11 @@ def rule_kind() -> pl.Expr:
     )
 
 
-def _usage(views: pl.LazyFrame) -> pl.LazyFrame:
+def _usage(parts: Iterable[pl.LazyFrame]) -> pl.LazyFrame:
     allowed = pl.col("flow_status") == "Allowed"
+    deciding = [part.filter(pl.col("logged_once"), ~pl.col("is_reply")) for part in parts]
     return (
-        views.filter(pl.col("logged_once"), ~pl.col("is_reply"))
+        condensed(deciding, ["acl_id", "acl_rule", "direction", "flow_status", "mac_address"])
         .with_columns(rule_kind=rule_kind().fill_null("user"), acl_rule=rule_name(), bytes=both_ways())
         .group_by("acl_id", "acl_rule", "rule_kind", "direction")
         .agg(
@@ -117,7 +119,7 @@ _IF_GONE = "Without the rule those of lower priority decide, after the admin rul
 
 
 def _dependencies(evidence: Evidence, rule: str) -> pl.LazyFrame:
-    rows = evidence.views.filter(pl.col("logged_once"), ~pl.col("is_reply"))
+    deciding = [part.filter(pl.col("logged_once"), ~pl.col("is_reply")) for part in evidence.parts]
     if rule.lower() == OPTIONAL:
         wanted = rule_kind() == "sql-mi-optional"
     else:
@@ -128,22 +130,24 @@ def _dependencies(evidence: Evidence, rule: str) -> pl.LazyFrame:
     allowed = pl.col("flow_status") == "Allowed"
     outbound = pl.col("direction") == "Outbound"
     nics = evidence.inventory.nics.select("mac_address", "workload", "subnet", of="vnet")
-    found = (
-        rows.filter(wanted.fill_null(False))
+    by = ["acl_id", "acl_rule", "rule_kind", "vnet", "subnet", "workload", "direction", "peer", "port", "protocol"]
+    decided = [
+        part.filter(wanted.fill_null(False))
         .join(nics.lazy(), on="mac_address", how="left")
         .with_columns(
             rule_kind=rule_kind().fill_null("user"),
             acl_rule=rule_name(),
-            bytes=both_ways(),
             vnet=pl.coalesce("of", "vnet"),
             peer=pl.when(outbound).then("dst_ip").otherwise("src_ip"),
             port="dst_port",
             protocol=protocol_name(),
         )
-        .group_by(
-            *("acl_id", "acl_rule", "rule_kind", "vnet", "subnet", "workload"),
-            *("direction", "peer", "port", "protocol", "flow_status"),
-        )
+        for part in deciding
+    ]
+    found = (
+        condensed(decided, [*by, "flow_status"])
+        .with_columns(bytes=both_ways())
+        .group_by(*by, "flow_status")
         .agg(
             flows=flows_of(allowed) + pl.col("flows_denied").sum(),
             bytes=null_sum(pl.col("bytes")),
@@ -153,7 +157,7 @@ def _dependencies(evidence: Evidence, rule: str) -> pl.LazyFrame:
         .collect(engine="streaming")
     )
     if found.is_empty():
-        return _not_observable(rows, rule)
+        return _not_observable(pl.concat(deciding), rule)
     unlogged = _unlogged(evidence).rename({"of": "vnet"})
     return (
         found.join(unlogged, on=["vnet", "subnet"], how="left")

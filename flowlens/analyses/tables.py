@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import polars as pl
 
-from flowlens import schema
+from flowlens import conversations, schema
 
 
 def result(name: str, compute: Callable[[], pl.LazyFrame], *, key: int | None = None) -> pl.LazyFrame:
@@ -26,6 +26,16 @@ def result(name: str, compute: Callable[[], pl.LazyFrame], *, key: int | None = 
         return pl.DataFrame([rows.drop_in_place(name).gather(order) for name in columns], schema=columns)
 
     return pl.defer(collect, schema=columns)
+
+
+def condensed(parts: Iterable[pl.LazyFrame], by: Sequence[str]) -> pl.LazyFrame:
+    """CONVERSATIONS' measures by the columns ``by``, grouped part by part: few rows that add up to the same.
+
+    >>> condensed([pl.LazyFrame(schema={"view": pl.String, **conversations.SCHEMA})], ["view"]).collect().columns[:2]
+    ['view', 'flow_tuples']
+    """
+    measures = conversations.merged_measures()
+    return pl.concat([part.group_by(by).agg(measures).collect(engine="streaming") for part in parts]).lazy()
 
 
 def slim(part: pl.DataFrame, repeated: Sequence[str]) -> pl.DataFrame:

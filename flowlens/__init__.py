@@ -13,7 +13,14 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from flowlens.analyses import denied_egress, encryption_status, rule_usage, unexpected_destinations
+    from flowlens.analyses import (
+        denied_egress,
+        encryption_status,
+        private_subnet_readiness,
+        rule_dependencies,
+        rule_usage,
+        unexpected_destinations,
+    )
     from flowlens.analyses.coverage import coverage
     from flowlens.catalog import load_profile, load_tags, profile_names
     from flowlens.config import read_config
@@ -49,10 +56,12 @@ __all__ = [
     "encryption_status",
     "load_profile",
     "load_tags",
+    "private_subnet_readiness",
     "profile_names",
     "read_config",
     "read_inventory",
     "report",
+    "rule_dependencies",
     "rule_usage",
     "scan",
     "unexpected_destinations",
@@ -61,7 +70,10 @@ __all__ = [
 # Loaded when they are asked for, so that the command line can set up memory before polars is there, and `import flowlens`
 # takes milliseconds.
 _HOMES = {
-    "analyses": ("coverage", "denied_egress", "encryption_status", "rule_usage", "unexpected_destinations"),
+    "analyses": (
+        *("coverage", "denied_egress", "encryption_status", "private_subnet_readiness"),
+        *("rule_dependencies", "rule_usage", "unexpected_destinations"),
+    ),
     "catalog": ("load_profile", "load_tags", "profile_names"),
     "config": ("read_config",),
     "errors": ("CatalogError", "ConfigError", "FlowlensError", "FormatError", "SourceError"),

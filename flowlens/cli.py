@@ -21,6 +21,7 @@ from flowlens import catalogue_cli, reporting
 from flowlens.analyses import ANALYSES
 from flowlens.analyses.destinations import read_expected
 from flowlens.analyses.egress import AUTO
+from flowlens.analyses.needs import Asked
 from flowlens.catalog import load_profile, read_names
 from flowlens.catalog.placeholders import check_settings, configured_settings, parse_settings
 from flowlens.catalogue_cli import known_cloud, told_lines
@@ -29,6 +30,7 @@ from flowlens.doctor import describe as doctor_lines
 from flowlens.errors import CatalogError, ConfigError, FlowlensError
 from flowlens.evidence import Ledger, Scan, Window
 from flowlens.flow_search import FlowFilter, find_flows
+from flowlens.mending import Ask, Mend, ask_or_mend
 from flowlens.options import (
     DONE,
     ERROR,
@@ -42,18 +44,22 @@ from flowlens.options import (
     ChangedAt,
     Cloud,
     Common,
+    Depends,
     Expect,
+    FixWay,
     NamesFile,
+    Outbound,
     Placeholders,
     ProfileNames,
     Sources,
     Timeout,
+    WhatIf,
     option,
     window_option,
     with_common,
 )
 from flowlens.outputs import OUTPUTS, terminal
-from flowlens.outputs.delivery import Target, deliver, discard_output, say, target_of
+from flowlens.outputs.delivery import SCRIPT, Target, deliver, discard_output, say, script_target, target_of
 from flowlens.outputs.progress import progress_on
 from flowlens.outputs.tables import (
     BY_TABLE,
@@ -67,6 +73,7 @@ from flowlens.scanning import scan
 from flowlens.scope import Scope
 from flowlens.signals import Interrupts
 from flowlens.sources.accounts import Access, is_remote
+from flowlens.whatif import dependencies_report
 from flowlens.windows import parse_time, parse_window
 
 app = typer.Typer(
@@ -138,21 +145,13 @@ def _scope_of(common: Common) -> Scope | None:
     return scope or None
 
 
-def _report(
-    sources: Sequence[str],
+def _required(
     common: Common,
-    questions: Sequence[str],
-    *,
-    changed_at: str | None = None,
     profiles: Sequence[str] | None = None,
     placeholders: Sequence[str] | None = None,
     names: Path | None = None,
-    expect: Path | None = None,
-    baseline: str | None = None,
-) -> NoReturn:
-    """Scan, judge, write, and leave with the exit code of the contract."""
-    gates = [parse_gate(text) for text in common.fail_on or ()]
-    target = target_of(common.format, common.output, tables=len(questions) + 2 * (changed_at is not None))
+) -> Asked:
+    """What the options on required endpoints say, checked."""
     settings = read_config(common.config)
     cloud = known_cloud(common.cloud or settings.cloud)
     loaded = [load_profile(name) for name in profiles or () if name != AUTO]
@@ -162,6 +161,32 @@ def _report(
     known = read_names(names) if names else None
     if known is not None:
         say(f"{names}: {known.describe()}")
+    return Asked(list(profiles) if profiles else AUTO, cloud, filling, known)
+
+
+def _report(
+    sources: Sequence[str],
+    common: Common,
+    questions: Sequence[str],
+    *,
+    changed_at: str | None = None,
+    required: Asked | None = None,
+    expect: Path | None = None,
+    baseline: str | None = None,
+    ask: Ask | None = None,
+    mend: Mend | None = None,
+) -> NoReturn:
+    """Scan, judge, write, and leave with the exit code of the contract.
+
+    ``ask`` judges in place of the questions; ``mend`` writes a script in place of the report.
+    """
+    gates = [parse_gate(text) for text in common.fail_on or ()]
+    if mend:
+        target = script_target(common.format, common.output)
+    else:
+        target = target_of(common.format, common.output, tables=len(questions) + 2 * (changed_at is not None))
+    settings = read_config(common.config)
+    required = required or _required(common)
     expected = expect or (settings.path if settings.has_expected else None)
     if expected is not None:
         read_expected(expected)
@@ -170,15 +195,10 @@ def _report(
     result.settings["expected"] = str(expected) if expected else None
     # An address may carry a token.
     result.settings["baseline"] = baseline.partition("?")[0] if baseline and is_remote(baseline) else baseline
-    report = reporting.report(
-        result,
-        questions=questions,
-        profiles=list(profiles) if profiles else AUTO,
-        cloud=cloud,
-        placeholders=filling,
-        names=known,
-        expected=expected,
-        baseline=earlier,
+    report = (
+        ask(result)
+        if ask
+        else reporting.report(result, questions=questions, expected=expected, baseline=earlier, **required._asdict())
     )
     for gate in gates:
         if gate.metric not in report.metrics:
@@ -188,7 +208,7 @@ def _report(
     deliver(
         target,
         render=lambda page, limit: terminal.render(report, page, limit=limit),
-        write=lambda file: OUTPUTS[target.face](report, file),
+        write=lambda file: mend(result, report, file) if mend else OUTPUTS[target.face](report, file),
         tables=report.tables,
         limit=common.limit,
         zone=zone,
@@ -199,7 +219,7 @@ def _report(
 
 def _told_apart(target: Target, ledger: Ledger) -> None:
     """How complete the evidence was, on stderr where the format has no place for it."""
-    if target.face in BY_TABLE:
+    if target.face in (*BY_TABLE, SCRIPT):
         for line in terminal.evidence_lines(ledger):
             say(line)
 
@@ -261,9 +281,7 @@ def analyze(
         common,
         list(ANALYSES),
         changed_at=changed_at,
-        profiles=profile,
-        placeholders=placeholders,
-        names=names,
+        required=_required(common, profile, placeholders, names),
         expect=expect,
         baseline=baseline,
     )
@@ -288,20 +306,17 @@ def egress(
     profile: ProfileNames = None,
     placeholders: Placeholders = None,
     names: NamesFile = None,
+    what_if: WhatIf = None,
+    outbound: Outbound = None,
+    fix: FixWay = None,
 ) -> None:
     """Which endpoints that Azure services need are denied, unanswered or never tried, and by whose rule?
 
     Example: flowlens egress sample_logs --profile windows-kms
     """
-    _report(
-        sources,
-        common,
-        ["denied_egress"],
-        changed_at=changed_at,
-        profiles=profile,
-        placeholders=placeholders,
-        names=names,
-    )
+    required = _required(common, profile, placeholders, names)
+    ask, mend = ask_or_mend(what_if, fix, common, required, outbound=outbound, changed_at=changed_at)
+    _report(sources, common, ["denied_egress"], changed_at=changed_at, required=required, ask=ask, mend=mend)
 
 
 @app.command()
@@ -316,12 +331,13 @@ def destinations(sources: Sources, common: Common, expect: Expect = None, baseli
 
 @app.command()
 @with_common
-def rules(sources: Sources, common: Common) -> None:
+def rules(sources: Sources, common: Common, depends: Depends = None) -> None:
     """Which rules decided, and for how much traffic?
 
     Example: flowlens rules sample_logs --format csv
     """
-    _report(sources, common, ["rule_usage"])
+    ask = functools.partial(dependencies_report, rule=depends) if depends is not None else None
+    _report(sources, common, ["rule_usage"], ask=ask)
 
 
 @app.command()

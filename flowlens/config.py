@@ -11,11 +11,12 @@ from pathlib import Path
 from flowlens.errors import ConfigError, near_matches
 from flowlens.inventory import Networks
 from flowlens.prefixes import normal
+from flowlens.schema import OUTBOUND_METHODS
 
 CLOUDS = ("global", "usgov", "china")
 VARIABLE = "FLOWLENS_CONFIG"
 FILE = "flowlens.toml"
-_SECTIONS = {"cloud", "networks", "placeholders", "expected"}
+_SECTIONS = {"cloud", "networks", "placeholders", "expected", "outbound", "service_endpoints"}
 _NETWORKS = {"internal", "names"}
 
 
@@ -28,6 +29,8 @@ class Config:
     networks: Networks = field(default_factory=Networks)
     placeholders: Mapping[str, str | list[str]] = field(default_factory=dict)
     has_expected: bool = False
+    outbound: Mapping[str, str] = field(default_factory=dict)
+    service_endpoints: Mapping[str, list[str]] = field(default_factory=dict)
 
 
 def read_config(path: str | Path | None = None) -> Config:
@@ -65,6 +68,15 @@ def _config(file: Path, content: Mapping[str, object]) -> Config:
     for name, value in placeholders.items():
         if not isinstance(value, str) and not (isinstance(value, list) and all(isinstance(v, str) for v in value)):
             raise ConfigError(f"{file}: [placeholders]", f"expected text or a list of texts for {name}")
+    outbound = _table(file, content, "outbound")
+    for subnet, method in outbound.items():
+        if not isinstance(method, str) or method.lower() not in OUTBOUND_METHODS:
+            where = f"{file}: [outbound] {subnet!r:.60}"
+            raise ConfigError(where, f"unknown method {method!r:.40}", hint=near_matches(str(method), OUTBOUND_METHODS))
+    services = _table(file, content, "service_endpoints")
+    for subnet, listed in services.items():
+        if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
+            raise ConfigError(f"{file}: [service_endpoints]", f"expected a list of texts for {subnet!r:.60}")
     return Config(
         path=file,
         cloud=str(cloud),
@@ -74,6 +86,8 @@ def _config(file: Path, content: Mapping[str, object]) -> Config:
         ),
         placeholders={name: value for name, value in placeholders.items() if isinstance(value, (str, list))},
         has_expected="expected" in content,
+        outbound={subnet: method.lower() for subnet, method in outbound.items() if isinstance(method, str)},
+        service_endpoints={subnet: listed for subnet, listed in services.items() if isinstance(listed, list)},
     )
 
 

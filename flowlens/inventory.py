@@ -19,7 +19,7 @@ from pathlib import Path
 import polars as pl
 
 from flowlens import schema
-from flowlens.errors import ConfigError
+from flowlens.errors import ConfigError, near_matches
 from flowlens.evidence import Inventory
 from flowlens.prefixes import INTERNAL_PREFIXES, PLATFORM_PREFIXES, PrefixTable, subnet_of
 
@@ -307,7 +307,7 @@ def read_inventory(path: str | Path) -> pl.DataFrame:
     """INVENTORY rows of a user's file: CSV with a header, or a JSON array as Azure Resource Graph exports it.
 
     Columns: vnet, address, mac_address, workload, subnet, kind; any may be missing but one of address and mac_address.
-    ``vnet`` is an ARM id, ``sub/rg/vnet`` or, where only one VNet has it, the bare name.
+    ``vnet`` is an ARM id, ``sub/rg/vnet`` or, where only one VNet has it, the bare name. ``read_outbound`` reads one more.
 
     Raises ConfigError where the file cannot be read, a row names neither an address nor a NIC, or a cell is not what its
     column holds.
@@ -316,14 +316,50 @@ def read_inventory(path: str | Path) -> pl.DataFrame:
     ['vnet', 'address', 'mac_address']
     """
     path = Path(path)
+    rows = [_inventory_row(path, number, row) for number, row in enumerate(_file_rows(path), 1)]
+    return pl.DataFrame(rows, schema=SCHEMA, orient="row")
+
+
+def read_outbound(path: str | Path) -> dict[str, str]:
+    """How each subnet goes out, by ``vnet/subnet``, from the optional column ``outbound`` of a user's inventory file.
+
+    Raises ConfigError where the file cannot be read, and for an unknown or a second method of one subnet.
+
+    >>> read_outbound("sample_logs/inventory.csv")
+    {}
+    """
+    path = Path(path)
+    found: dict[str, str] = {}
+    for number, row in enumerate(_file_rows(path), 1):
+        cells = _cells(row)
+        method = cells.get("outbound", "").lower()
+        if not method:
+            continue
+        if method not in schema.OUTBOUND_METHODS:
+            near = near_matches(method, schema.OUTBOUND_METHODS)
+            raise ConfigError(str(path), f"row {number}: unknown outbound method {method!r:.40}", hint=near)
+        if not cells.get("subnet"):
+            raise ConfigError(str(path), f"row {number}: expected a subnet beside outbound, found none")
+        vnet = _inventory_row(path, number, row)["vnet"]
+        name = f"{vnet}/{cells['subnet']}" if vnet else cells["subnet"]
+        if found.setdefault(name, method) != method:
+            raise ConfigError(str(path), f"row {number}: {name!r:.80} goes out by {found[name]} in an earlier row")
+    return found
+
+
+def _file_rows(path: Path) -> Sequence[Mapping[str, object]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(str(path), f"cannot be read as an inventory: {error}") from error
-    rows = _json_rows(path, text) if text.lstrip()[:1] in ("[", "{") else _csv_rows(path, text)
-    return pl.DataFrame(
-        [_inventory_row(path, number, row) for number, row in enumerate(rows, 1)], schema=SCHEMA, orient="row"
-    )
+    return _json_rows(path, text) if text.lstrip()[:1] in ("[", "{") else _csv_rows(path, text)
+
+
+def _cells(row: Mapping[str, object]) -> dict[str, str]:
+    """What a row gives, by column in lower case."""
+    cells = {str(k).strip().lower(): str(v).strip() for k, v in row.items() if k and v is not None}
+    # JSON can write half a surrogate pair, which no table can hold.
+    return {name: cell.encode(errors="replace").decode() for name, cell in cells.items() if cell}
 
 
 def _csv_rows(path: Path, text: str) -> Sequence[Mapping[str, object]]:
@@ -345,9 +381,7 @@ def _json_rows(path: Path, text: str) -> Sequence[Mapping[str, object]]:
 
 
 def _inventory_row(path: Path, number: int, row: Mapping[str, object]) -> dict[str, str | None]:
-    cells = {str(k).strip().lower(): str(v).strip() for k, v in row.items() if k and v is not None}
-    # JSON can write half a surrogate pair, which no table can hold.
-    given = {name: cell.encode(errors="replace").decode() for name, cell in cells.items() if cell}
+    given = _cells(row)
     if not (given.get("address") or given.get("mac_address")):
         raise ConfigError(
             str(path), f"row {number}: expected an address or a mac_address", hint=f"columns: {', '.join(FIELDS)}"

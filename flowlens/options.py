@@ -67,6 +67,26 @@ Expect = Annotated[Path | None, _question("FILE", "TOML list of expected destina
 BaselineOption = Annotated[
     str | None, _question("FILE", "An earlier report's JSON, or an earlier source.", "--baseline")
 ]
+Depends = Annotated[
+    str | None,
+    _question("RULE", "Which flows this rule decided; optional stands for those of SQL Managed Instance.", "--depends"),
+]
+WhatIf = Annotated[
+    str | None,
+    _question("CHANGE", "private-subnet: what each subnet would lose without default outbound access.", "--what-if"),
+]
+FixWay = Annotated[
+    str | None,
+    _question("WAY", "nsg, firewall or route: a bash script of az commands for what fails, to stdout or -o.", "--fix"),
+]
+Outbound = Annotated[
+    list[str] | None,
+    _question(
+        "SUBNET=WAY",
+        "How a subnet goes out: nat, lb, pip, firewall or default; repeatable. Else by flowlens.toml or the inventory.",
+        "--outbound",
+    ),
+]
 CatalogueCloud = Annotated[str, typer.Option(metavar="CLOUD", help="global, usgov or china.")]
 
 

@@ -11,6 +11,7 @@ few of these. Text that is no address has no prefix and is never an error.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import itertools
 import re
@@ -121,6 +122,19 @@ def within(addresses: pl.Series, prefixes: Iterable[str]) -> pl.Series:
     known = keys.select(pl.col("ipv4").is_not_null() | pl.col("ipv6").is_not_null()).to_series()
     found = PrefixTable.build((prefix, 0) for prefix in prefixes).sets(addresses).is_not_null()
     return pl.select(pl.when(known).then(found)).to_series()
+
+
+@functools.lru_cache(maxsize=4096)
+def is_internal(prefix: str) -> bool:
+    """Whether all of a valid prefix, or an address, is in INTERNAL_PREFIXES.
+
+    >>> is_internal("10.1.0.0/16"), is_internal("8.8.8.8")
+    (True, False)
+    """
+    network = ipaddress.ip_network(prefix)
+    # ipaddress calls more private than what is internal here, such as ranges for benchmarks and documentation.
+    known = (ipaddress.ip_network(internal) for internal in INTERNAL_PREFIXES)
+    return any(network.version == one.version and network.subnet_of(one) for one in known)  # type: ignore[arg-type]
 
 
 def normal(prefix: str, *, where: str = "") -> str:

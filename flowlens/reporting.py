@@ -394,6 +394,7 @@ GATES = (
     "unexpected_destinations",
     "new_destinations",
 )
+WHAT_IF_GATES = ("lost", "at_risk")
 
 
 @dataclass(frozen=True, slots=True)
@@ -420,10 +421,10 @@ def parse_gate(text: str) -> Gate:
     'incomplete > 0'
     """
     found = _GATE.match(text)
-    if found is None or found[1] not in GATES:
-        raise ConfigError(
-            f"--fail-on {text!r:.60}", "is no gate", hint=near_matches(found[1] if found else text, GATES)
-        )
+    known = (*GATES, *WHAT_IF_GATES)
+    if found is None or found[1] not in known:
+        near = near_matches(found[1] if found else text, known)
+        raise ConfigError(f"--fail-on {text!r:.60}", "is no gate", hint=near)
     return Gate(found[1], found[2] or ">", int(found[3] or 0))
 
 

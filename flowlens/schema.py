@@ -187,6 +187,32 @@ RULE_KINDS = (
     "sql-mi-optional",
     "sql-mi-obsolete",
 )
+FIX_WAYS = ("nsg", "firewall", "route")
+"""What can mend a failing endpoint: a rule of the NSG, a rule of Azure Firewall, a way out of the subnet."""
+OUTBOUND_METHODS = ("nat", "lb", "pip", "firewall", "default")
+"""How a subnet gets out: NAT gateway, load balancer with outbound rules, public IPs of its NICs, a route to a firewall, or
+default outbound access, which is the one that a private subnet lacks."""
+PATHS = (
+    "internet",
+    "same-region storage",
+    "same-region SQL",
+    "service endpoint",
+    "private endpoint",
+    "private peer",
+    "platform",
+)
+READINESS_STATUSES = (
+    "Lost",
+    "At risk",
+    "Unanswered already",
+    "Denied already",
+    "Cannot tell",
+    "Not observable",
+    "Stays",
+)
+"""What becomes of a destination once its subnet is private; At risk where the subnet's outbound method is not known."""
+DEPENDENCY_STATUSES = ("Depends", "Not observable")
+"""Of a rule: flows that it decided were logged, or none was, which is no leave to remove it."""
 COVERAGE_STATES = ("read", "partly read", "empty", "silent", "open", "missing", "failed")
 VERDICTS = ("ok", "findings", "not_determined")
 ADDRESS_KINDS = (
@@ -375,6 +401,49 @@ RULE_USAGE_COLUMNS = (
     Column("last_seen", TIMESTAMP, "Latest tuple."),
 )
 
+RULE_DEPENDENCIES_COLUMNS = (
+    Column("acl_id", TEXT, "Who decided, as logged; null where nothing was logged.", True),
+    Column("acl_rule", TEXT, "Rule that decided, without the log's prefix, or the rule asked for."),
+    Column("rule_kind", TEXT, "One of RULE_KINDS."),
+    Column("vnet", TEXT, "VNet of the workload, sub/rg/vnet.", True),
+    Column("subnet", TEXT, "Subnet of the workload.", True),
+    Column("workload", TEXT, "Workload at whose NIC the rule decided.", True),
+    Column("direction", TEXT, "Inbound or Outbound, as seen from that NIC.", True),
+    Column("peer", TEXT, "Address at the other end.", True),
+    Column("port", PORT, "Destination port; null where there is none.", True),
+    Column("protocol", TEXT, "Protocol name.", True),
+    Column("flow_status", TEXT, "Allowed or Denied.", True),
+    Column("flows", COUNT, "Flows that the rule decided."),
+    Column("bytes", COUNT, "Bytes both ways of what it allowed; null where there are no counters.", True),
+    Column("first_seen", TIMESTAMP, "Earliest tuple.", True),
+    Column("last_seen", TIMESTAMP, "Latest tuple.", True),
+    Column("status", TEXT, "One of DEPENDENCY_STATUSES."),
+    Column("note", TEXT, "What limits the answer, and who decides where the rule is gone."),
+)
+
+PRIVATE_SUBNET_READINESS_COLUMNS = (
+    Column("vnet", TEXT, "VNet of the subnet, sub/rg/vnet.", True),
+    Column("subnet", TEXT, "Subnet.", True),
+    Column("outbound", TEXT, "One of OUTBOUND_METHODS; null where nobody said.", True),
+    Column("destination", TEXT, "Service tag or address; null for a subnet without flow logs.", True),
+    Column("dst_ip", TEXT, "Lowest of its addresses as text; null for private ones.", True),
+    Column("port", PORT, "Destination port; null where there is none, and for private addresses.", True),
+    Column("protocol", TEXT, "Protocol name; null for private addresses.", True),
+    Column("status", TEXT, "One of READINESS_STATUSES."),
+    Column("path", TEXT, "One of PATHS; null where it is not known.", True),
+    Column("profiles", TEXT, "Profiles with an endpoint there, in a row.", True),
+    Column(
+        "endpoints", TEXT, "Endpoints there, in a row; those of the service where none is tied to an address.", True
+    ),
+    Column("workloads", COUNT, "Workloads of the subnet that tried it."),
+    Column("addresses", COUNT, "Addresses behind the destination."),
+    Column("flows_reached", COUNT, "Flows to addresses that answered."),
+    Column("flows_unanswered", COUNT, "Flows to addresses from which nothing came back."),
+    Column("flows_denied", COUNT, "Flows to addresses that a rule denied."),
+    Column("last_success", TIMESTAMP, "Latest answered traffic.", True),
+    Column("note", TEXT, "What the status rests on.", True),
+)
+
 COVERAGE_COLUMNS = (
     Column("flow_log_id", TEXT, "Flow log resource.", True),
     Column("target_resource_id", TEXT, "What the flow log is on.", True),
@@ -394,6 +463,8 @@ RESULTS = {
     "denied_egress": _arrow(DENIED_EGRESS_COLUMNS),
     "unexpected_destinations": _arrow(UNEXPECTED_DESTINATIONS_COLUMNS),
     "rule_usage": _arrow(RULE_USAGE_COLUMNS),
+    "rule_dependencies": _arrow(RULE_DEPENDENCIES_COLUMNS),
+    "private_subnet_readiness": _arrow(PRIVATE_SUBNET_READINESS_COLUMNS),
     "coverage": _arrow(COVERAGE_COLUMNS),
 }
 TABLES = {"flows": FLOWS, "conversations": CONVERSATIONS, "inventory": INVENTORY, **RESULTS}

@@ -132,6 +132,9 @@ def test_readme_names_the_parts_of_the_json_document(clone: Path, capfd: pytest.
         ("eligibility", schema.ELIGIBILITIES),
         ("status", schema.EGRESS_STATUSES),
         ("match", schema.MATCHES),
+        ("what becomes of it", schema.READINESS_STATUSES),
+        ("path", schema.PATHS),
+        ("dependence", schema.DEPENDENCY_STATUSES),
         ("state", schema.COVERAGE_STATES),
     ],
 )

@@ -40,7 +40,9 @@ LAYERS = {
     "reporting": 8,
     "__init__": 9,
     "outputs": 9,
+    "whatif": 9,
     "catalogue_cli": 10,
+    "mending": 10,
     "cli": 11,
     "__main__": 12,
 }

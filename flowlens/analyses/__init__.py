@@ -13,13 +13,16 @@ from flowlens.analyses.coverage import coverage
 from flowlens.analyses.destinations import unexpected_destinations
 from flowlens.analyses.egress import denied_egress
 from flowlens.analyses.encryption import encryption_status
-from flowlens.analyses.rules import rule_usage
+from flowlens.analyses.private_subnet import private_subnet_readiness
+from flowlens.analyses.rules import rule_dependencies, rule_usage
 
 __all__ = [
     "ANALYSES",
     "coverage",
     "denied_egress",
     "encryption_status",
+    "private_subnet_readiness",
+    "rule_dependencies",
     "rule_usage",
     "unexpected_destinations",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
+from flowlens.analyses.rules import rule_kind
 from flowlens.analyses.tables import flows_of, rule_name
 from flowlens.schema import SMALL_REPLY_BYTES, TCP
 from flowlens.views import HOP, SOURCE
@@ -14,14 +15,15 @@ WORKLOAD = ["vnet", "subnet", "workload"]
 def attempts_of(views: pl.LazyFrame) -> pl.DataFrame:
     """Flows from internal addresses by workload, destination and port, counted once, each with what came of it.
 
-    Columns: the workload's, dst_ip, dst_port, protocol, dst_place, status (one of EGRESS_STATUSES), attempts, acl_rule and
-    acl_id of what denied it, last_answered, last_denied, last_failure.
+    Columns: the workload's, dst_ip, dst_port, protocol, dst_place, status (one of EGRESS_STATUSES), attempts, acl_rule,
+    acl_id and acl_kind of what denied it, last_answered, last_denied, last_failure.
     """
     allowed, denied = (pl.col("flow_status") == status for status in ("Allowed", "Denied"))
     at_source = pl.col("view") == SOURCE
     traffic = pl.col("first_traffic").is_not_null()
     at_hop = allowed & (pl.col("view") == HOP)
-    deciding = pl.struct(rule_name().alias("acl_rule"), "acl_id")
+    # Its name without the log's prefix no longer tells the kind of a rule.
+    deciding = pl.struct(rule_name().alias("acl_rule"), "acl_id", acl_kind=rule_kind())
     return (
         views.filter(pl.col("src_place") == "internal", pl.col("counted"))
         .join(
@@ -58,7 +60,7 @@ def attempts_of(views: pl.LazyFrame) -> pl.DataFrame:
             .sort_by(pl.col("last_seen").filter(denied), deciding.filter(denied))
             .last()
             .alias("by"),
-            pl.col("far_rule", "far_acl").drop_nulls().min(),
+            pl.col("far_rule", "far_acl", "far_kind").drop_nulls().min(),
         )
         .collect(engine="streaming")
         .unnest("by")
@@ -66,6 +68,7 @@ def attempts_of(views: pl.LazyFrame) -> pl.DataFrame:
         .with_columns(
             acl_rule=pl.when(pl.col("status") == "Denied at destination").then("far_rule").otherwise("acl_rule"),
             acl_id=pl.when(pl.col("status") == "Denied at destination").then("far_acl").otherwise("acl_id"),
+            acl_kind=pl.when(pl.col("status") == "Denied at destination").then("far_kind").otherwise("acl_kind"),
             attempts=pl.col("flows") + pl.col("flows_denied"),
             last_failure=pl.max_horizontal(
                 "last_denied", pl.when(pl.col("last_answered").is_null()).then("last_unanswered")
@@ -82,7 +85,7 @@ def destinations_tried(views: pl.LazyFrame) -> pl.DataFrame:
 
 def _denied_inbound(views: pl.LazyFrame) -> pl.DataFrame:
     """What the destination's own NIC logged as denied: the rule that the source cannot see."""
-    deciding = pl.struct(far_rule=rule_name(), far_acl=pl.col("acl_id"))
+    deciding = pl.struct(far_rule=rule_name(), far_acl=pl.col("acl_id"), far_kind=rule_kind())
     return (
         views.filter(pl.col("view") == "destination", pl.col("flow_status") == "Denied")
         .group_by("src_ip", "dst_vnet", "dst_ip", "dst_port", "protocol")

@@ -14,7 +14,8 @@ import polars as pl
 
 from flowlens import schema
 from flowlens.analyses.attempts import WORKLOAD, attempts_of, destinations_tried
-from flowlens.analyses.judgement import EXACT, NOTHING, PORT_ONLY, TAG, Attempt, Length, Need, Totals, judge
+from flowlens.analyses.judgement import NOTHING, Attempt, Length, Totals, judge
+from flowlens.analyses.needs import APPROXIMATE_TAG, EXACT, PORT_ONLY, SURE, TAG, Need
 from flowlens.analyses.representatives import REQUIREMENT, added, representatives, totals_of
 from flowlens.analyses.tables import result, slim
 from flowlens.catalog import (
@@ -96,6 +97,63 @@ def explained(
         return matched.select("dst_ip", "dst_port", "protocol").unique()
 
     return pl.concat([tied(part) for part in scan.evidence.parts])
+
+
+def met(
+    scan: Scan,
+    attempts: Sequence[pl.DataFrame],
+    *,
+    profiles: Sequence[str] | str = AUTO,
+    cloud: str = "global",
+    placeholders: Settings | None = None,
+    tags: ServiceTags | None = None,
+    names: Names | str | Path | None = None,
+) -> pl.DataFrame:
+    """Workload, dst_ip, dst_port, protocol, match, profile and name (of the requirement) where a workload needs what it tried.
+
+    ``attempts`` are those of each part of the scan. A port alone and a service tag that is only plausible tie nothing.
+    """
+    known_tags = tags or load_tags(cloud)
+    needs = needs_of(scan, profiles=profiles, cloud=cloud, placeholders=placeholders, tags=known_tags, names=names)
+    match = _matcher(needs)
+    active: list[pl.DataFrame] = []
+
+    def tied(part: pl.DataFrame) -> pl.DataFrame:
+        matched = match(part)
+        active.append(slim(_active(matched, needs, known_tags), WORKLOAD))
+        sure = (pl.col("match") != APPROXIMATE_TAG) | pl.col("confidence").is_in(SURE)
+        told = matched.filter(pl.col("match") != PORT_ONLY, sure)
+        told = told.select(*REQUIREMENT, "dst_ip", "dst_port", "protocol", "match").unique()
+        return slim(told, [*WORKLOAD, "match"])
+
+    matched = pl.concat([tied(part) for part in attempts])
+    tried = pl.concat([part.select(WORKLOAD).unique() for part in attempts])
+    _, asked = _loaded(profiles)
+    wanted = _wanted(_workloads(scan.evidence, tried), needs, pl.concat(active), asked)
+    named = pl.DataFrame(
+        [(n, need.profile, need.requirement.name) for n, need in enumerate(needs)],
+        schema={"requirement": pl.Int64, "profile": pl.String, "name": pl.String},
+        orient="row",
+    )
+    return matched.join(wanted, on=REQUIREMENT, how="semi", nulls_equal=True).join(named, on="requirement")
+
+
+def needs_of(
+    scan: Scan,
+    *,
+    profiles: Sequence[str] | str = AUTO,
+    cloud: str = "global",
+    placeholders: Settings | None = None,
+    tags: ServiceTags | None = None,
+    names: Names | str | Path | None = None,
+) -> list[Need]:
+    """What the profiles of these names or paths need in the hours of the scan; ``auto`` stands for all in the package.
+
+    Raises what denied_egress raises.
+    """
+    loaded, _ = _loaded(profiles)
+    check_settings(placeholders or {}, loaded)
+    return _needs(loaded, cloud, placeholders or {}, tags or load_tags(cloud), _of_its_time(_names(names), scan))
 
 
 def _loaded(profiles: Sequence[str] | str) -> tuple[list[Profile], frozenset[str]]:
@@ -230,8 +288,7 @@ def _matcher(needs: Sequence[Need]) -> Callable[[pl.DataFrame], pl.DataFrame]:
 
 
 def _workloads(evidence: Evidence, tried: pl.DataFrame) -> pl.DataFrame:
-    """Every workload that could need an endpoint, and whether its NIC is logged."""
-    # A NIC that only the inventory names has no log of its own.
+    """Every workload that could need an endpoint, and whether its NIC is logged: the inventory knows others too."""
     logged = evidence.coverage["mac_address"].drop_nulls().unique().to_list()
     own = (
         evidence.inventory.table.filter(pl.col("kind").is_in(["nic", "forwarder"]), pl.col("workload").is_not_null())

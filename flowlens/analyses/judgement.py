@@ -7,25 +7,21 @@ the best counts; a service is judged over all its addresses, and a denial beside
 from __future__ import annotations
 
 import datetime as dt
-import functools
-import ipaddress
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from flowlens import schema
-from flowlens.catalog import Expansion, Requirement
-from flowlens.prefixes import INTERNAL_PREFIXES, PLATFORM_PREFIXES
+from flowlens.analyses.fixes import advice, private_address
+from flowlens.analyses.needs import ADDRESS, APPROXIMATE_TAG, EXACT, NAME, PORT_ONLY, SURE, TAG, Need
+from flowlens.prefixes import PLATFORM_PREFIXES, is_internal
 
-ADDRESS, NAME, TAG, APPROXIMATE_TAG, PORT_ONLY = schema.MATCHES
-EXACT = (ADDRESS, NAME)
 SUCCESS = ("Reached", "Service reached", "Recovered")
 ANSWERED = (*SUCCESS, "Partly denied")
 LISTED = 4
 """How many of many things a note names; it counts the others."""
 
 _COMMON_PORTS = (53, 80, 123, 443)
-_SURE = ("high", "medium")
 _WEEKLY = "windows-kms"
 _WEEK = dt.timedelta(days=7)
 """Windows renews its activation about every seven days (Microsoft Learn, windows-activation-stopped-working)."""
@@ -42,14 +38,6 @@ _BEST_FIRST = (
     "Denied",
     "Cannot tell",
 )
-
-
-class Need(NamedTuple):
-    """A requirement with the profile it stands in and the prefixes behind it."""
-
-    profile: str
-    requirement: Requirement
-    expansion: Expansion
 
 
 class Length(NamedTuple):
@@ -74,6 +62,7 @@ class Attempt:
     attempts: int
     acl_rule: str | None
     acl_id: str | None
+    acl_kind: str | None
     last_answered: dt.datetime | None
     last_denied: dt.datetime | None
     last_failure: dt.datetime | None
@@ -150,8 +139,13 @@ def judge(need: Need, attempts: Sequence[Attempt], totals: Totals, logged: bool,
         last_success=totals.last_success,
         last_failure=totals.last_failure,
         note=_sentences(notes),
-        fix=_fix(requirement, status, best) if problem and best and not quiet else None,
+        fix=_fix(need, status, best) if problem and best and not quiet else None,
     )
+
+
+def _fix(need: Need, status: str, best: Attempt) -> str:
+    private = private_address(best.match, best.dst_ip)
+    return advice(need, status, best.acl_rule, best.acl_id, best.acl_kind, private)
 
 
 def _shortened(parts: Sequence[str]) -> str:
@@ -224,7 +218,7 @@ def _when(time: Callable[[Attempt], dt.datetime | None]) -> Callable[[Attempt], 
 
 
 def _service_success(status: str, best: Attempt) -> _Opinion:
-    if best.match == APPROXIMATE_TAG and best.confidence not in _SURE:
+    if best.match == APPROXIMATE_TAG and best.confidence not in SURE:
         return _Opinion(
             "Cannot tell", best.match, best, (f"some endpoint of its likely service answered ({best.dst_ip})",)
         )
@@ -242,7 +236,7 @@ def _claim(need: Need, status: str, best: Attempt) -> _Opinion:
     told = f"an endpoint of its likely service was {status.lower()} ({best.dst_ip})"
     if any(reach.match == NAME for reach in need.expansion.reaches):
         return _Opinion("Cannot tell", best.match, best, (f"{told}, which is no address known of the name",))
-    if best.confidence not in _SURE:
+    if best.confidence not in SURE:
         return _Opinion("Cannot tell", best.match, best, (told,))
     return _Opinion(status, best.match, best, ("some endpoint of the service; this name may be the one",))
 
@@ -257,7 +251,7 @@ def _unseen(need: Need, logged: bool, evidence: Length) -> _Opinion:
         reach.match in (ADDRESS, TAG)
         or (reach.match == APPROXIMATE_TAG and expansion.confidence.get(reach.endpoint) == "high")
         # A private endpoint is the only address of its name; a public name may have more than those that are known.
-        or (reach.match == NAME and any(map(_is_internal, reach.prefixes)))
+        or (reach.match == NAME and any(map(is_internal, reach.prefixes)))
         for reach in expansion.reaches
     )
     notes = []
@@ -274,32 +268,3 @@ def _unseen(need: Need, logged: bool, evidence: Length) -> _Opinion:
         notes.append(f"{hours} prove little: Windows renews weekly" if need.profile == _WEEKLY else hours)
     silent = testable and not platform and evidence.covered
     return _Opinion("Not seen" if silent else "Cannot tell", None, None, tuple(notes))
-
-
-@functools.lru_cache(maxsize=4096)
-def _is_internal(prefix: str) -> bool:
-    network = ipaddress.ip_network(prefix)
-    # ipaddress calls more private than what is internal here, such as ranges for benchmarks and documentation.
-    known = (ipaddress.ip_network(internal) for internal in INTERNAL_PREFIXES)
-    return any(network.version == one.version and network.subnet_of(one) for one in known)  # type: ignore[arg-type]
-
-
-def _fix(requirement: Requirement, status: str, best: Attempt) -> str:
-    """The smallest change that mends the problem, in words."""
-    where = f"{requirement.protocol.upper()} {requirement.ports}"
-    named = [e.value for e in requirement.endpoints if e.kind in ("ip", "cidr", "service-tag") and "<" not in e.value]
-    target = ", ".join(dict.fromkeys(named)) or requirement.name
-    acl = (best.acl_id or "").rsplit("/", 1)[-1]
-    by = f"{best.acl_rule} in {acl}"
-    if status in ("Denied", "Partly denied"):
-        if (best.acl_id or "").lower() == schema.UNSPECIFIED:
-            return "Denied by VNet encryption: see the encryption table."
-        return f"Allow outbound {where} to {target} before {by}."
-    if status == "Denied at destination":
-        return f"Allow inbound {where} at the destination before {by}."
-    if status == "Answered without data":
-        return "A firewall or proxy answers and resets: allow the name there."
-    return (
-        f"Allowed by the NSG but nothing answers on {where}: give the subnet an outbound path (NAT gateway, firewall "
-        "route or public IP), or allow it at the firewall on the way."
-    )

@@ -12,7 +12,8 @@ import polars as pl
 
 from flowlens import schema
 from flowlens.analyses.attempts import WORKLOAD
-from flowlens.analyses.judgement import ANSWERED, EXACT, LISTED
+from flowlens.analyses.judgement import ANSWERED, LISTED
+from flowlens.analyses.needs import EXACT
 
 REQUIREMENT = [*WORKLOAD, "requirement"]
 """What a status is of."""

@@ -41,12 +41,14 @@ class Expansion:
     a name is known to have stood for, ``service tag``, ``approximate tag`` for a name that a tag stands for, ``port only``
     where any address will do. ``endpoint`` is the endpoint's value with its placeholders filled. ``confidence`` is high,
     medium or low for each endpoint matched by an approximate tag. ``untestable`` gives one reason for each endpoint that no
-    address can be tied to; if ``reaches`` is empty, nothing can be said about the requirement.
+    address can be tied to; if ``reaches`` is empty, nothing can be said about the requirement. ``names`` are all its names
+    and patterns of names.
     """
 
     reaches: tuple[Reach, ...]
     confidence: Mapping[str, str] = field(default_factory=dict)
     untestable: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
 
     @property
     def prefixes(self) -> tuple[tuple[str, str, str], ...]:
@@ -98,8 +100,8 @@ def expand(
             if reason:
                 untestable.append(f"{value}: {reason}")
     reaches += [Reach("approximate tag", value, tags.prefixes(tag)) for tag, value in approximate.items()]
-    used = dict.fromkeys(approximate.values())
-    return Expansion(tuple(reaches), {value: confidence[value] for value in used}, tuple(dict.fromkeys(untestable)))
+    used = {value: confidence[value] for value in dict.fromkeys(approximate.values())}
+    return Expansion(tuple(reaches), used, tuple(dict.fromkeys(untestable)), tuple(confidence))
 
 
 def names_of(

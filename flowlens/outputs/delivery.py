@@ -22,6 +22,7 @@ from flowlens.outputs.tables import BY_TABLE, atomic, write_tables
 from flowlens.outputs.terminal import COLOURS
 
 TABLE = "table"
+SCRIPT = "script"
 FORMATS = (TABLE, *OUTPUTS)
 _FILE_WIDTH = 120
 
@@ -61,6 +62,24 @@ def target_of(face: str | None, output: str | None, *, tables: int = 1) -> Targe
     if face == "parquet" and path is None and sys.stdout.isatty():
         raise ConfigError("--format parquet", "is not for a terminal", hint="use -o FILE or a pipe")
     return Target(face, path, folder)
+
+
+def script_target(face: str | None, output: str | None) -> Target:
+    """Where a script goes: to stdout or the file of -o.
+
+    Raises ConfigError where --format or -o ask for something else.
+
+    >>> script_target(None, "fix.sh").face
+    'script'
+    """
+    path = Path(output) if output is not None else None
+    if face is not None:
+        raise ConfigError(f"--format {face}", "does not go with --fix, which writes a script")
+    if path is not None and (str(output).endswith(("/", "\\")) or path.is_dir()):
+        raise ConfigError(f"-o {output}", "is a folder, and a script is one file", hint="name a file")
+    if path is not None and path.suffix.lower() in SUFFIXES:
+        raise ConfigError(f"-o {output}", f"asks for {SUFFIXES[path.suffix.lower()]}, --fix writes a script")
+    return Target(SCRIPT, path, False)
 
 
 def deliver(

@@ -29,7 +29,8 @@ _GAP = 2
 _BROKEN = 14
 """How far a name that is no address may be folded in the middle of a word."""
 _ADDRESS = re.compile(r"\d+\.\d+\.\d+\.\d+|[0-9a-f]*:[0-9a-f:]*:", re.IGNORECASE)
-_TRAILING = re.compile(r" +(?=\n)")
+# Styles may begin and end among the spaces.
+_TRAILING = re.compile(r" (?: |\x1b\[[0-9;]*m)*(?=\n)")
 _ASCII_HEAD = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
 
 
@@ -97,7 +98,7 @@ class Page:
         """Put one renderable, made of safe text, on the console."""
         with self._console.capture() as captured:
             self._console.print(content)
-        self._out.write(_TRAILING.sub("", captured.get()))
+        self._out.write(_TRAILING.sub(lambda found: found[0].replace(" ", ""), captured.get()))
 
     def line(self, text: str = "", style: str = "", *, indent: int = 0) -> None:
         """One paragraph, folded between words at the width."""

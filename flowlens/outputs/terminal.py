@@ -22,13 +22,17 @@ TITLES = {
     "denied_egress": "Required endpoints",
     "unexpected_destinations": "Unexpected destinations",
     "rule_usage": "Rules",
+    "rule_dependencies": "What depends on the rule",
+    "private_subnet_readiness": "If the subnets were private",
     "coverage": "Coverage",
     "flows": "Flow tuples",
 }
 COLOURS = {
-    **dict.fromkeys(("Encrypted", "Reached", "Service reached", "Recovered", "read"), "green"),
-    **dict.fromkeys(("Unencrypted", "Dropped", "Denied", "Denied at destination", "Unanswered", "failed"), "red"),
-    **dict.fromkeys(("Mixed", "Partly denied", "Answered without data", "missing", "partly read"), "yellow"),
+    **dict.fromkeys(("Encrypted", "Reached", "Service reached", "Recovered", "read", "Stays"), "green"),
+    **dict.fromkeys(
+        ("Unencrypted", "Dropped", "Denied", "Denied at destination", "Unanswered", "failed", "Lost"), "red"
+    ),
+    **dict.fromkeys(("Mixed", "Partly denied", "Answered without data", "missing", "partly read", "At risk"), "yellow"),
 }
 """The style of a cell that holds just this word."""
 
@@ -36,6 +40,7 @@ _PART = {"_before": "before the change", "_after": "after the change"}
 _MARK = {OK: ("ok", "bold green"), FINDINGS: ("findings", "bold red")}
 _UNDETERMINED = ("not determined", "bold yellow")
 _QUIET = ("Cannot tell", "Not observable", "Not seen")
+_UNCHANGED = ("private endpoint", "private peer", "platform")
 _GOOD = ("Service reached", "Reached")
 _SEEN_AS_ONE = ("vnet", "workload", "protocol", "port", "status", "dst_ip", "acl_rule", "acl_id", "attempts")
 _BARE = re.compile(r"^(\S+) \([0-9A-F]{12}\)$")
@@ -62,6 +67,10 @@ def _share(row: Row) -> str:
 
 def _service(row: Row) -> str:
     return str(row["protocol"]) + (f" {row['dst_port']}" if row["dst_port"] is not None else "")
+
+
+def _port(row: Row) -> str:
+    return f"{row['protocol'] or ''} {'' if row['port'] is None else row['port']}".strip()
 
 
 def _columns(name: str, clock: Clock) -> tuple[Shown, ...]:
@@ -107,6 +116,28 @@ def _columns(name: str, clock: Clock) -> tuple[Shown, ...]:
             Shown("denied", _text("flows_denied"), right=True),
             Shown("bytes", _bytes("bytes"), right=True),
             Shown("NICs", _text("workloads"), right=True, minor=3),
+        ),
+        "rule_dependencies": (
+            Shown("workload", _text("workload")),
+            Shown("direction", _text("direction"), minor=1),
+            Shown("peer", _text("peer"), whole=True),
+            Shown("port", _port, whole=True),
+            Shown("decided", _text("flow_status")),
+            Shown("flows", _text("flows"), right=True),
+            Shown("bytes", _bytes("bytes"), right=True, minor=2),
+            Shown("rule", _text("acl_rule"), name=True, minor=4),
+            Shown("of", _last_part("acl_id"), name=True, minor=3),
+            Shown("last seen", lambda row: clock(row["last_seen"]), minor=1),
+        ),
+        "private_subnet_readiness": (
+            Shown("subnet", _text("subnet"), name=True),
+            Shown("out by", _text("outbound"), minor=2),
+            Shown("destination", _text("destination"), name=True),
+            Shown("port", _port, whole=True),
+            Shown("status", _text("status")),
+            Shown("path", _text("path"), minor=1),
+            Shown("needed by", _text("profiles"), minor=3),
+            Shown("reached", _text("flows_reached"), right=True, minor=4),
         ),
         "coverage": (
             Shown("flow log", _last_part("flow_log_id"), name=True),
@@ -198,7 +229,7 @@ def _section(page: Page, name: str, table: pl.DataFrame, limit: int | None, *, a
     rows, note = _worth_showing(stem, table, alone=alone)
     rows = _with_bare_addresses(_ranked(stem, rows))
     title = f"{TITLES[stem]}{f' {part}' if part else ''}"
-    if stem == "coverage" and rows.is_empty():
+    if stem in ("coverage", "rule_dependencies") and rows.is_empty():
         return
     page.line()
     if rows.is_empty():
@@ -221,6 +252,16 @@ def _section(page: Page, name: str, table: pl.DataFrame, limit: int | None, *, a
 
 def _worth_showing(name: str, table: pl.DataFrame, *, alone: bool) -> tuple[pl.DataFrame, str]:
     """The rows that a first look needs, and a sentence on the rest; a question asked alone gets more of them."""
+    if name == "rule_dependencies":
+        # The verdict says why there is nothing to list.
+        return table.filter(pl.col("status") == "Depends"), ""
+    if name == "private_subnet_readiness":
+        hidden = pl.col("path").is_in(_UNCHANGED).fill_null(False)
+        unchanged = counted(table.filter(hidden).height, "destination")
+        note = (
+            f"Not shown: {unchanged} that no subnet loses, private or the platform's (--format csv or json lists them)."
+        )
+        return table.filter(~hidden), note
     if name == "denied_egress":
         hidden = pl.col("status").is_in(_QUIET if alone else (*_QUIET, *_GOOD))
         left = dict(table.filter(hidden).group_by("status").len().sort("status").iter_rows())
@@ -259,6 +300,11 @@ def _ranked(name: str, rows: pl.DataFrame) -> pl.DataFrame:
         order = {status: n for n, status in enumerate(("Dropped", "Unencrypted", "Mixed", "Unknown", "Encrypted"))}
         first = pl.col("eligibility") != "eligible"
         return rows.sort(first, pl.col("encryption_status").replace_strict(order, default=9), maintain_order=True)
+    if name == "private_subnet_readiness":
+        order = {status: n for n, status in enumerate(schema.READINESS_STATUSES)}
+        return rows.sort(pl.col("status").replace_strict(order, default=99), "vnet", "subnet", maintain_order=True)
+    if name == "rule_dependencies":
+        return rows.sort(pl.col("flows") * -1, "workload", "peer", maintain_order=True)
     if name == "rule_usage":
         return rows.sort(pl.col("flows_denied") * -1, "acl_rule", maintain_order=True)
     if name == "coverage":

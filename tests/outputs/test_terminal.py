@@ -280,7 +280,7 @@ def test_advice_is_given_once(sample: fl.Report) -> None:
             sample.tables["encryption_status"].filter(pl.col("eligibility") == "eligible")["advice"].unique()
         ):
             assert text.count(sentence) == 1
-        assert text.count("before DenyInternet443 in nsg-aks") == 1
+        assert text.count("number than DenyInternet443 in nsg-aks") == 1
 
 
 def test_advice_after_a_change_is_about_the_time_after_it() -> None:
@@ -320,7 +320,10 @@ def test_what_changed_since_a_baseline_is_told(sample: fl.Report) -> None:
 
 
 def test_every_status_has_a_colour_or_none_on_purpose() -> None:
-    words_of_tables = {*schema.PAIR_STATUSES, *schema.EGRESS_STATUSES, *schema.COVERAGE_STATES}
+    words_of_tables = {
+        *(*schema.PAIR_STATUSES, *schema.EGRESS_STATUSES),
+        *(*schema.COVERAGE_STATES, *schema.READINESS_STATUSES),
+    }
     assert set(COLOURS) <= words_of_tables
     assert {*schema.EGRESS_PROBLEMS} <= set(COLOURS)
 

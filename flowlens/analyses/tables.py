@@ -54,7 +54,11 @@ def slim(part: pl.DataFrame, repeated: Sequence[str]) -> pl.DataFrame:
     >>> slim(pl.DataFrame({"vnet": ["a", "a"]}), ["vnet"])["vnet"].to_list()
     ['a', 'a']
     """
-    return part.with_columns(pl.col(repeated).cast(pl.Categorical).cast(pl.String)).shrink_to_fit()
+    texts = []
+    for name in repeated:
+        words = part[name].unique().drop_nulls()
+        texts.append(words.gather(part[name].cast(pl.Enum(words)).to_physical()).alias(name))
+    return part.with_columns(texts).shrink_to_fit()
 
 
 def null_sum(value: pl.Expr) -> pl.Expr:

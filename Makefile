@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SEED ?= 1
 
-.PHONY: demo test faults scenario bench matching wheel clean
+.PHONY: demo test faults scenario bench matching memory wheel clean
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/.installed
@@ -33,6 +33,10 @@ bench: $(VENV)/.installed-dev
 matching: $(VENV)/.installed-dev
 	MATCHING_LONG=1 $(BIN)/pytest tests/test_prefixes.py
 	$(BIN)/python -m bench.matching
+
+# A gigabyte twice; some minutes.
+memory: $(VENV)/.installed-dev
+	$(BIN)/python -m bench.memory
 
 # Without the old build folder, which would carry modules that are gone into the wheel.
 wheel: $(VENV)/.installed-dev

@@ -322,6 +322,25 @@ def _merge_compact(rows: pl.DataFrame) -> pl.DataFrame:
     return pl.concat([part.group_by(_COMPACT_KEYS).agg(measures).collect(engine="streaming") for part in parts])
 
 
+def _united(pieces: Iterable[pl.DataFrame]) -> pl.DataFrame:
+    """Compact rows with each key once, merged as they come: a part on disk holds a busy key many times."""
+    held: list[pl.DataFrame] = []
+    once = 0
+    for piece in pieces:
+        held.append(piece)
+        if sum(rows.height for rows in held) > once + MERGE_ROWS:
+            held = [_merge_compact(pl.concat(held))]
+            once = held[0].height
+    return _merge_compact(pl.concat(held))
+
+
+def _taken(path: Path) -> pl.DataFrame:
+    """The rows of a file, which is gone after it."""
+    rows = pl.read_parquet(path, memory_map=False)
+    path.unlink()
+    return rows
+
+
 class BlobRollup:
     """The rollup of one blob, merged as it grows and split by hash to disk when its keys are many.
 
@@ -371,10 +390,7 @@ class BlobRollup:
             self._to_disk(self._merged())
         for paths in self._parts:
             if paths:
-                rows = pl.concat([pl.read_parquet(path) for path in paths])
-                yield self._contexts.expand(_merge_compact(rows)).collect()
-                for path in paths:
-                    path.unlink()
+                yield self._contexts.expand(_united(map(_taken, paths))).collect()
 
     def _to_disk(self, rows: pl.DataFrame) -> None:
         rows = _with_text(rows)

@@ -203,7 +203,7 @@ def _statuses(scan: Scan, needs: Sequence[Need], asked: frozenset[str], tags: Se
         tried.append(slim(attempts.select(WORKLOAD).unique(), WORKLOAD))
         active.append(slim(_active(matched, needs, tags), WORKLOAD))
         totals.append(slim(totals_of(matched), WORKLOAD))
-        return slim(representatives(matched), WORKLOAD)
+        return slim(representatives(matched))
 
     # A destination is in one part alone, so what is told of each part is told of all.
     matched = pl.concat([tied(part) for part in scan.evidence.parts])

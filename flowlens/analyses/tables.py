@@ -48,14 +48,16 @@ def condensed(parts: Iterable[pl.LazyFrame], by: Sequence[str]) -> pl.LazyFrame:
     return pl.concat([part.group_by(by).agg(measures).collect(engine="streaming") for part in parts]).lazy()
 
 
-def slim(part: pl.DataFrame, repeated: Sequence[str]) -> pl.DataFrame:
-    """``part`` with each text of the ``repeated`` columns held once; polars holds it again in every row that it groups.
+def slim(part: pl.DataFrame, repeated: Sequence[str] | None = None) -> pl.DataFrame:
+    """``part`` with each text of the ``repeated`` columns, or of all, held once.
+
+    Polars holds a text again in every row that it groups, and those of all rows for as long as one row is left.
 
     >>> slim(pl.DataFrame({"vnet": ["a", "a"]}), ["vnet"])["vnet"].to_list()
     ['a', 'a']
     """
     texts = []
-    for name in repeated:
+    for name in part.select(pl.col(pl.String)).columns if repeated is None else repeated:
         words = part[name].unique().drop_nulls()
         texts.append(words.gather(part[name].cast(pl.Enum(words)).to_physical()).alias(name))
     return part.with_columns(texts).shrink_to_fit()

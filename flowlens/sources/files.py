@@ -38,6 +38,7 @@ NAMES_SHOWN = 5
 _GZIP_MAGIC = b"\x1f\x8b"
 _GZIP_WINDOW = 31  # zlib's word for "gzip header, largest window"
 _COMPRESSED_CHUNK = 1 << 16
+_INFLATED_CHUNK = 1 << 20  # fixed, since how far damaged data can be read depends on the steps it is read in
 _GLOB_CHARACTERS = re.compile(r"[*?\[]")
 _WINDOWS_PATH_LIMIT = 260
 _BOMB = "flow logs do not compress like that; decompress the file yourself if you trust it"
@@ -457,6 +458,11 @@ def read_chunks(
 
 def inflated(where: str, file: BinaryIO, chunk_size: int, limit: int = DECOMPRESSED_LIMIT) -> Iterator[bytes]:
     """The decompressed bytes of a gzip ``file`` in pieces of at most ``chunk_size``; raises as `read_chunks` does."""
+    for piece in _inflated(where, file, limit):
+        yield from (piece[start : start + chunk_size] for start in range(0, len(piece), chunk_size))
+
+
+def _inflated(where: str, file: BinaryIO, limit: int) -> Iterator[bytes]:
     taken = given = 0
     member = zlib.decompressobj(_GZIP_WINDOW)
     pending = b""
@@ -471,9 +477,9 @@ def inflated(where: str, file: BinaryIO, chunk_size: int, limit: int = DECOMPRES
             member = zlib.decompressobj(_GZIP_WINDOW)
         before = member.copy()
         try:
-            chunk = member.decompress(pending, chunk_size)
+            chunk = member.decompress(pending, _INFLATED_CHUNK)
         except zlib.error as error:
-            yield from _up_to_damage(before, pending, chunk_size)
+            yield _up_to_damage(before, pending)
             raise FormatError(
                 where,
                 f"expected gzip data, found damage after {taken:,} compressed bytes ({error})",
@@ -492,7 +498,7 @@ def inflated(where: str, file: BinaryIO, chunk_size: int, limit: int = DECOMPRES
             yield chunk
     if not member.eof:
         # The last input can stand for more output than one chunk takes.
-        while chunk := member.decompress(b"", chunk_size):
+        while chunk := member.decompress(b"", _INFLATED_CHUNK):
             given += len(chunk)
             yield chunk
         raise FormatError(
@@ -502,15 +508,15 @@ def inflated(where: str, file: BinaryIO, chunk_size: int, limit: int = DECOMPRES
         )
 
 
-def _up_to_damage(member: zlib._Decompress, pending: bytes, chunk_size: int) -> Iterator[bytes]:
-    """What ``member`` can still give before the byte that it refuses, so that no chunk size gives less."""
+def _up_to_damage(member: zlib._Decompress, pending: bytes) -> bytes:
+    """What ``member`` can still give before the byte that it refuses: a call that fails gives nothing of its output."""
+    given = bytearray()
     for index in range(len(pending)):
         piece = pending[index : index + 1]
         while piece:
             try:
-                chunk = member.decompress(piece, chunk_size)
+                given += member.decompress(piece, 1)
             except zlib.error:
-                return
-            if chunk:
-                yield chunk
+                return bytes(given)
             piece = member.unconsumed_tail
+    return bytes(given)

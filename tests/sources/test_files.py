@@ -392,6 +392,13 @@ def test_damaged_gzip_gives_the_same_for_every_chunk_size(data: bytes, chunk_siz
     assert problem or taken == data
 
 
+def test_any_damaged_byte_gives_the_same_for_small_and_large_chunks() -> None:
+    packed = gzip.compress(b"abcdefgh" * 411)
+    for place in range(2, len(packed)):
+        damaged = packed[:place] + bytes([packed[place] ^ 16]) + packed[place + 1 :]
+        assert collect(damaged, 1) == collect(damaged, 1 << 20)
+
+
 def test_a_wrong_checksum_loses_nothing_and_is_said() -> None:
     data = b'{"records":[]}' * 100
     packed = bytearray(gzip.compress(data))

@@ -13,7 +13,7 @@ import typer
 
 from flowlens.catalog import ServiceTags, load_profile, load_tags, profile_names, read_names
 from flowlens.catalog.expansion import names_of
-from flowlens.catalog.placeholders import check_settings, configured_settings, parse_settings
+from flowlens.catalog.placeholders import chosen_settings
 from flowlens.catalog.tags import CLOUDS, packed, read_update, stored_file
 from flowlens.config import read_config
 from flowlens.errors import ConfigError, near_matches
@@ -145,9 +145,7 @@ def resolve(
     """
     settings = read_config(config)
     loaded = [load_profile(name) for name in profiles]
-    given = parse_settings(placeholders or ())
-    check_settings(given, loaded)
-    filling = {**configured_settings(settings.placeholders, loaded), **given}
+    filling = chosen_settings(placeholders or (), settings.placeholders, loaded)
     known = read_names(names) if names else None
     wanted, patterns = names_of(loaded, known_cloud(cloud), filling, known)
     servers = [parse_server(server)] if server else system_servers()

@@ -23,7 +23,7 @@ from flowlens.analyses.destinations import read_expected
 from flowlens.analyses.egress import AUTO
 from flowlens.analyses.needs import Asked
 from flowlens.catalog import load_profile, read_names
-from flowlens.catalog.placeholders import check_settings, configured_settings, parse_settings
+from flowlens.catalog.placeholders import chosen_settings
 from flowlens.catalogue_cli import known_cloud, told_lines
 from flowlens.config import read_config
 from flowlens.doctor import describe as doctor_lines
@@ -155,9 +155,7 @@ def _required(
     settings = read_config(common.config)
     cloud = known_cloud(common.cloud or settings.cloud)
     loaded = [load_profile(name) for name in profiles or () if name != AUTO]
-    given = parse_settings(placeholders or ())
-    check_settings(given, loaded)
-    filling = {**configured_settings(settings.placeholders, loaded), **given}
+    filling = chosen_settings(placeholders or (), settings.placeholders, loaded)
     known = read_names(names) if names else None
     if known is not None:
         say(f"{names}: {known.describe()}")

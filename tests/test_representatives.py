@@ -23,24 +23,15 @@ from flowlens.analyses.judgement import (
 from flowlens.analyses.representatives import REQUIREMENT, added, representatives, totals_of
 from flowlens.catalog import Endpoint, Expansion, Requirement
 from flowlens.catalog.expansion import Reach
-from flowlens.schema import EGRESS_PROBLEMS, MATCHES
+from flowlens.schema import EGRESS_PROBLEMS, EGRESS_STATUSES, MATCHES
 
 REQUIRED = Requirement("A", "global", "required", "tcp", "9000", "B", "2026", (Endpoint("ip", "20.0.0.1"),))
 NEED = Need("mine", REQUIRED, Expansion((Reach("address", "20.0.0.1", ("20.0.0.1/32",)),)))
 LENGTH = Length(dt.timedelta(days=8), 1, 1)
 T = dt.datetime(2026, 6, 15, 9, tzinfo=dt.UTC)
 TIMES = st.none() | st.integers(0, 3).map(lambda minutes: T + dt.timedelta(minutes=minutes))
-STATUSES = (
-    "Reached",
-    "Recovered",
-    "Partly denied",
-    "Pending",
-    "Answered without data",
-    "Unanswered",
-    "Denied at destination",
-    "Denied",
-    "Cannot tell",
-)
+# What can come of attempts at one address; the others are said of a requirement alone.
+STATUSES = [status for status in EGRESS_STATUSES if status not in ("Service reached", "Not seen", "Not observable")]
 ADDRESSES = [f"20.0.0.{n}" for n in range(9)]
 
 # What came of an address and port is one thing, however many endpoints it meets.

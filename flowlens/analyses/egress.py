@@ -36,7 +36,7 @@ from flowlens.nic_hours import COVERED
 from flowlens.prefixes import PrefixTable
 
 AUTO = "auto"
-HOUR = dt.timedelta(hours=1)
+_HOUR = dt.timedelta(hours=1)
 
 
 def denied_egress(
@@ -175,7 +175,7 @@ def _of_its_time(names: Names | None, scan: Scan) -> Names | None:
     if names is None:
         return own
     first, last = _hours(scan)
-    known = names.during(first, last + HOUR if last is not None else None)
+    known = names.during(first, last + _HOUR if last is not None else None)
     return known.beside(own) if own is not None else known
 
 
@@ -289,10 +289,9 @@ def _matcher(needs: Sequence[Need]) -> Callable[[pl.DataFrame], pl.DataFrame]:
 
 def _workloads(evidence: Evidence, tried: pl.DataFrame) -> pl.DataFrame:
     """Every workload that could need an endpoint, and whether its NIC is logged: the inventory knows others too."""
-    logged = evidence.coverage["mac_address"].drop_nulls().unique().to_list()
     own = (
         evidence.inventory.table.filter(pl.col("kind").is_in(["nic", "forwarder"]), pl.col("workload").is_not_null())
-        .with_columns(logged=pl.col("mac_address").is_in(logged).fill_null(False))
+        .with_columns(logged=pl.col("mac_address").is_in(evidence.logged_nics.implode()).fill_null(False))
         .select(*WORKLOAD, "logged")
     )
     tried = tried.select(*WORKLOAD, logged=pl.lit(True))
@@ -338,7 +337,7 @@ def _evidence(scan: Scan) -> Length:
     if first is None or last is None:
         return Length(dt.timedelta(), 0, 0)
     covered = coverage.filter(pl.col("state").is_in(COVERED)).height
-    return Length(last - first + HOUR, covered, coverage.height)
+    return Length(last - first + _HOUR, covered, coverage.height)
 
 
 def _hours(scan: Scan) -> tuple[dt.datetime | None, dt.datetime | None]:

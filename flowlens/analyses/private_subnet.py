@@ -161,6 +161,19 @@ def by_subnet(inventory: Inventory, given: Mapping[str, T], *, strict: bool = Tr
     return found
 
 
+def methods_by_subnet(
+    inventory: Inventory, outbound: Mapping[str, str] | None, known: Sequence[Mapping[str, str]] = ()
+) -> dict[tuple[str, str], str]:
+    """How each subnet goes out, by (vnet, subnet): the last word counts, of ``known`` and then of ``outbound``.
+
+    Raises what by_subnet raises: ``outbound`` must name subnets of these logs, ``known`` may name others too.
+    """
+    methods: dict[tuple[str, str], str] = {}
+    for mapping in known:
+        methods |= by_subnet(inventory, mapping, strict=False)
+    return methods | by_subnet(inventory, outbound or {})
+
+
 def regions_of(evidence: Evidence, settings: Settings) -> pl.DataFrame:
     """(vnet, region): by the Network Watcher of its flow logs, else by the user's setting; null where neither tells."""
     told = given(settings).get("region", [])
@@ -386,11 +399,10 @@ def _note() -> pl.Expr:
 
 def _unlogged(evidence: Evidence) -> pl.DataFrame:
     """Subnets of which the inventory knows NICs and none has a flow log."""
-    logged = evidence.coverage["mac_address"].drop_nulls().unique().to_list()
     return (
         evidence.inventory.table.filter(pl.col("kind").is_in(["nic", "forwarder"]), pl.col("mac_address").is_not_null())
         .group_by(_SUBNET)
-        .agg(logged=pl.col("mac_address").is_in(logged).any())
+        .agg(logged=pl.col("mac_address").is_in(evidence.logged_nics.implode()).any())
         .filter(~pl.col("logged"))
         .select(_SUBNET)
     )

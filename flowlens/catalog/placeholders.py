@@ -97,6 +97,22 @@ def configured_settings(settings: Settings, profiles: Iterable[Profile] = ()) ->
     return {name: value for name, value in settings.items() if key_of(name) in known}
 
 
+def chosen_settings(
+    texts: Iterable[str], configured: Settings, profiles: Iterable[Profile] = ()
+) -> dict[str, str | list[str]]:
+    """What fills these profiles and the package's: settings of texts (see parse_settings) above those of a config.
+
+    Raises what parse_settings, check_settings and configured_settings raise.
+
+    >>> chosen_settings(["location=japaneast"], {"location": "westus", "vault": "mine"})
+    {'location': 'japaneast', 'vault': 'mine'}
+    """
+    profiles = list(profiles)
+    given = parse_settings(texts)
+    check_settings(given, profiles)
+    return {**configured_settings(configured, profiles), **given}
+
+
 def _known(profiles: Iterable[Profile]) -> dict[str, str]:
     """Placeholders by ``key_of``."""
     values = (endpoint.value for profile in profiles for r in profile.requirements for endpoint in r.endpoints)

@@ -197,9 +197,9 @@ class ServiceTags:
 def load_tags(cloud: str = "global", path: Path | None = None) -> ServiceTags:
     """The service tags of ``cloud``: those of the published JSON file at ``path``, else the newest at hand.
 
-    At hand are those of the package and those that ``flowlens tags update`` put into the user's data folder. A file may also be what the Service Tag Discovery API answers (``az network list-service-tags``). Raises
-    CatalogError for an unknown cloud, and for a file that cannot be read, is cut off, is of another cloud or has a
-    wrong prefix.
+    At hand are those of the package and those that ``flowlens tags update`` put into the user's data folder. A file may
+    also be what the Service Tag Discovery API answers (``az network list-service-tags``). Raises CatalogError for an
+    unknown cloud, and for a file that cannot be read, is cut off, is of another cloud or has a wrong prefix.
 
     >>> load_tags("china").date
     '2026-07-20'

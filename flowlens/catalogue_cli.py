@@ -14,7 +14,7 @@ import typer
 from flowlens.catalog import ServiceTags, load_profile, load_tags, profile_names, read_names
 from flowlens.catalog.expansion import names_of
 from flowlens.catalog.placeholders import chosen_settings
-from flowlens.catalog.tags import CLOUDS, packed, read_update, stored_file
+from flowlens.catalog.tags import CLOUDS, packed, read_answer, read_update, stored_file
 from flowlens.config import read_config
 from flowlens.errors import ConfigError, near_matches
 from flowlens.options import DONE, INCOMPLETE, CatalogueCloud, Placeholders
@@ -22,7 +22,9 @@ from flowlens.outputs import catalogue
 from flowlens.outputs.delivery import say, standard_output
 from flowlens.outputs.page import Page
 from flowlens.outputs.tables import BY_TABLE, atomic
+from flowlens.sources.accounts import Access
 from flowlens.sources.dns import parse_server, resolve_names, system_servers
+from flowlens.sources.management import ask_for_tags
 
 _UNFOLDED = 100_000
 
@@ -109,19 +111,53 @@ def tags_lookup(
 @tags_app.command("update")
 def tags_update(
     file: Annotated[
-        Path, typer.Option("--file", metavar="FILE", help="The published JSON, e.g. ServiceTags_Public_20260720.json.")
-    ],
+        Path | None,
+        typer.Option("--file", metavar="FILE", help="The published JSON, e.g. ServiceTags_Public_20260720.json."),
+    ] = None,
+    subscription: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="Ask Azure Resource Manager, as one who may read this subscription."),
+    ] = None,
+    location: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Where to ask; each answers for its whole cloud.")
+    ] = None,
+    cloud: Annotated[str | None, typer.Option(metavar="CLOUD", help="Which to ask: global, usgov or china.")] = None,
+    auth: Annotated[
+        str, typer.Option(metavar="WAY", help="Who asks: default, cli, managed-identity or environment.")
+    ] = "default",
+    management_url: Annotated[
+        str | None, typer.Option(metavar="URL", help="An endpoint of your own to ask instead.")
+    ] = None,
+    ca_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="PEM file with the certificates to trust instead.")
+    ] = None,
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="How long the endpoint may stay silent.")] = 30.0,
 ) -> None:
-    """Put a newer file of service tags in the place of those at hand, once all of it has been checked.
+    """Put newer service tags in the place of those at hand, once all of them have been checked.
+
+    They come from a published file, or from Azure Resource Manager with the credential of who is signed in.
 
     Example: flowlens tags update --file ServiceTags_Public_20260720.json
     """
-    tags = read_update(file)
-    before = load_tags(tags.cloud).date
+    if file is not None and subscription is None:
+        for name, value in (("--location", location), ("--cloud", cloud), ("--management-url", management_url)):
+            if value is not None:
+                raise ConfigError(name, "belongs to --subscription; a file tells its cloud itself")
+        tags = read_update(file)
+    elif subscription is not None and file is None:
+        chosen = known_cloud(cloud or "global")
+        access = Access(auth, chosen, ca_file=ca_file, timeout=timeout)
+        answer = ask_for_tags(subscription, access, cloud=chosen, location=location, endpoint=management_url)
+        tags = read_answer(answer.data, cloud=chosen, where=answer.where)
+        say(f"asked {answer.where} as {answer.identity}; it may lag the published file by up to four weeks")
+    else:
+        raise ConfigError("tags update", "expected one of --file and --subscription")
+    before = load_tags(tags.cloud)
     target = stored_file(tags.cloud)
     with atomic(target) as stored:
         stored.write(packed(tags))
-    say(f"{tags.cloud}: {len(tags.names)} service tags of {tags.date} in the place of those of {before}, in {target}")
+    told = f"{tags.cloud}: {len(tags.names)} service tags of {tags.date}"
+    say(f"{told} in the place of {len(before.names)} of {before.date}, in {target}")
 
 
 def resolve(

@@ -31,7 +31,7 @@ from flowlens.analyses import ANALYSES
 from flowlens.reporting import GATES
 from flowlens.sources.dns import Server
 from tests.dns_server import Zone, serving
-from tests.flow_logs import CONTAINER, HOUR, SAMPLE, TOP, flow_tuple, record, run, write_blob
+from tests.flow_logs import CONTAINER, HOUR, SAMPLE, SUBSCRIPTION, TOP, flow_tuple, record, run, write_blob
 
 BLOBS = SAMPLE / CONTAINER
 ANSI = "\x1b["
@@ -723,7 +723,7 @@ def test_tags_are_replaced_by_a_newer_file(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("FLOWLENS_DATA", str(tmp_path / "own"))
     day = dt.datetime.now(dt.UTC).date()
     file = tmp_path / f"ServiceTags_China_{day:%Y%m%d}.json"
-    before = fl.load_tags("china").date
+    before = fl.load_tags("china")
     published_tags("china", file, Brand="203.0.113.0/24")
     document = file.read_text("utf-8")
     file.write_text(document[:-1], encoding="utf-8")
@@ -731,7 +731,19 @@ def test_tags_are_replaced_by_a_newer_file(tmp_path: Path, monkeypatch: pytest.M
     assert not (tmp_path / "own").exists()
     file.write_text(document, encoding="utf-8")
     told = run("tags", "update", "--file", file)
-    assert told.code == 0 and f"of {day} in the place of those of {before}" in told.err
+    assert told.code == 0 and f"of {day} in the place of {len(before.names)} of {before.date}" in told.err
+    for options, words, hint in (
+        ((), "expected one of --file and --subscription", ""),
+        (("--file", file, "--subscription", SUBSCRIPTION), "expected one of --file and --subscription", ""),
+        (("--file", file, "--cloud", "china"), "belongs to --subscription", ""),
+        (("--subscription", "mine"), "is not the id of a subscription", "az account show"),
+        (("--subscription", SUBSCRIPTION, "--location", "../x"), "is not the name of a location", "westeurope"),
+        (("--subscription", SUBSCRIPTION, "--cloud", "chna"), "is not a cloud", "china"),
+        (("--subscription", SUBSCRIPTION, "--auth", "key"), "is for storage only", "managed-identity"),
+        (("--subscription", SUBSCRIPTION, "--management-url", "http://localhost"), "expected https://HOST[:PORT]", ""),
+        (("--subscription", SUBSCRIPTION, "--management-url", "https://a/b?c"), "expected https://HOST[:PORT]", ""),
+    ):
+        fails("tags", "update", *options, code=2, words=words, hint=hint)
     looked_up = run("tags", "lookup", "203.0.113.7", "--cloud", "china")
     assert looked_up.out == "203.0.113.7: Brand\n" and looked_up.err == f"china, service tags of {day}\n"
 

@@ -186,15 +186,16 @@ def resolve(
     wanted, patterns = names_of(loaded, known_cloud(cloud), filling, known)
     servers = [parse_server(server)] if server else system_servers()
     resolution = resolve_names(wanted, servers, timeout=timeout, time_limit=time_limit)
-    with atomic(output) as file:
-        BY_TABLE["csv"](resolution.table(), file)
+    if resolution.found:
+        with atomic(output) as file:
+            BY_TABLE["csv"](resolution.table(), file)
     for gap in resolution.gaps:
         say(f"{gap.name}: {gap.reason}")
     for pattern in patterns:
         say(f"{pattern}: is a pattern; --names with a DNS or firewall log tells which names fit")
-    told = (
-        f"wrote {output}: {len(resolution.found)} address(es) of {len({one.name for one in resolution.found})} name(s)"
-    )
+    count = f"{len(resolution.found)} address(es) of {len({one.name for one in resolution.found})} name(s)"
+    # A list from before is worth more than an empty one.
+    told = f"wrote {output}: {count}" if resolution.found else f"no address was found, so {output} was not written"
     say(f"{told}; {len(resolution.gaps)} name(s) without an address, {len(patterns)} pattern(s)")
     raise typer.Exit(INCOMPLETE if any(not gap.answered for gap in resolution.gaps) or not wanted else DONE)
 

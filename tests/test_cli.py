@@ -115,7 +115,7 @@ def test_every_example_runs(name: str, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("FLOWLENS_DATA", str(tmp_path / "own"))
     (tmp_path / "sample_logs").symlink_to(SAMPLE)
     if name == "resolve":
-        # Nothing listens there: a gap, told in a line, and an empty list.
+        # Nothing listens there: a gap, told in a line, and no list.
         monkeypatch.setattr("flowlens.catalogue_cli.system_servers", lambda: [Server("127.0.0.1", 9)])
     if name == "tags update":
         published_tags("global", tmp_path / "ServiceTags_Public_20260720.json")
@@ -764,6 +764,11 @@ def test_what_a_profile_leaves_open_is_set_by_name(small: Path, tmp_path: Path) 
     config.write_text('[placeholders]\nregion = "atlantis"\n', encoding="utf-8")
     assert "Sql.atlantis" in tunnel("--config", str(config))
     assert "not tested" not in tunnel("--config", str(config), "--set", "Region=Japan East").lower()
+    open_line = "not tested, since no value is set: <region>, <server> (--set NAME=VALUE)"
+    assert open_line in run("egress", small, "--profile", "azure-sql").err.splitlines()
+    assert "<server>" not in run("egress", small, "--profile", "azure-sql", "--set", "server=a").err
+    filled = run("egress", small, "--profile", "azure-sql", "--set", "server=a", "--config", config)
+    assert "not tested" not in filled.err
     fails("egress", small, "--set", "locaton=x", code=2, words="is in no profile", hint="location")
     fails("analyze", small, "--set", "location", code=2, words="expected NAME=VALUE", hint="--set")
 
@@ -803,6 +808,15 @@ def test_names_are_resolved_and_then_matched(tmp_path: Path) -> None:
     shown = run(*asked)
     assert f"{file}: 3 address(es) of 2 name(s)" in shown.err
     fails(*asked[:-1], tmp_path / "none.csv", code=2, words="can't read the names", hint="")
+
+
+def test_an_empty_answer_does_not_take_the_place_of_a_list(tmp_path: Path) -> None:
+    file = tmp_path / "names.csv"
+    file.write_text("name,address\nkms.core.windows.net,10.0.0.9\n", encoding="utf-8")
+    before = file.read_bytes()
+    told = run("resolve", "windows-kms", "--server", "127.0.0.1:9", "--timeout", "0.2", "-o", file)
+    assert told.code == 4 and file.read_bytes() == before
+    assert told.err.splitlines()[-1].startswith(f"no address was found, so {file} was not written")
 
 
 def told_rows(*arguments: str | Path) -> list[dict[str, Any]]:

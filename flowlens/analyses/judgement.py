@@ -22,9 +22,15 @@ LISTED = 4
 """How many of many things a note names; it counts the others."""
 
 _COMMON_PORTS = (53, 80, 123, 443)
-_WEEKLY = "windows-kms"
+
+# How rarely what a profile lists is asked for; a log of hours says next to nothing of it.
+_RARE = {
+    "windows-kms": "Windows renews weekly",
+    "rhui": "it is asked for when packages are updated",
+    "ubuntu-repos": "they are asked for when packages are updated",
+}
+# Windows renews its activation about every seven days (Microsoft Learn, windows-activation-stopped-working).
 _WEEK = dt.timedelta(days=7)
-"""Windows renews its activation about every seven days (Microsoft Learn, windows-activation-stopped-working)."""
 
 # Of alternatives the one that needs a person least speaks for all.
 _BEST_FIRST = (
@@ -175,13 +181,27 @@ def _opinion(need: Need, attempts: Sequence[Attempt], failures: int) -> _Opinion
         if service is not None and service[0] in SUCCESS and (best is None or match == TAG):
             opinion = _service_success(service[0], service[1])
             return opinion._replace(notes=(*opinion.notes, *beside))
+    anywhere = _service([a for a in attempts if a.match == PORT_ONLY and a.dst_ip not in named])
     if best is not None:
-        return _Opinion(best.status, best.match, best)
+        return _beside_any(_Opinion(best.status, best.match, best), anywhere)
     for match in (TAG, APPROXIMATE_TAG, PORT_ONLY):
         service = _service([a for a in attempts if a.match == match])
         if service is not None:
-            return _claim(need, service[0], service[1])
+            return _beside_any(_claim(need, service[0], service[1]), anywhere)
     raise AssertionError("an attempt without a match")
+
+
+def _beside_any(opinion: _Opinion, anywhere: tuple[str, Attempt] | None) -> _Opinion:
+    """The opinion, but no failure where any address will do and some address answered: it may be the alternative."""
+    best = opinion.best
+    if best is None or best.match == PORT_ONLY or opinion.status not in schema.EGRESS_PROBLEMS:
+        return opinion
+    if anywhere is None or anywhere[0] not in SUCCESS:
+        return opinion
+    told = (
+        f"{best.dst_ip} was {opinion.status.lower()}, but {anywhere[1].dst_ip} answered on the port, where any may do"
+    )
+    return _Opinion("Cannot tell", best.match, best, (*opinion.notes, told))
 
 
 def _alternative_order(attempt: Attempt) -> tuple[int, str, str]:
@@ -265,6 +285,6 @@ def _unseen(need: Need, logged: bool, evidence: Length) -> _Opinion:
         notes.append(f"only {evidence.covered} of {evidence.expected} NIC-hours are covered")
     if evidence.time < _WEEK:
         hours = f"{evidence.time.total_seconds() / 3600:.0f} h of logs"
-        notes.append(f"{hours} prove little: Windows renews weekly" if need.profile == _WEEKLY else hours)
+        notes.append(f"{hours} prove little: {_RARE[need.profile]}" if need.profile in _RARE else hours)
     silent = testable and not platform and evidence.covered
     return _Opinion("Not seen" if silent else "Cannot tell", None, None, tuple(notes))

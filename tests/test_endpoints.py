@@ -12,7 +12,7 @@ from flowlens import schema
 from flowlens.catalog.profiles import EGRESS, Requirement
 from flowlens.catalog.tags import CLOUDS
 from flowlens.errors import ConfigError
-from tests.flow_logs import flow_tuple, record, write_blob
+from tests.flow_logs import OTHER_NIC, flow_tuple, record, vnet_id, write_blob
 from tests.truth import endpoints as truths
 from tests.truth.endpoints import CASES, QUIET, UNLOGGED, Fact, Truth
 
@@ -247,6 +247,54 @@ def test_a_private_endpoint_of_the_inventory_is_known_by_its_name(tmp_path):
     table = fl.denied_egress(scan, profiles=["aks-addon-keyvault-csi"], placeholders={"vault": "kv1"}).collect()
     (row,) = table.filter(status="Denied").iter_rows(named=True)
     assert (row["endpoint"], row["match"], row["acl_rule"]) == ("Key Vault", "name", "DenyVault")
+
+
+OWN_PROFILE = """
+title = "Licences"
+as_of = 2026-01-15
+sources = ["the wiki"]
+
+[[requirement]]
+name = "Licence server"
+cloud = "global"
+need = "required"
+protocol = "tcp"
+ports = "443"
+purpose = "licences"
+as_of = 2026-01-15
+endpoints = [{ kind = "fqdn", value = "licences.example.com" }]
+"""
+
+
+@pytest.mark.parametrize(
+    ("known", "status_a", "status_b"),
+    [
+        # The only one known to have the address is a VM in B: what A tries is taken for it.
+        ("", "Reached", "Reached"),
+        ("vnet-a,10.0.0.9,pe-licences,private endpoint\n", "Reached", "Cannot tell"),
+        ("vnet-a,10.0.0.9,vm-a,nic\n", "Cannot tell", "Cannot tell"),
+    ],
+)
+def test_a_private_address_of_a_name_is_one_of_its_virtual_network(tmp_path, known, status_a, status_b):
+    profile, names, inventory = (tmp_path / name for name in ("own.toml", "names.csv", "inventory.csv"))
+    profile.write_text(OWN_PROFILE, encoding="utf-8")
+    names.write_text("name,address\nlicences.example.com,10.0.0.9\n", encoding="utf-8")
+    prefix = "00000000-0000-0000-0000-000000000000/rg-a/"
+    inventory.write_text(f"vnet,address,workload,kind\n{prefix if known else ''}{known}", encoding="utf-8")
+    there = vnet_id("vnet-b")
+    write_blob(tmp_path / "logs", record([flow_tuple("10.0.0.4", "10.0.0.9", 443)]))
+    write_blob(
+        tmp_path / "logs", record([flow_tuple("10.0.0.5", "10.0.0.9", 443)], mac=OTHER_NIC, target=there), mac=OTHER_NIC
+    )
+    third = "00005E005309"
+    own = record([flow_tuple("10.0.0.9", "203.0.113.9", 80)], mac=third, target=there)
+    write_blob(tmp_path / "logs", own, mac=third)
+    scan = fl.scan(tmp_path / "logs", inventory_file=inventory)
+    table = fl.denied_egress(scan, profiles=[str(profile)], names=names).collect()
+    found = {row["workload"].split()[0]: row for row in table.iter_rows(named=True)}
+    assert (found["10.0.0.4"]["status"], found["10.0.0.5"]["status"]) == (status_a, status_b)
+    for row in (found["10.0.0.4"], found["10.0.0.5"]):
+        assert ("somebody else's in this virtual network" in (row["note"] or "")) == (row["status"] == "Cannot tell")
 
 
 def test_mail_that_the_platform_blocks_is_no_problem(tmp_path):

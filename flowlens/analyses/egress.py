@@ -15,7 +15,7 @@ import polars as pl
 from flowlens import schema
 from flowlens.analyses.attempts import WORKLOAD, attempts_of, destinations_tried
 from flowlens.analyses.judgement import NOTHING, Attempt, Length, Totals, judge
-from flowlens.analyses.needs import APPROXIMATE_TAG, EXACT, PORT_ONLY, SURE, TAG, Need
+from flowlens.analyses.needs import APPROXIMATE_TAG, EXACT, NAME, PORT_ONLY, SURE, TAG, Need
 from flowlens.analyses.representatives import REQUIREMENT, added, representatives, totals_of
 from flowlens.analyses.tables import result, slim
 from flowlens.catalog import (
@@ -31,9 +31,10 @@ from flowlens.catalog import (
 from flowlens.catalog.names import endpoint_names
 from flowlens.catalog.placeholders import Settings, check_settings
 from flowlens.catalog.profiles import EGRESS
-from flowlens.evidence import Evidence, Scan
+from flowlens.evidence import Evidence, Inventory, Scan
 from flowlens.nic_hours import COVERED
-from flowlens.prefixes import PrefixTable
+from flowlens.prefixes import PrefixTable, is_internal
+from flowlens.views import subjects_of
 
 AUTO = "auto"
 _HOUR = dt.timedelta(hours=1)
@@ -115,7 +116,7 @@ def met(
     """
     known_tags = tags or load_tags(cloud)
     needs = needs_of(scan, profiles=profiles, cloud=cloud, placeholders=placeholders, tags=known_tags, names=names)
-    match = _matcher(needs)
+    match = _in_its_vnet(_matcher(needs), _others(scan.evidence.inventory, needs))
     active: list[pl.DataFrame] = []
 
     def tied(part: pl.DataFrame) -> pl.DataFrame:
@@ -192,7 +193,9 @@ def _needs(
 
 def _statuses(scan: Scan, needs: Sequence[Need], asked: frozenset[str], tags: ServiceTags) -> pl.DataFrame:
     columns = schema.polars_schema(schema.RESULTS["denied_egress"])
-    match = _matcher(needs)
+    others = _others(scan.evidence.inventory, needs)
+    match = _in_its_vnet(_matcher(needs), others)
+    others_in = {vnet: frozenset(held) for vnet, held in others.group_by("vnet").agg("dst_ip").iter_rows()}
     tried: list[pl.DataFrame] = []
     active: list[pl.DataFrame] = []
     totals: list[pl.DataFrame] = []
@@ -225,7 +228,8 @@ def _statuses(scan: Scan, needs: Sequence[Need], asked: frozenset[str], tags: Se
         workload = {k: row[k] for k in WORKLOAD}
         need = needs[row["requirement"]]
         key = (*workload.values(), row["requirement"])
-        judged = judge(need, found.get(key, []), sums.get(key, NOTHING), row["logged"], evidence)
+        others_here = others_in.get(workload["vnet"], frozenset())
+        judged = judge(need, found.get(key, []), sums.get(key, NOTHING), row["logged"], evidence, others_here)
         if judged is not None:
             tag = tag_of.get(judged.dst_ip) if judged.dst_ip else None
             rows.append({**workload, **judged._asdict(), "service_tag": tag})
@@ -285,6 +289,38 @@ def _matcher(needs: Sequence[Need]) -> Callable[[pl.DataFrame], pl.DataFrame]:
         return attempts.join(fitting, on=met, nulls_equal=True).drop("set")
 
     return tied
+
+
+def _others(inventory: Inventory, needs: Sequence[Need]) -> pl.DataFrame:
+    """(vnet, dst_ip): private addresses that names stood for and that in this VNet are known to be somebody else's.
+
+    Private ranges repeat across VNets. A name means the private endpoint at its address where the inventory knows one, else
+    whoever has the address in the only VNet that is known to have it.
+    """
+    reaches = (reach for need in needs for reach in need.expansion.reaches if reach.match == NAME)
+    named = {prefix.partition("/")[0] for reach in reaches for prefix in reach.prefixes if is_internal(prefix)}
+    owners = inventory.table.filter(pl.col("address").is_in(sorted(named))).select("address", "vnet", "kind").unique()
+    endpoint = pl.col("kind") == "private endpoint"
+    meant = owners.filter(endpoint | ~endpoint.any().over("address")).select("address", vnet="vnet").unique()
+    alone = endpoint.any().over("address") | (pl.col("vnet").n_unique().over("address") == 1)
+    sure = meant.join(owners.filter(alone).select("address", "vnet").unique(), on=["address", "vnet"])
+    seen = subjects_of(inventory).filter(pl.col("address").is_in(owners["address"].unique().implode()))
+    return (
+        seen.join(sure.with_columns(right=pl.lit(True)), on=["address", "vnet"], how="left")
+        .filter(pl.col("right").is_null() | pl.col("ambiguous"))
+        .select(vnet="seen_in", dst_ip="address")
+        .unique()
+    )
+
+
+def _in_its_vnet(
+    match: Callable[[pl.DataFrame], pl.DataFrame], others: pl.DataFrame
+) -> Callable[[pl.DataFrame], pl.DataFrame]:
+    """The matcher, but a name ties no address that in the workload's VNet is somebody else's."""
+    if others.is_empty():
+        return match
+    wrong = others.with_columns(match=pl.lit(NAME))
+    return lambda attempts: match(attempts).join(wrong, on=["vnet", "dst_ip", "match"], how="anti")
 
 
 def _workloads(evidence: Evidence, tried: pl.DataFrame) -> pl.DataFrame:

@@ -7,7 +7,7 @@ the best counts; a service is judged over all its addresses, and a denial beside
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -114,16 +114,24 @@ class _Opinion(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def judge(need: Need, attempts: Sequence[Attempt], totals: Totals, logged: bool, evidence: Length) -> Judged | None:
+def judge(
+    need: Need,
+    attempts: Sequence[Attempt],
+    totals: Totals,
+    logged: bool,
+    evidence: Length,
+    others: Set[str] = frozenset(),
+) -> Judged | None:
     """One row of denied_egress; None where silence means nothing: retired and safe-to-block endpoints.
 
-    ``attempts`` are all at the requirement, or those that stand for all; ``totals`` are of all.
+    ``attempts`` are all at the requirement, or those that stand for all; ``totals`` are of all. ``others`` are addresses of
+    names that are somebody else's in this VNet, so that nothing was looked for there.
     """
     requirement = need.requirement
     quiet = requirement.retired or requirement.need == "safe-to-block"
     if not attempts and quiet:
         return None
-    opinion = _opinion(need, attempts, totals.failed) if attempts else _unseen(need, logged, evidence)
+    opinion = _opinion(need, attempts, totals.failed) if attempts else _unseen(need, logged, evidence, others)
     notes = [requirement.note, *opinion.notes]
     if opinion.best is None and need.expansion.untestable:
         notes.append(f"not tested: {_shortened(need.expansion.untestable)}")
@@ -261,25 +269,30 @@ def _claim(need: Need, status: str, best: Attempt) -> _Opinion:
     return _Opinion(status, best.match, best, ("some endpoint of the service; this name may be the one",))
 
 
-def _unseen(need: Need, logged: bool, evidence: Length) -> _Opinion:
+def _unseen(need: Need, logged: bool, evidence: Length, others: Set[str]) -> _Opinion:
     """Nothing matched: never tried, or the evidence cannot tell."""
     if not logged:
         return _Opinion("Not observable", None, None, ("no flow log covers this workload",))
     expansion = need.expansion
+    named = [prefix for reach in expansion.reaches if reach.match == NAME for prefix in reach.prefixes]
+    private = [prefix.partition("/")[0] for prefix in named if is_internal(prefix)]
     # Silence says nothing of what could not be looked for: an alternative that is not tested may have been tried.
     testable = not expansion.untestable and any(
         reach.match in (ADDRESS, TAG)
         or (reach.match == APPROXIMATE_TAG and expansion.confidence.get(reach.endpoint) == "high")
         # A private endpoint is the only address of its name; a public name may have more than those that are known.
-        or (reach.match == NAME and any(map(is_internal, reach.prefixes)))
+        or (reach.match == NAME and any(map(is_internal, reach.prefixes)) and others.isdisjoint(private))
         for reach in expansion.reaches
     )
     notes = []
+    elsewhere = [address for address in private if address in others]
+    if elsewhere:
+        notes.append(f"{', '.join(elsewhere[:LISTED])}, known of its name, is somebody else's in this virtual network")
     # Documented to be exempt from rules; whether it is logged is not documented (network-security-groups-overview).
     platform = testable and all(set(PLATFORM_PREFIXES).issuperset(reach.prefixes) for reach in expansion.reaches)
     if platform:
         notes.append("flow logs need not hold what goes to the platform's own addresses")
-    if not testable and any(reach.match == NAME for reach in expansion.reaches):
+    elif not testable and named and not elsewhere:
         notes.append("the addresses known of its name were not tried, it may have others")
     if evidence.covered < evidence.expected:
         notes.append(f"only {evidence.covered} of {evidence.expected} NIC-hours are covered")

@@ -100,43 +100,46 @@ def explained(
     return pl.concat([tied(part) for part in scan.evidence.parts])
 
 
-def met(
+def tying(
     scan: Scan,
-    attempts: Sequence[pl.DataFrame],
     *,
     profiles: Sequence[str] | str = AUTO,
     cloud: str = "global",
     placeholders: Settings | None = None,
     tags: ServiceTags | None = None,
     names: Names | str | Path | None = None,
-) -> pl.DataFrame:
-    """Workload, dst_ip, dst_port, protocol, match, profile and name (of the requirement) where a workload needs what it tried.
+) -> tuple[Callable[[pl.DataFrame], pl.DataFrame], Callable[[pl.DataFrame], pl.DataFrame]]:
+    """What ties the attempts of a part of the scan to requirements, and what keeps of all that was tied what a workload needs.
 
-    ``attempts`` are those of each part of the scan. A port alone and a service tag that is only plausible tie nothing.
+    The first gives workload, requirement, dst_ip, dst_port, protocol and match; a port alone and a service tag that is only
+    plausible tie nothing. Once it had the attempts of every part the second takes rows with workload and requirement, drops
+    those of profiles that the workload has no part in, and adds profile and name (of the requirement).
     """
     known_tags = tags or load_tags(cloud)
     needs = needs_of(scan, profiles=profiles, cloud=cloud, placeholders=placeholders, tags=known_tags, names=names)
     match = _in_its_vnet(_matcher(needs), _others(scan.evidence.inventory, needs))
     active: list[pl.DataFrame] = []
+    tried: list[pl.DataFrame] = []
 
-    def tied(part: pl.DataFrame) -> pl.DataFrame:
-        matched = match(part)
+    def tie(attempts: pl.DataFrame) -> pl.DataFrame:
+        matched = match(attempts)
         active.append(slim(_active(matched, needs, known_tags), WORKLOAD))
+        tried.append(attempts.select(WORKLOAD).unique())
         sure = (pl.col("match") != APPROXIMATE_TAG) | pl.col("confidence").is_in(SURE)
         told = matched.filter(pl.col("match") != PORT_ONLY, sure)
-        told = told.select(*REQUIREMENT, "dst_ip", "dst_port", "protocol", "match").unique()
-        return slim(told, [*WORKLOAD, "match"])
+        return told.select(*REQUIREMENT, "dst_ip", "dst_port", "protocol", "match").unique()
 
-    matched = pl.concat([tied(part) for part in attempts])
-    tried = pl.concat([part.select(WORKLOAD).unique() for part in attempts])
-    _, asked = _loaded(profiles)
-    wanted = _wanted(_workloads(scan.evidence, tried), needs, pl.concat(active), asked)
-    named = pl.DataFrame(
-        [(n, need.profile, need.requirement.name) for n, need in enumerate(needs)],
-        schema={"requirement": pl.Int64, "profile": pl.String, "name": pl.String},
-        orient="row",
-    )
-    return matched.join(wanted, on=REQUIREMENT, how="semi", nulls_equal=True).join(named, on="requirement")
+    def needed(rows: pl.DataFrame) -> pl.DataFrame:
+        _, asked = _loaded(profiles)
+        wanted = _wanted(_workloads(scan.evidence, pl.concat(tried)), needs, pl.concat(active), asked)
+        named = pl.DataFrame(
+            [(n, need.profile, need.requirement.name) for n, need in enumerate(needs)],
+            schema={"requirement": pl.Int64, "profile": pl.String, "name": pl.String},
+            orient="row",
+        )
+        return rows.join(wanted, on=REQUIREMENT, how="semi", nulls_equal=True).join(named, on="requirement")
+
+    return tie, needed
 
 
 def needs_of(

@@ -212,6 +212,21 @@ def test_a_denied_registry_is_a_service_without_names_and_exact_with_them(tmp_pa
     assert "which is no address known of the name" in other["note"]
 
 
+def test_what_is_denied_under_one_name_is_not_held_against_another(tmp_path):
+    names = f"mcr.microsoft.com,{REGISTRY}\n"
+    rows = statuses(tmp_path / "a", (REGISTRY, 443, "D"), names=names)
+    row = rows["*.data.mcr.microsoft.com"]
+    assert (row["status"], row["match"], row["fix"]) == ("Cannot tell", "approximate tag", None)
+    assert f"denied ({REGISTRY}), known by another name" in row["note"]
+    # An address that no name is known for may be that of any.
+    rows = statuses(tmp_path / "b", (REGISTRY, 443, "D"), (OTHER, 443, "D"), names=names)
+    row = rows["*.data.mcr.microsoft.com"]
+    assert (row["status"], row["match"], row["dst_ip"]) == ("Denied", "approximate tag", OTHER)
+    # What answers shows the service, whatever its name.
+    rows = statuses(tmp_path / "c", (REGISTRY, 443, "E"), names=names)
+    assert rows["*.data.mcr.microsoft.com"]["status"] == "Service reached"
+
+
 def test_one_address_of_a_name_is_enough(tmp_path):
     names = f"mcr.microsoft.com,{REGISTRY}\nmcr.microsoft.com,{OTHER}\n"
     row = statuses(tmp_path / "a", (REGISTRY, 443, "D"), (OTHER, 443, "E"), names=names)["mcr.microsoft.com"]

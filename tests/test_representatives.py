@@ -20,6 +20,7 @@ from flowlens.analyses.judgement import (
     Totals,
     judge,
 )
+from flowlens.analyses.needs import OTHER_NAME
 from flowlens.analyses.representatives import REQUIREMENT, added, representatives, totals_of
 from flowlens.catalog import Endpoint, Expansion, Requirement
 from flowlens.catalog.expansion import Reach
@@ -52,7 +53,9 @@ ROWS = st.dictionaries(
     st.tuples(
         OUTCOMES,
         st.lists(
-            st.tuples(st.sampled_from(MATCHES), st.sampled_from(["e1", "e2"]), st.sampled_from(["high", "low", ""])),
+            st.tuples(
+                st.sampled_from(MATCHES), st.sampled_from(["e1", "e2"]), st.sampled_from(["high", "low", OTHER_NAME])
+            ),
             min_size=1,
             max_size=3,
             unique_by=lambda label: label[:2],

@@ -15,7 +15,7 @@ import polars as pl
 from flowlens import schema
 from flowlens.analyses.attempts import WORKLOAD, attempts_of, destinations_tried
 from flowlens.analyses.judgement import NOTHING, Attempt, Length, Totals, judge
-from flowlens.analyses.needs import APPROXIMATE_TAG, EXACT, NAME, PORT_ONLY, SURE, TAG, Need
+from flowlens.analyses.needs import APPROXIMATE_TAG, EXACT, NAME, OTHER_NAME, PORT_ONLY, SURE, TAG, Need
 from flowlens.analyses.representatives import REQUIREMENT, added, representatives, totals_of
 from flowlens.analyses.tables import result, slim
 from flowlens.catalog import (
@@ -67,8 +67,10 @@ def denied_egress(
     known = _names(names)
 
     def compute() -> pl.LazyFrame:
-        needs = _needs(loaded, cloud, placeholders or {}, tags or load_tags(cloud), _of_its_time(known, scan))
-        return _statuses(scan, needs, asked, tags or load_tags(cloud)).lazy()
+        current = _of_its_time(known, scan)
+        needs = _needs(loaded, cloud, placeholders or {}, tags or load_tags(cloud), current)
+        named = pl.Series(current.known_addresses if current else [], dtype=pl.String)
+        return _statuses(scan, needs, asked, tags or load_tags(cloud), named).lazy()
 
     return result("denied_egress", compute)
 
@@ -194,7 +196,10 @@ def _needs(
     ]
 
 
-def _statuses(scan: Scan, needs: Sequence[Need], asked: frozenset[str], tags: ServiceTags) -> pl.DataFrame:
+def _statuses(
+    scan: Scan, needs: Sequence[Need], asked: frozenset[str], tags: ServiceTags, named: pl.Series
+) -> pl.DataFrame:
+    """The rows of denied_egress; ``named`` are all addresses that some name is known to stand for."""
     columns = schema.polars_schema(schema.RESULTS["denied_egress"])
     others = _others(scan.evidence.inventory, needs)
     match = _in_its_vnet(_matcher(needs), others)
@@ -206,6 +211,13 @@ def _statuses(scan: Scan, needs: Sequence[Need], asked: frozenset[str], tags: Se
     def tied(views: pl.LazyFrame) -> pl.DataFrame:
         attempts = attempts_of(views)
         matched = match(attempts)
+        # Names of one service share its tag, often its addresses too: what fails at one is hardly the failure of another.
+        elsewhere = pl.col("status").is_in(schema.EGRESS_PROBLEMS) & pl.col("dst_ip").is_in(named.implode())
+        matched = matched.with_columns(
+            confidence=pl.when((pl.col("match") == APPROXIMATE_TAG) & elsewhere)
+            .then(pl.lit(OTHER_NAME))
+            .otherwise("confidence")
+        )
         tried.append(slim(attempts.select(WORKLOAD).unique(), WORKLOAD))
         active.append(slim(_active(matched, needs, tags), WORKLOAD))
         totals.append(slim(totals_of(matched), WORKLOAD))
@@ -215,8 +227,8 @@ def _statuses(scan: Scan, needs: Sequence[Need], asked: frozenset[str], tags: Se
     matched = pl.concat([tied(part) for part in scan.evidence.parts])
     wanted = _wanted(_workloads(scan.evidence, pl.concat(tried)), needs, pl.concat(active), asked)
     matched = representatives(matched.join(wanted, on=REQUIREMENT, how="semi", nulls_equal=True))
-    named = tags.identify(matched["dst_ip"].unique())
-    tag_of = dict(zip(named["address"], named["service_tag"], strict=True))
+    identified = tags.identify(matched["dst_ip"].unique())
+    tag_of = dict(zip(identified["address"], identified["service_tag"], strict=True))
     found: dict[tuple[object, ...], list[Attempt]] = {}
     for row in matched.iter_rows(named=True):
         key = tuple(row[k] for k in REQUIREMENT)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from flowlens import schema
 from flowlens.analyses.fixes import advice, private_address
-from flowlens.analyses.needs import ADDRESS, APPROXIMATE_TAG, EXACT, NAME, PORT_ONLY, SURE, TAG, Need
+from flowlens.analyses.needs import ADDRESS, APPROXIMATE_TAG, EXACT, NAME, OTHER_NAME, PORT_ONLY, SURE, TAG, Need
 from flowlens.prefixes import PLATFORM_PREFIXES, is_internal
 
 SUCCESS = ("Reached", "Service reached", "Recovered")
@@ -183,17 +183,20 @@ def _opinion(need: Need, attempts: Sequence[Attempt], failures: int) -> _Opinion
     if best is not None and best.status in SUCCESS:
         return _Opinion(best.status, best.match, best, beside)
     named = {a.dst_ip for a in exact}
-    for match in (TAG, APPROXIMATE_TAG):
-        service = _service([a for a in attempts if a.match == match and a.dst_ip not in named])
+    by_tag = [a for a in attempts if a.match == TAG]
+    likely = [a for a in attempts if a.match == APPROXIMATE_TAG and a.confidence in SURE]
+    plausible = [a for a in attempts if a.match == APPROXIMATE_TAG and a.confidence not in SURE]
+    for kind in (by_tag, likely):
+        service = _service([a for a in kind if a.dst_ip not in named])
         # A tag that the requirement lists is one of its alternatives; one that only stands for a name is none.
-        if service is not None and service[0] in SUCCESS and (best is None or match == TAG):
+        if service is not None and service[0] in SUCCESS and (best is None or kind is by_tag):
             opinion = _service_success(service[0], service[1])
             return opinion._replace(notes=(*opinion.notes, *beside))
     anywhere = _service([a for a in attempts if a.match == PORT_ONLY and a.dst_ip not in named])
     if best is not None:
         return _beside_any(_Opinion(best.status, best.match, best), anywhere)
-    for match in (TAG, APPROXIMATE_TAG, PORT_ONLY):
-        service = _service([a for a in attempts if a.match == match])
+    for kind in (by_tag, likely, plausible, [a for a in attempts if a.match == PORT_ONLY]):
+        service = _service(kind)
         if service is not None:
             return _beside_any(_claim(need, service[0], service[1]), anywhere)
     raise AssertionError("an attempt without a match")
@@ -246,10 +249,6 @@ def _when(time: Callable[[Attempt], dt.datetime | None]) -> Callable[[Attempt], 
 
 
 def _service_success(status: str, best: Attempt) -> _Opinion:
-    if best.match == APPROXIMATE_TAG and best.confidence not in SURE:
-        return _Opinion(
-            "Cannot tell", best.match, best, (f"some endpoint of its likely service answered ({best.dst_ip})",)
-        )
     word = "Service reached" if status == "Reached" else status
     return _Opinion(word, best.match, best, ("some endpoint of the service answered, not necessarily this one",))
 
@@ -261,7 +260,12 @@ def _claim(need: Need, status: str, best: Attempt) -> _Opinion:
         return _Opinion("Cannot tell", best.match, best, (f"only the port fits ({best.dst_ip}, {status.lower()})",))
     if best.match != APPROXIMATE_TAG:
         return _Opinion(status, best.match, best)
-    told = f"an endpoint of its likely service was {status.lower()} ({best.dst_ip})"
+    if status in SUCCESS:
+        told = f"some endpoint of its likely service answered ({best.dst_ip})"
+    else:
+        told = f"an endpoint of its likely service was {status.lower()} ({best.dst_ip})"
+    if best.confidence == OTHER_NAME:
+        return _Opinion("Cannot tell", best.match, best, (f"{told}, known by another name",))
     if any(reach.match == NAME for reach in need.expansion.reaches):
         return _Opinion("Cannot tell", best.match, best, (f"{told}, which is no address known of the name",))
     if best.confidence not in SURE:

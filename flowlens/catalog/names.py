@@ -131,6 +131,15 @@ class Names:
         unresolved = (self.unresolved | others.unresolved) - both.keys()
         return Names(both, unresolved, self.skipped + others.skipped, outdated)
 
+    @property
+    def known_addresses(self) -> list[str]:
+        """All addresses that some name stood for, sorted.
+
+        >>> Names({"a.example.com": (Resolved("203.0.113.7"),)}).known_addresses
+        ['203.0.113.7']
+        """
+        return sorted({one.address for known in self.addresses.values() for one in known})
+
     def describe(self) -> str:
         """What was read, in a sentence.
 

@@ -163,7 +163,9 @@ def tags_update(
 def resolve(
     profiles: Annotated[list[str], typer.Argument(help="Profile names or files.", metavar="PROFILE")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Where to write: names.csv.")],
-    cloud: CatalogueCloud = "global",
+    cloud: Annotated[
+        str | None, typer.Option(metavar="CLOUD", help="global, usgov or china. Default: that of flowlens.toml.")
+    ] = None,
     placeholders: Placeholders = None,
     names: Annotated[
         Path | None, typer.Option("--names", metavar="FILE", help="DNS or firewall log with names for the patterns.")
@@ -173,7 +175,9 @@ def resolve(
     ] = None,
     timeout: Annotated[float, typer.Option(metavar="SECONDS", min=0.1, help="How long one server may take.")] = 5.0,
     time_limit: Annotated[float, typer.Option(metavar="SECONDS", min=0.1, help="How long all of it may take.")] = 120.0,
-    config: Annotated[Path | None, typer.Option(metavar="FILE", help="flowlens.toml with placeholders.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="flowlens.toml with placeholders and cloud.")
+    ] = None,
 ) -> None:
     """The addresses of the names that profiles list, asked of a DNS server; run it inside the virtual network.
 
@@ -183,7 +187,7 @@ def resolve(
     loaded = [load_profile(name) for name in profiles]
     filling = chosen_settings(placeholders or (), settings.placeholders, loaded)
     known = read_names(names) if names else None
-    wanted, patterns = names_of(loaded, known_cloud(cloud), filling, known)
+    wanted, patterns = names_of(loaded, known_cloud(cloud or settings.cloud), filling, known)
     servers = [parse_server(server)] if server else system_servers()
     resolution = resolve_names(wanted, servers, timeout=timeout, time_limit=time_limit)
     if resolution.found:

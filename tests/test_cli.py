@@ -819,6 +819,14 @@ def test_an_empty_answer_does_not_take_the_place_of_a_list(tmp_path: Path) -> No
     assert told.err.splitlines()[-1].startswith(f"no address was found, so {file} was not written")
 
 
+def test_the_cloud_of_the_config_counts_for_names_too(tmp_path: Path) -> None:
+    config, file = tmp_path / "flowlens.toml", tmp_path / "names.csv"
+    config.write_text('cloud = "china"\n', encoding="utf-8")
+    nobody = ("resolve", "windows-kms", "--server", "127.0.0.1:9", "--timeout", "0.2", "-o", file, "--config", config)
+    assert "kms.core.chinacloudapi.cn" in run(*nobody).err
+    assert "kms.core.windows.net" in run(*nobody, "--cloud", "global").err
+
+
 def told_rows(*arguments: str | Path) -> list[dict[str, Any]]:
     return told(*arguments)["tables"]["denied_egress"]
 

@@ -301,7 +301,7 @@ def generate(cloud: str, folder: Path) -> Truth:
         if held:
             _write_blob(logs, number, held)
     rows = [
-        f"{SUBSCRIPTION}/rg-a/vnet-a,{_own(n)},{_mac(n)},{w},snet-a,nic"
+        f"{SUBSCRIPTION}/rg-a/vnet-a,{_own(n)},{_mac(n)},{w},{'snet-b' if w == UNLOGGED else 'snet-a'},nic"
         for n, w in enumerate((*WORKLOADS, UNLOGGED))
         if w == UNLOGGED or tuples[w]
     ]

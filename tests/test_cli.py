@@ -742,6 +742,12 @@ def test_tags_are_replaced_by_a_newer_file(tmp_path: Path, monkeypatch: pytest.M
         (("--subscription", SUBSCRIPTION, "--auth", "key"), "is for storage only", "managed-identity"),
         (("--subscription", SUBSCRIPTION, "--management-url", "http://localhost"), "expected https://HOST[:PORT]", ""),
         (("--subscription", SUBSCRIPTION, "--management-url", "https://a/b?c"), "expected https://HOST[:PORT]", ""),
+        (("--subscription", SUBSCRIPTION, "--management-url", "https://[x"), "expected https://HOST[:PORT]", ""),
+        (
+            ("--subscription", SUBSCRIPTION, "--management-url", "https://user:secret@a"),
+            "expected https://HOST[:PORT]",
+            "",
+        ),
     ):
         fails("tags", "update", *options, code=2, words=words, hint=hint)
     looked_up = run("tags", "lookup", "203.0.113.7", "--cloud", "china")

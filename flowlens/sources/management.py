@@ -48,6 +48,8 @@ _LOCATION = re.compile(r"[a-z][a-z0-9]{2,40}")
 _LARGEST_ANSWER = 64 * 2**20
 _PAGES_LIMIT = 200
 _TRIES = 4
+# Path, query and fragment of an address that ends with its host.
+_BARE, _SLASH = ("", "", ""), ("/", "", "")
 _FIRST_WAIT = 0.5
 _LONGEST_WAIT = 10.0
 
@@ -129,17 +131,10 @@ def ask_for_tags(
 
 def _endpoint(url: str) -> str:
     """The endpoint without its last slash; a token goes over TLS only."""
-    parts = urlsplit(url)
-    if (
-        parts.scheme != "https"
-        or not parts.hostname
-        or parts.query
-        or parts.fragment
-        or parts.username
-        or parts.path > "/"
-    ):
+    place = _place(url)
+    if place is None or place[0] != "https" or not place[1] or urlsplit(url)[2:] not in (_BARE, _SLASH):
         raise ConfigError(f"--management-url {redact(url)!r:.100}", "expected https://HOST[:PORT]")
-    return f"https://{parts.netloc}"
+    return f"https://{urlsplit(url).netloc}"
 
 
 def _subscription(text: str) -> str:
@@ -167,10 +162,22 @@ def _next(page: _Page, base: str, link: str, where: str) -> str | None:
     """The address of the next page; None behind the last one. A link to another host would carry the token there."""
     if not page.next_link:
         return None
-    following = urljoin(link, page.next_link)
-    if not following.startswith(f"{base}/"):
-        raise declared("FL-A05", where, f"a link to another host: {urlsplit(following).netloc[:80]}")
+    try:
+        following = urljoin(link, page.next_link)
+    except ValueError:
+        following = ""
+    if _place(following) != _place(base):
+        raise declared("FL-A05", where, f"a link to another host: {page.next_link[:80]}")
     return following
+
+
+def _place(url: str) -> tuple[str, str | None, int] | None:
+    """Scheme, host and port, which Azure names even where it is the usual one; None for what is no plain address."""
+    try:
+        parts = urlsplit(url)
+        return None if parts.username is not None else (parts.scheme, parts.hostname, parts.port or 443)
+    except ValueError:
+        return None
 
 
 def _read(session: Session, link: str, headers: dict[str, str], context: Context) -> bytes:

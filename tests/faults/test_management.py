@@ -11,6 +11,7 @@ import pytest
 
 import flowlens as fl
 from flowlens.cli import DONE, ERROR, WRONG_USAGE
+from flowlens.errors import SourceError
 from flowlens.sources import management
 from tests.faults.azurite import make_certificate
 from tests.faults.identity import CLIENT_ID, Identity, identity_server, write_az
@@ -237,6 +238,18 @@ def test_a_link_to_another_host_is_not_followed(resources: Callable[[Respond], R
         refused(update(server), "FL-A05", "another host")
         assert len(server.asked) == 1
     assert not other.asked
+
+
+def test_a_link_may_spell_the_endpoint_in_its_own_way() -> None:
+    page = management._Page([], next_link="https://Management.azure.com:443/subscriptions/x?page=2")
+    assert management._next(page, "https://management.azure.com", "", "") == page.next_link
+    for wrong in (
+        "http://management.azure.com:443/x",
+        "https://a@management.azure.com/x",
+        "https://management.azure.com:x/",
+    ):
+        with pytest.raises(SourceError, match="another host"):
+            management._next(management._Page([], next_link=wrong), "https://management.azure.com", "", "")
 
 
 def test_pages_that_never_end_are_told(resources: Callable[[Respond], Resources], identity: Identity) -> None:

@@ -77,12 +77,6 @@ def attempts_of(views: pl.LazyFrame) -> pl.DataFrame:
     )
 
 
-def destinations_tried(views: pl.LazyFrame) -> pl.DataFrame:
-    """dst_ip, dst_port, protocol and dst_place of all that internal addresses tried, whatever came of it."""
-    tried = views.filter(pl.col("src_place") == "internal", pl.col("counted"))
-    return tried.select("dst_ip", "dst_port", "protocol", "dst_place").unique().collect(engine="streaming")
-
-
 def _denied_inbound(views: pl.LazyFrame) -> pl.DataFrame:
     """What the destination's own NIC logged as denied: the rule that the source cannot see."""
     deciding = pl.struct(far_rule=rule_name(), far_acl=pl.col("acl_id"), far_kind=rule_kind())

@@ -75,14 +75,14 @@ def unexpected_destinations(
     *,
     expected: str | Path | Sequence[Expected] | None = None,
     baseline: Scan | Sequence[Mapping[str, object]] | None = None,
-    required: pl.DataFrame | None = None,
+    required: Callable[[pl.DataFrame], pl.DataFrame] | None = None,
     tags: ServiceTags | None = None,
     cloud: str = "global",
 ) -> pl.LazyFrame:
     """Allowed egress to addresses that are not internal, not the platform's, not expected and not required.
 
-    ``expected`` is a TOML file or its entries; ``baseline`` an earlier scan, or the rows of an earlier table; ``required`` has
-    the columns dst_ip, dst_port, protocol of what active profiles explain. Without expected list and baseline the table is an
+    ``expected`` is a TOML file or its entries; ``baseline`` an earlier scan, or the rows of an earlier table; ``required``
+    picks of destinations, by workload, those that active profiles explain. Without expected list and baseline the table is an
     inventory of destinations and says so in ``reason``. Bytes are null where the source has no counters; times are UTC.
 
     >>> import flowlens as fl
@@ -102,7 +102,7 @@ def _destinations(
     scan: Scan,
     expected: Sequence[Expected] | None,
     baseline: Scan | Sequence[Mapping[str, object]] | None,
-    required: pl.DataFrame | None,
+    required: Callable[[pl.DataFrame], pl.DataFrame] | None,
     tags: ServiceTags,
 ) -> pl.DataFrame:
     known = _known(baseline)
@@ -113,9 +113,10 @@ def _destinations(
 
     def named(views: pl.LazyFrame) -> pl.DataFrame:
         found = destinations(views)
+        found = found.filter(~is_expected(found))
         if required is not None:
-            found = found.join(required, on=["dst_ip", "dst_port", "protocol"], how="anti", nulls_equal=True)
-        found = _with_new(found.filter(~is_expected(found)), known)
+            found = found.join(required(found.select(_KEY)), on=_KEY, how="anti", nulls_equal=True)
+        found = _with_new(found, known)
         names = tags.identify(found["dst_ip"].unique()).select("service_tag", "region", dst_ip="address")
         found = found.join(names, on="dst_ip", how="left").with_columns(
             protocol=protocol_name(), owner=pl.lit(None, pl.String), reason=reason

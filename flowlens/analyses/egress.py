@@ -13,7 +13,7 @@ from pathlib import Path
 import polars as pl
 
 from flowlens import schema
-from flowlens.analyses.attempts import WORKLOAD, attempts_of, destinations_tried
+from flowlens.analyses.attempts import WORKLOAD, attempts_of
 from flowlens.analyses.judgement import NOTHING, Attempt, Length, Totals, judge
 from flowlens.analyses.needs import APPROXIMATE_TAG, EXACT, NAME, OTHER_NAME, PORT_ONLY, SURE, TAG, Need
 from flowlens.analyses.representatives import REQUIREMENT, added, representatives, totals_of
@@ -32,6 +32,7 @@ from flowlens.catalog.names import endpoint_names
 from flowlens.catalog.placeholders import Settings, check_settings
 from flowlens.catalog.profiles import EGRESS
 from flowlens.evidence import Evidence, Inventory, Scan
+from flowlens.inventory import EXTERNAL
 from flowlens.nic_hours import COVERED
 from flowlens.prefixes import PrefixTable, is_internal
 from flowlens.views import subjects_of
@@ -84,22 +85,39 @@ def explained(
     tags: ServiceTags | None = None,
     cloud: str = "global",
     names: Names | str | Path | None = None,
-) -> pl.DataFrame:
-    """dst_ip, dst_port and protocol of all egress that the profiles named in ``table`` (a denied_egress table) explain.
+) -> Callable[[pl.DataFrame], pl.DataFrame]:
+    """What picks, of egress to external addresses, the rows that a profile of the same workload explains.
 
-    The other arguments are those that the table was made with.
+    ``table`` is a denied_egress table and names the profiles of each workload; the other arguments are those that it was made
+    with. What is returned takes and gives rows with vnet, subnet, workload, dst_ip, dst_port and protocol, in any number.
     """
-    named = set(table["profile"])
-    active = [profile for profile in _loaded(profiles)[0] if profile.name in named]
+    active = table.select(*WORKLOAD, "profile").unique()
+    named = set(active["profile"])
     known = _of_its_time(_names(names), scan)
-    match = _matcher(_needs(active, cloud, placeholders or {}, tags or load_tags(cloud), known))
+    loaded = [profile for profile in _loaded(profiles)[0] if profile.name in named]
+    needs = _needs(loaded, cloud, placeholders or {}, tags or load_tags(cloud), known)
+    match = _matcher(needs)
+    profile_of = pl.DataFrame(
+        [(n, need.profile) for n, need in enumerate(needs)],
+        schema={"requirement": pl.Int64, "profile": pl.String},
+        orient="row",
+    )
+    destination = ["dst_ip", "dst_port", "protocol"]
 
-    def tied(views: pl.LazyFrame) -> pl.DataFrame:
+    def tied(found: pl.DataFrame) -> pl.DataFrame:
+        # What fits is the same for all workloads, so it is asked once for each destination.
+        matched = match(found.select(destination).unique().with_columns(dst_place=pl.lit(EXTERNAL)))
         # A port alone explains nothing: any address answers there.
-        matched = match(destinations_tried(views)).filter(pl.col("match") != PORT_ONLY)
-        return matched.select("dst_ip", "dst_port", "protocol").unique()
+        told = matched.filter(pl.col("match") != PORT_ONLY).join(profile_of, on="requirement")
+        meant = told.select(*destination, "profile").unique()
+        return (
+            found.join(meant, on=destination, nulls_equal=True)
+            .join(active, on=[*WORKLOAD, "profile"], how="semi", nulls_equal=True)
+            .select(found.columns)
+            .unique()
+        )
 
-    return pl.concat([tied(part) for part in scan.evidence.parts])
+    return tied
 
 
 def tying(

@@ -39,6 +39,8 @@ from flowlens.views import subjects_of
 
 AUTO = "auto"
 _HOUR = dt.timedelta(hours=1)
+# On a port alone any address answers, and a tag that is only plausible, such as AzureCloud, holds what anybody runs there.
+_TIES = (pl.col("match") != PORT_ONLY) & ((pl.col("match") != APPROXIMATE_TAG) | pl.col("confidence").is_in(SURE))
 
 
 def denied_egress(
@@ -107,8 +109,7 @@ def explained(
     def tied(found: pl.DataFrame) -> pl.DataFrame:
         # What fits is the same for all workloads, so it is asked once for each destination.
         matched = match(found.select(destination).unique().with_columns(dst_place=pl.lit(EXTERNAL)))
-        # A port alone explains nothing: any address answers there.
-        told = matched.filter(pl.col("match") != PORT_ONLY).join(profile_of, on="requirement")
+        told = matched.filter(_TIES).join(profile_of, on="requirement")
         meant = told.select(*destination, "profile").unique()
         return (
             found.join(meant, on=destination, nulls_equal=True)
@@ -145,9 +146,7 @@ def tying(
         matched = match(attempts)
         active.append(slim(_active(matched, needs, known_tags), WORKLOAD))
         tried.append(attempts.select(WORKLOAD).unique())
-        sure = (pl.col("match") != APPROXIMATE_TAG) | pl.col("confidence").is_in(SURE)
-        told = matched.filter(pl.col("match") != PORT_ONLY, sure)
-        return told.select(*REQUIREMENT, "dst_ip", "dst_port", "protocol", "match").unique()
+        return matched.filter(_TIES).select(*REQUIREMENT, "dst_ip", "dst_port", "protocol", "match").unique()
 
     def needed(rows: pl.DataFrame) -> pl.DataFrame:
         _, asked = _loaded(profiles)

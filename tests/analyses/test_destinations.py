@@ -58,3 +58,14 @@ def test_workloads_of_one_address_in_two_networks_are_two(tmp_path: Path) -> Non
 
 def test_a_profile_that_is_asked_for_explains_what_every_workload_does(tmp_path: Path) -> None:
     assert unexpected(with_an_agent(tmp_path), profiles=[AGENT]) == []
+
+
+# Ubuntu's repositories are names that only AzureCloud could stand for, which holds every VM of every tenant; the agent's blob
+# names are surely stood for by Storage.
+@pytest.mark.parametrize(
+    ("profile", "address", "left"),
+    [("ubuntu-repos", SOMEBODYS_VM, True), ("ubuntu-repos", STORAGE, True), ("log-analytics-agent", STORAGE, False)],
+)
+def test_a_tag_that_is_only_plausible_explains_nothing(tmp_path: Path, profile: str, address: str, left: bool) -> None:
+    write_blob(tmp_path, MACS[1], [flow("10.0.1.4", address, 443)])
+    assert unexpected(tmp_path, profiles=[profile]) == ([("10.0.1.4", address)] if left else [])

@@ -289,10 +289,12 @@ def _encryption_verdict(table: pl.DataFrame) -> Verdict:
 
 
 def _problems(table: pl.DataFrame) -> pl.DataFrame:
-    return table.filter(
-        pl.col("status").is_in(schema.EGRESS_PROBLEMS),
-        pl.col("requirement").is_in(["required", "conditional", "recommended"]),
-    )
+    return _needed(table).filter(pl.col("status").is_in(schema.EGRESS_PROBLEMS))
+
+
+def _needed(table: pl.DataFrame) -> pl.DataFrame:
+    """The requirements that can be a finding."""
+    return table.filter(pl.col("requirement").is_in(["required", "conditional", "recommended"]))
 
 
 def _filter_text(coverage: Mapping[str, object]) -> str:
@@ -315,10 +317,12 @@ def _egress_verdict(table: pl.DataFrame, coverage: Mapping[str, object]) -> Verd
         )
     bad = _problems(table)
     reached = table.filter(pl.col("status").is_in(["Reached", "Service reached", "Recovered"])).height
-    unsure = table.filter(pl.col("status").is_in(["Cannot tell", "Not observable"])).height
-    tail = f"{reached} reached, {unsure} cannot be told without names.{_filter_text(coverage)}"
-    # Without anything that answered there is nothing to call a pass.
-    if bad.is_empty() and (not reached or coverage["logs_without_traffic"]):
+    unsure = table.filter(pl.col("status") == "Cannot tell").height
+    hidden = _needed(table).filter(pl.col("status") == "Not observable").height
+    unlogged = f"{hidden} not observable since no flow log covers their workloads, " if hidden else ""
+    tail = f"{reached} reached, {unlogged}{unsure} cannot be told from the logs alone.{_filter_text(coverage)}"
+    # Without anything that answered, or with a workload that nobody observes, there is nothing to call a pass.
+    if bad.is_empty() and (not reached or hidden or coverage["logs_without_traffic"]):
         return Verdict(NOT_DETERMINED, f"Not determined: {tail}")
     if bad.is_empty():
         return Verdict(OK, f"No required endpoint is denied or unanswered; {tail}")

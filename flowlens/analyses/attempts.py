@@ -6,7 +6,7 @@ import polars as pl
 
 from flowlens.analyses.rules import rule_kind
 from flowlens.analyses.tables import flows_of, rule_name
-from flowlens.schema import SMALL_REPLY_BYTES, TCP
+from flowlens.schema import SMALL_REPLY_BYTES, TCP, TLS_PORTS
 from flowlens.views import HOP, SOURCE
 
 WORKLOAD = ["vnet", "subnet", "workload"]
@@ -71,7 +71,9 @@ def attempts_of(views: pl.LazyFrame) -> pl.DataFrame:
             acl_kind=pl.when(pl.col("status") == "Denied at destination").then("far_kind").otherwise("acl_kind"),
             attempts=pl.col("flows") + pl.col("flows_denied"),
             last_failure=pl.max_horizontal(
-                "last_denied", pl.when(pl.col("last_answered").is_null()).then("last_unanswered")
+                "last_denied",
+                pl.when(pl.col("last_answered").is_null()).then("last_unanswered"),
+                pl.when(pl.col("status") == "Answered without data").then("last_answered"),
             ),
         )
     )
@@ -101,6 +103,7 @@ def _status() -> pl.Expr:
         & (pl.col("tuples_small_reply") == pl.col("tuples_answered"))
         & (pl.col("flows_started") >= pl.col("tuples_answered"))
         & (pl.col("protocol") == TCP)
+        & pl.col("dst_port").is_in(list(TLS_PORTS)).fill_null(False)
     )
     return (
         pl.when(answered & ~small & ~denied)

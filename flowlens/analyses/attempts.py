@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from flowlens.analyses.rules import rule_kind
-from flowlens.analyses.tables import flows_of, rule_name
+from flowlens.analyses.tables import flows_of, rule_name, stateless
 from flowlens.schema import SMALL_REPLY_BYTES, TCP, TLS_PORTS
 from flowlens.views import HOP, SOURCE
 
@@ -53,7 +53,8 @@ def attempts_of(views: pl.LazyFrame) -> pl.DataFrame:
             pl.col("tuples_answered").sum(),
             pl.col("tuples_small_reply").sum(),
             pl.col("flows_started").filter(allowed).sum(),
-            pl.col("last_seen").filter(allowed & ~traffic & ~at_hop).max().alias("last_begun"),
+            # Without states nothing tells whether traffic followed.
+            pl.col("last_seen").filter(allowed & ~traffic & ~at_hop & ~stateless()).max().alias("last_begun"),
             at_hop.any().alias("at_hop"),
             # The rule that denied last decides whom to ask; equal times fall back to the name, so runs are identical.
             deciding.filter(denied)

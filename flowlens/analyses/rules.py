@@ -8,7 +8,16 @@ from collections.abc import Iterable
 import polars as pl
 
 from flowlens import schema
-from flowlens.analyses.tables import both_ways, condensed, flows_of, null_sum, protocol_name, result, rule_name
+from flowlens.analyses.tables import (
+    both_ways,
+    condensed,
+    flows_of,
+    null_sum,
+    protocol_name,
+    result,
+    rule_name,
+    stateless,
+)
 from flowlens.errors import ConfigError, near_matches
 from flowlens.evidence import Evidence, Scan
 
@@ -99,9 +108,8 @@ def rule_kind() -> pl.Expr:
 
 def _usage(parts: Iterable[pl.LazyFrame]) -> pl.LazyFrame:
     allowed = pl.col("flow_status") == "Allowed"
-    deciding = [part.filter(pl.col("logged_once"), ~pl.col("is_reply")) for part in parts]
     return (
-        condensed(deciding, ["acl_id", "acl_rule", "direction", "flow_status", "mac_address"])
+        condensed(_deciding(parts), ["acl_id", "acl_rule", "direction", "flow_status", "mac_address", "stateless"])
         .with_columns(rule_kind=rule_kind().fill_null("user"), acl_rule=rule_name(), bytes=both_ways())
         .group_by("acl_id", "acl_rule", "rule_kind", "direction")
         .agg(
@@ -115,11 +123,18 @@ def _usage(parts: Iterable[pl.LazyFrame]) -> pl.LazyFrame:
     )
 
 
+def _deciding(parts: Iterable[pl.LazyFrame]) -> list[pl.LazyFrame]:
+    """The rows that tell a decision, each once; ``stateless`` keeps those apart that would be lost among others."""
+    return [
+        part.filter(pl.col("logged_once"), ~pl.col("is_reply")).with_columns(stateless=stateless()) for part in parts
+    ]
+
+
 _IF_GONE = "Without the rule those of lower priority decide, after the admin rules of Virtual Network Manager, which come first"
 
 
 def _dependencies(evidence: Evidence, rule: str) -> pl.LazyFrame:
-    deciding = [part.filter(pl.col("logged_once"), ~pl.col("is_reply")) for part in evidence.parts]
+    deciding = _deciding(evidence.parts)
     if rule.lower() == OPTIONAL:
         wanted = rule_kind() == "sql-mi-optional"
     else:
@@ -145,7 +160,7 @@ def _dependencies(evidence: Evidence, rule: str) -> pl.LazyFrame:
         for part in deciding
     ]
     found = (
-        condensed(decided, [*by, "flow_status"])
+        condensed(decided, [*by, "flow_status", "stateless"])
         .with_columns(bytes=both_ways())
         .group_by(*by, "flow_status")
         .agg(

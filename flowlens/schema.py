@@ -400,7 +400,7 @@ RULE_USAGE_COLUMNS = (
     Column("flows_allowed", COUNT, "Flows it allowed."),
     Column("flows_denied", COUNT, "Attempts it denied."),
     Column("bytes", COUNT, "Bytes both ways of what it allowed; null where there are no counters.", True),
-    Column("workloads", COUNT, "NICs whose traffic it decided."),
+    Column("workloads", COUNT, "Workloads whose traffic it decided."),
     Column("first_seen", TIMESTAMP, "Earliest tuple."),
     Column("last_seen", TIMESTAMP, "Latest tuple."),
 )

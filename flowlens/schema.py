@@ -469,7 +469,6 @@ RESULTS = {
 }
 TABLES = {"flows": FLOWS, "conversations": CONVERSATIONS, "inventory": INVENTORY, **RESULTS}
 
-FLOWS_TEXT = tuple(c.name for c in FLOWS_COLUMNS if c.type == TEXT)
 DICTIONARY = pa.dictionary(pa.int32(), TEXT)
 ENCODED_FLOWS = pa.schema(pa.field(f.name, DICTIONARY if f.type == TEXT else f.type) for f in FLOWS)
 """FLOWS as decoders hand it on: the same columns with text as dictionaries, cheap to group by code."""

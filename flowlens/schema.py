@@ -78,6 +78,12 @@ PROTOCOLS = ((1, "ICMP", ""), (6, "TCP", "T"), (17, "UDP", "U"), (58, "ICMPv6", 
 ENCRYPTION_CODES = (
     ("X", "Encrypted", "Encrypted", "Nothing to do."),
     (
+        "NX_LOCAL_DST",
+        "Unencrypted",
+        "Destination on same host",
+        "Expected: both VMs share a host and no network is crossed.",
+    ),
+    (
         "NX",
         "Unencrypted",
         "Unencrypted",
@@ -85,12 +91,6 @@ ENCRYPTION_CODES = (
             "Enable VNet encryption on both VNets, then stop (deallocate) and start the VMs; if it is enabled, check the "
             "VM size, Accelerated Networking and the NIC property vnetEncryptionSupported."
         ),
-    ),
-    (
-        "NX_LOCAL_DST",
-        "Unencrypted",
-        "Destination on same host",
-        "Expected: both VMs share a host and no network is crossed.",
     ),
     (
         "NX_FALLBACK",

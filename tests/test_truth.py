@@ -409,6 +409,8 @@ def test_any_reply_is_an_answer_where_no_tls_is_spoken(states, status):
         (["X"], "Encrypted"),
         (["NX"], "Unencrypted"),
         (["NX_LOCAL_DST"], "Unencrypted"),
+        (["X", "NX_LOCAL_DST"], "Encrypted"),
+        (["NX_LOCAL_DST", "drop:NX"], "Dropped"),
         (["X", "NX_FALLBACK"], "Mixed"),
         (["X", "drop:NX"], "Mixed"),
         (["drop:NX_NOT_ACCEPTED"], "Dropped"),

@@ -34,7 +34,7 @@ from flowlens.catalog.profiles import EGRESS
 from flowlens.evidence import Evidence, Inventory, Scan
 from flowlens.inventory import EXTERNAL
 from flowlens.nic_hours import COVERED
-from flowlens.prefixes import PrefixTable, is_internal
+from flowlens.prefixes import PrefixTable
 from flowlens.views import subjects_of
 
 AUTO = "auto"
@@ -329,8 +329,7 @@ def _others(inventory: Inventory, needs: Sequence[Need]) -> pl.DataFrame:
     Private ranges repeat across VNets. A name means the private endpoint at its address where the inventory knows one, else
     whoever has the address in the only VNet that is known to have it.
     """
-    reaches = (reach for need in needs for reach in need.expansion.reaches if reach.match == NAME)
-    named = {prefix.partition("/")[0] for reach in reaches for prefix in reach.prefixes if is_internal(prefix)}
+    named = {prefix.partition("/")[0] for need in needs for prefix in need.expansion.private}
     owners = inventory.table.filter(pl.col("address").is_in(sorted(named))).select("address", "vnet", "kind").unique()
     endpoint = pl.col("kind") == "private endpoint"
     meant = owners.filter(endpoint | ~endpoint.any().over("address")).select("address", vnet="vnet").unique()

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from flowlens import schema
 from flowlens.analyses.fixes import advice, private_address
 from flowlens.analyses.needs import ADDRESS, APPROXIMATE_TAG, EXACT, NAME, OTHER_NAME, PORT_ONLY, SURE, TAG, Need
-from flowlens.prefixes import PLATFORM_PREFIXES, is_internal
+from flowlens.prefixes import PLATFORM_PREFIXES
 
 SUCCESS = ("Reached", "Service reached", "Recovered")
 ANSWERED = (*SUCCESS, "Partly denied")
@@ -278,18 +278,17 @@ def _unseen(need: Need, logged: bool, evidence: Length, others: Set[str]) -> _Op
     if not logged:
         return _Opinion("Not observable", None, None, ("no flow log covers this workload",))
     expansion = need.expansion
-    named = [prefix for reach in expansion.reaches if reach.match == NAME for prefix in reach.prefixes]
-    private = [prefix.partition("/")[0] for prefix in named if is_internal(prefix)]
+    named = any(reach.match == NAME for reach in expansion.reaches)
+    elsewhere = sorted(others & {prefix.partition("/")[0] for prefix in expansion.private})
     # Silence says nothing of what could not be looked for: an alternative that is not tested may have been tried.
     testable = not expansion.untestable and any(
         reach.match in (ADDRESS, TAG)
         or (reach.match == APPROXIMATE_TAG and expansion.confidence.get(reach.endpoint) == "high")
         # A private endpoint is the only address of its name; a public name may have more than those that are known.
-        or (reach.match == NAME and any(map(is_internal, reach.prefixes)) and others.isdisjoint(private))
+        or (reach.match == NAME and not expansion.private.isdisjoint(reach.prefixes) and not elsewhere)
         for reach in expansion.reaches
     )
     notes = []
-    elsewhere = [address for address in private if address in others]
     if elsewhere:
         notes.append(f"{', '.join(elsewhere[:LISTED])}, known of its name, is somebody else's in this virtual network")
     # Documented to be exempt from rules; whether it is logged is not documented (network-security-groups-overview).

@@ -110,12 +110,15 @@ def explained(
         # What fits is the same for all workloads, so it is asked once for each destination.
         matched = match(found.select(destination).unique().with_columns(dst_place=pl.lit(EXTERNAL)))
         told = matched.filter(_TIES).join(profile_of, on="requirement")
-        meant = told.select(*destination, "profile").unique()
+        # Few sets of profiles stand for many destinations, so that no row is there once for each of its profiles.
+        together = pl.col("profile").unique().sort().str.join("\n")
+        meant = told.group_by(destination).agg(together.alias("profiles"))
+        members = meant.select("profiles", profile=pl.col("profiles").str.split("\n")).unique().explode("profile")
+        own = active.join(members, on="profile").select(*WORKLOAD, "profiles").unique()
         return (
             found.join(meant, on=destination, nulls_equal=True)
-            .join(active, on=[*WORKLOAD, "profile"], how="semi", nulls_equal=True)
+            .join(own, on=[*WORKLOAD, "profiles"], how="semi", nulls_equal=True)
             .select(found.columns)
-            .unique()
         )
 
     return tied

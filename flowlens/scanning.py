@@ -214,7 +214,7 @@ class _Unit:
                     self._flush()
         except FlowlensError as error:
             failed = True
-            ledger += Ledger(unread=1, rejects=(Reject(item.blob.name, ledger.bytes, error.problem, ""),))
+            ledger += _unread(item, ledger.bytes, error)
         return _Blob(ledger, failed=failed)
 
     def _flush(self) -> None:
@@ -274,6 +274,12 @@ def _read_flow_logs(
     return results
 
 
+def _unread(item: Item, offset: int, error: FlowlensError) -> Ledger:
+    """A blob that could not be read to its end, with the reason and what to do about it."""
+    reason = f"{error.problem} ({error.hint})" if error.hint else error.problem
+    return Ledger(unread=1, rejects=(Reject(item.blob.name, offset, reason, ""),))
+
+
 def _units(items: Sequence[Item]) -> list[list[Item]]:
     """Blobs in pieces of work: large ones alone, small ones together, in the order of their names."""
     units: list[list[Item]] = []
@@ -321,7 +327,7 @@ def _read_export(item: Item, plan: Plan, meter: _Meter, store: Pieces) -> _Blob:
         for decoded in decode_traffic_analytics(meter.chunks(item), where=item.blob.name):
             store.add(_take_rows(result, decoded, plan))
     except FlowlensError as error:
-        result.ledger += Ledger(unread=1, rejects=(Reject(item.blob.name, result.ledger.bytes, error.problem, ""),))
+        result.ledger += _unread(item, result.ledger.bytes, error)
     return result
 
 
@@ -519,7 +525,7 @@ def _write_items(plan: Plan, selected: Selected, file: BinaryIO) -> Ledger:
                         writer.write_table(pa.concat_tables(pending).combine_chunks())
                         pending.clear()
             except FlowlensError as error:
-                ledger += Ledger(unread=1, rejects=(Reject(item.blob.name, ledger.bytes, error.problem, ""),))
+                ledger += _unread(item, ledger.bytes, error)
         if pending:
             writer.write_table(pa.concat_tables(pending).combine_chunks())
     return replace(ledger, notes=(*ledger.notes, *selected.given_up()))

@@ -35,6 +35,8 @@ AUTHS = ("default", "cli", "managed-identity", "environment", "key", "sas", "con
 
 IDENTITY_DEADLINE = 30.0
 """Seconds that finding an identity may take in all; the default chain asks several places, some of which never answer."""
+PATIENCE = 6
+"""A request ends with all its tries within so many times the seconds that a server may stay silent; a sign-in does too."""
 CLOCK_TOLERANCE = dt.timedelta(minutes=5)
 LONG_LIVED = dt.timedelta(days=7)
 
@@ -68,7 +70,7 @@ class Access:
     """How storage accounts are read: which identity, which cloud, which endpoint, how patiently. Holds no secret.
 
     ``cloud`` None means that the address tells it. ``timeout`` is how many seconds a server may stay silent; a request with all
-    its retries ends within six times as much.
+    its tries ends within `PATIENCE` times as much.
 
     >>> Access(auth="password")
     Traceback (most recent call last):
@@ -420,7 +422,7 @@ def _token_credential(location: Location, access: Access, ca_file: str | None) -
         credential = makers[access.auth]()
     except ValueError as error:
         raise declared("FL-S07", str(location), str(error)) from None
-    token = within(IDENTITY_DEADLINE, lambda: credential.get_token(scope), location)
+    token = within(min(IDENTITY_DEADLINE, PATIENCE * access.timeout), lambda: credential.get_token(scope), location)
     # The chain keeps the credential that succeeded; where a version does not say, the kind asked for is still right.
     used = getattr(credential, "_successful_credential", None) or credential
     return credential, f"{type(used).__name__}{principal(token.token)}"

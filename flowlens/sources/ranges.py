@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import IO, Any, TypeVar
 
 from flowlens.errors import ConfigError, SourceError
-from flowlens.sources.accounts import Account
+from flowlens.sources.accounts import PATIENCE, Account
 from flowlens.sources.files import inflated
 from flowlens.sources.refusals import declared, is_passing, is_throttling, refusal, status_of
 from flowlens.sources.storage import StoredBlob, quoted
@@ -46,6 +46,10 @@ _CHUNK = 1 << 20
 _Result = TypeVar("_Result")
 _GZIP_MAGIC = b"\x1f\x8b"
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+
+
+class StoppedError(Exception):
+    """Reading was ended while someone waited for it: the run is over, and nobody takes what this thread would give."""
 
 
 class _VersionChangedError(Exception):
@@ -194,7 +198,7 @@ class Reader:
         self._broken: dict[int, SourceError | ConfigError] = {}
 
     def close(self) -> None:
-        """End all reading; whoever still waits gets an error."""
+        """End all reading; whoever still waits gets `StoppedError`."""
         self._workers.stop()
         with self._lock:
             dropped = list(self._tasks.values())
@@ -270,22 +274,22 @@ class Reader:
         elif not future.done():
             self._workers.hasten(future)
         self._read_ahead(index, part)
-        taken = self._result(index, future)
+        taken = self._result(future)
         if taken is None:
-            taken = self._result(index, self._workers.submit(self._task(index), urgent=True))
+            taken = self._result(self._workers.submit(self._task(index), urgent=True))
         assert taken is not None
         return taken
 
-    def _result(self, index: int, future: Future[list[bytes] | IO[bytes] | None]) -> list[bytes] | IO[bytes] | None:
+    def _result(self, future: Future[list[bytes] | IO[bytes] | None]) -> list[bytes] | IO[bytes] | None:
         while True:
             try:
                 return future.result(timeout=0.5)
             except FutureTimeoutError:
                 if not self._stopped.is_set():
                     continue
-                raise declared("FL-S37", self._blobs[index].name) from None
+                raise StoppedError from None
             except CancelledError:
-                raise declared("FL-S37", self._blobs[index].name) from None
+                raise StoppedError from None
 
     def _read_ahead(self, index: int, part: int) -> None:
         """Have the parts behind this one read, as far as bytes and count allow, those of the blobs behind too."""
@@ -354,7 +358,7 @@ class Reader:
 
     def _whole(self, blob: StoredBlob) -> IO[bytes]:
         """The whole of one version as a file at its start; the version that is there when reading begins, if it stays readable."""
-        deadline = time.monotonic() + 6 * blob.account.timeout
+        deadline = time.monotonic() + PATIENCE * blob.account.timeout
         file: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=self._range)  # noqa: SIM115 - who takes it closes it
         try:
             goal = now = self._committed(blob)
@@ -367,7 +371,7 @@ class Reader:
                     ends, shift = goal.size, now.size - goal.size
                 try:
                     file.writelines(self._get(blob, start + shift, min(self._range, ends - start), now.etag))
-                    deadline = time.monotonic() + 6 * blob.account.timeout
+                    deadline = time.monotonic() + PATIENCE * blob.account.timeout
                 except _VersionChangedError:
                     versions += 1
                     if versions > _VERSIONS_LIMIT or time.monotonic() > deadline:
@@ -416,7 +420,7 @@ class Reader:
                     pieces.append(piece)
                     read += len(piece)
                     if self._stopped.is_set():
-                        raise declared("FL-S37", blob.name)
+                        raise StoppedError
                     # A server that drips is as good as one that is silent.
                     if time.monotonic() - began > silent * (1 + read / (64 << 10)):
                         raise _IncompleteError(f"{read} of {length} bytes came in time")
@@ -451,13 +455,13 @@ class Reader:
         from azure.core.exceptions import AzureError
 
         gate = self._gates[id(blob.account)]
-        deadline = time.monotonic() + 6 * blob.account.timeout
+        deadline = time.monotonic() + PATIENCE * blob.account.timeout
         for attempt in range(_TRIES):
             throttled = False
             gate.enter(self._stopped)
             try:
                 if self._stopped.is_set():
-                    raise declared("FL-S37", blob.name)
+                    raise StoppedError
                 return request()
             except (AzureError, _IncompleteError, OSError, ValueError, LookupError) as error:
                 # The SDK takes headers apart without looking: one that is cut off gives a ValueError or an IndexError.
@@ -477,7 +481,7 @@ class Reader:
         raise AssertionError("unreachable")
 
 
-_OF_THE_BLOB = {"FL-S26", "FL-S27", "FL-S28", "FL-S29", "FL-S30", "FL-S37"}
+_OF_THE_BLOB = {"FL-S26", "FL-S27", "FL-S28", "FL-S29", "FL-S30"}
 _PASSING = {"FL-S16", "FL-S17", "FL-S21", "FL-S22", "FL-S23", "FL-S24", "FL-S35"}
 
 

@@ -97,8 +97,7 @@ REFUSALS: Mapping[str, Refusal] = {
     "FL-S34": Refusal("the connection string {detail}", "copy it again into AZURE_STORAGE_CONNECTION_STRING"),
     "FL-S35": Refusal("refused: {detail}", "the error code is in the storage documentation"),
     "FL-S36": Refusal("the account is disabled", "check the subscription of the account"),
-    "FL-S37": Refusal("reading was stopped", "run again"),
-    "FL-S38": Refusal("more than {detail} folders above the hours", "narrow the prefix down to one flow log"),
+    "FL-S37": Refusal("more than {detail} folders above the hours", "narrow the prefix down to one flow log"),
 }
 """Every error of this source; the id stands in the message, so that it can be looked up."""
 

@@ -18,7 +18,7 @@ from itertools import groupby
 from typing import Any
 
 from flowlens.evidence import Window, sample
-from flowlens.sources.accounts import Account
+from flowlens.sources.accounts import PATIENCE, Account
 from flowlens.sources.files import parse_blob_path
 from flowlens.sources.refusals import SKEW_LIMIT, clock_skew, declared, is_passing, refusal, status_of
 
@@ -169,7 +169,7 @@ class _Lister:
         from azure.core.exceptions import AzureError
 
         where = f"{self._account.location.account_url}/{self._account.location.container}/{prefix}"
-        deadline = time.monotonic() + 6 * self._account.timeout
+        deadline = time.monotonic() + PATIENCE * self._account.timeout
         for attempt in range(1, _TRIES + 1):
             try:
                 self.requests += 1
@@ -338,7 +338,7 @@ def _walk(lister: _Lister, starts: Sequence[str]) -> list[tuple[str, tuple[int, 
         folder = pending.pop()
         asked += 1
         if asked > _FOLDERS_LIMIT:
-            raise declared("FL-S38", folder, f"{_FOLDERS_LIMIT:,}")
+            raise declared("FL-S37", folder, f"{_FOLDERS_LIMIT:,}")
         below = lister.folders(folder)
         # A prefix that ends inside a folder's name lists that folder and its neighbours, all to be looked into.
         if years := _years(below):

@@ -357,5 +357,5 @@ def test_a_wrong_clock_is_told_and_a_very_wrong_one_is_an_error(minutes: int, to
 
 def test_folders_without_end_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "_FOLDERS_LIMIT", 50)
-    with pytest.raises(SourceError, match="FL-S38"):
+    with pytest.raises(SourceError, match="FL-S37"):
         listing(Container([f"flowLogResourceID=/{n}/x" for n in range(100)]))

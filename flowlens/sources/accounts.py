@@ -23,6 +23,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from flowlens.errors import ConfigError, near_matches
 from flowlens.evidence import sample
+from flowlens.sources.plain_reads import Authorize, PlainReads, Tokens, by_key, by_signature, plain_reads
 from flowlens.sources.refusals import Context, declared, redact, refusal
 
 if TYPE_CHECKING:
@@ -215,11 +216,12 @@ def _refuse_plain(shown: str, scheme: str, host: str) -> None:
 class Account:
     """A container that can be listed and read, and who reads it.
 
-    ``identity`` says it in words, ``warnings`` what is doubtful about it.
+    ``client`` lists, ``reads`` gives bytes. ``identity`` says it in words, ``warnings`` what is doubtful about it.
     """
 
     location: Location
     client: ContainerClient = field(repr=False)
+    reads: PlainReads = field(repr=False)
     auth: str
     identity: str
     warnings: tuple[str, ...]
@@ -267,14 +269,15 @@ def connect(location: Location, access: Access, *, connections: int = 32) -> Acc
     # Looked up once, not at each request. Without its environment the session also leaves ~/.netrc alone, which would replace
     # the credential.
     session.trust_env = False
-    proxies = requests.utils.get_environ_proxies(endpoint)
+    proxies = dict(requests.utils.get_environ_proxies(endpoint))
+    timeouts = min(10.0, access.timeout), access.timeout
+    verify = ca_file or os.environ.get("REQUESTS_CA_BUNDLE") or True
     transport = RequestsTransport(
         session=session,
         use_env_settings=False,
-        connection_timeout=min(10.0, access.timeout),
-        read_timeout=access.timeout,
-        connection_verify=ca_file or os.environ.get("REQUESTS_CA_BUNDLE") or True,
-        connection_data_block_size=1 << 20,
+        connection_timeout=timeouts[0],
+        read_timeout=timeouts[1],
+        connection_verify=verify,
     )
     client = ContainerClient(
         endpoint,
@@ -285,10 +288,27 @@ def connect(location: Location, access: Access, *, connections: int = 32) -> Acc
         # Retries are this package's own, bounded in time; a redirect could carry the credential elsewhere.
         retry_total=0,
         permit_redirects=False,
-        proxies=dict(proxies),
+        proxies=proxies,
         user_agent="flowlens",
     )
-    return Account(location, client, auth, identity, warnings, access.timeout)
+    reads = plain_reads(
+        session,
+        f"{endpoint}/{location.container}",
+        _authorize(credential),
+        version=str(client.api_version),
+        verify=verify,
+        proxies=proxies,
+        timeouts=timeouts,
+    )
+    return Account(location, client, reads, auth, identity, warnings, access.timeout)
+
+
+def _authorize(credential: Any) -> Authorize:
+    if isinstance(credential, Tokens):
+        return credential
+    if isinstance(credential, dict):
+        return by_key(credential["account_name"], credential["account_key"])
+    return by_signature(credential.signature)
 
 
 def _checked_ca_file(path: Path | None) -> str | None:
@@ -422,10 +442,11 @@ def _token_credential(location: Location, access: Access, ca_file: str | None) -
         credential = makers[access.auth]()
     except ValueError as error:
         raise declared("FL-S07", str(location), str(error)) from None
-    token = within(min(IDENTITY_DEADLINE, PATIENCE * access.timeout), lambda: credential.get_token(scope), location)
+    tokens = Tokens(credential)
+    token = within(min(IDENTITY_DEADLINE, PATIENCE * access.timeout), lambda: tokens.get_token(scope), location)
     # The chain keeps the credential that succeeded; where a version does not say, the kind asked for is still right.
     used = getattr(credential, "_successful_credential", None) or credential
-    return credential, f"{type(used).__name__}{principal(token.token)}"
+    return tokens, f"{type(used).__name__}{principal(token.token)}"
 
 
 def _without_authority(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -60,10 +60,6 @@ class _IncompleteError(Exception):
     """The body was shorter or longer than the headers said, or came too slowly."""
 
 
-class _TakenError(Exception):
-    """Ends the SDK's own handling of a body, which would try broken ones again with waits of its own."""
-
-
 @dataclass(frozen=True, slots=True)
 class _Version:
     """One committed state of a blob: its ETag, size, and blocks as (id, size)."""
@@ -407,46 +403,28 @@ class Reader:
 
     def _get(self, blob: StoredBlob, start: int, length: int, etag: str) -> list[bytes]:
         """The bytes [start, start + length) of the version ``etag`` in pieces; never fewer, never of another version."""
-        from azure.core import MatchConditions
-
         silent = blob.account.timeout
 
         def get() -> list[bytes]:
             pieces: list[bytes] = []
-
-            def take(response: Any, body: Any, _headers: Any) -> None:
-                began, read = time.monotonic(), 0
-                for piece in filter(None, body):
+            began, read = time.monotonic(), 0
+            with blob.account.reads.range(blob.key, start, length, etag) as (headers, body):
+                for piece in body:
                     pieces.append(piece)
                     read += len(piece)
                     if self._stopped.is_set():
                         raise StoppedError
+                    if read > length:
+                        raise _IncompleteError(f"asked for {length} bytes at {start}, more came")
                     # A server that drips is as good as one that is silent.
                     if time.monotonic() - began > silent * (1 + read / (64 << 10)):
                         raise _IncompleteError(f"{read} of {length} bytes came in time")
-                headers = response.http_response.headers
-                told = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
-                if "ETag" in headers and quoted(headers["ETag"]) != etag:
-                    raise _VersionChangedError
-                if read != length or told is None or (int(told[1]), int(told[2])) != (start, start + length - 1):
-                    raise _IncompleteError(f"asked for {length} bytes at {start}, {read} came")
-                raise _TakenError
-
-            try:
-                blob.account.client.download_blob(
-                    blob.key,
-                    offset=start,
-                    length=length,
-                    etag=etag,
-                    match_condition=MatchConditions.IfNotModified,
-                    max_concurrency=1,
-                    decompress=False,
-                    headers={"Accept-Encoding": "identity"},
-                    cls=take,
-                )
-            except _TakenError:
-                return pieces
-            raise AssertionError("the body was not handed over")
+            told = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
+            if "ETag" in headers and quoted(headers["ETag"]) != etag:
+                raise _VersionChangedError
+            if read != length or told is None or (int(told[1]), int(told[2])) != (start, start + length - 1):
+                raise _IncompleteError(f"asked for {length} bytes at {start}, {read} came")
+            return pieces
 
         return self._tried(blob, get)
 

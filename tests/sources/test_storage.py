@@ -108,7 +108,7 @@ class Container:
 
 def listing(container: Container, window: Window = DAY, *, prefix: str = "", **options: Any) -> Listing:
     place = parse_location(f"https://contoso.blob.core.windows.net/logs/{prefix}", Access())
-    account = Account(place, container, "key", "me", (), 30)  # type: ignore[arg-type]
+    account = Account(place, container, None, "key", "me", (), 30)  # type: ignore[arg-type]
     return list_blobs(account, window, **{"now": NOW, **options})
 
 

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from bench.generate import BLOBS, EXPECTED, Order, generate
 from bench.measure import Measured, measure
@@ -65,7 +66,7 @@ def serving(container: Path) -> Iterator[Served]:
         process.stdout.close()
 
 
-def run(way: str, source: str, out: Path, *options: str) -> tuple[Measured, object]:
+def run(way: str, source: str, out: Path, *options: str) -> tuple[Measured, Any]:
     """One run over ``source`` and what it answered: a digest of the flow tuples, or the report without its settings."""
     target = out / ("flows.parquet" if way == "convert" else "report.json")
     command = [sys.executable, "-c", _COMMAND, way, source, "-o", str(target), *_WINDOW, *options]

@@ -20,6 +20,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from typing import IO, Any, TypeVar
 
+from flowlens.budget import MOST_AHEAD
 from flowlens.errors import ConfigError, SourceError
 from flowlens.sources.accounts import PATIENCE, Account
 from flowlens.sources.files import inflated
@@ -28,11 +29,7 @@ from flowlens.sources.storage import StoredBlob, quoted
 
 RANGE = 4 << 20
 """Bytes of one request: large enough that the round trip costs little, small enough that trying again does too."""
-AHEAD_BYTES = 16 << 20
-"""Bytes that may lie ready before each decoding thread."""
 AHEAD_PARTS = 16
-MEMORY = 256 << 20
-"""Bytes that may lie ready in all."""
 WORKERS_PER_THREAD = 6
 WORKERS_LIMIT = 32
 
@@ -175,15 +172,15 @@ class _Workers:
 class Reader:
     """Reads blobs in the order given, ahead of whoever takes them; close it to end what is under way.
 
-    Memory stays near `AHEAD_BYTES` for each of ``threads``, `MEMORY` in all, whatever the size of the blobs.
+    At most about ``ahead`` bytes lie ready before each of ``threads``, whatever the size of the blobs.
     """
 
-    def __init__(self, blobs: Sequence[StoredBlob], *, threads: int) -> None:
+    def __init__(self, blobs: Sequence[StoredBlob], *, threads: int, ahead: int = MOST_AHEAD) -> None:
         self._blobs = blobs
         self._stopped = threading.Event()
         workers = min(WORKERS_LIMIT, max(4, WORKERS_PER_THREAD * threads))
         self._workers = _Workers(workers, self._stopped)
-        self._ahead = min(AHEAD_BYTES, MEMORY // threads)
+        self._ahead = ahead
         self._range = max(1 << 20, min(RANGE, self._ahead // 4))
         self._tasks: dict[tuple[int, int], Future[Any]] = {}
         self._begun = bytearray(len(blobs))

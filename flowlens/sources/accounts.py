@@ -24,7 +24,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from flowlens.errors import ConfigError, near_matches
 from flowlens.evidence import sample
 from flowlens.sources.plain_reads import Authorize, PlainReads, Tokens, by_key, by_signature, plain_reads
-from flowlens.sources.refusals import Context, declared, redact, refusal
+from flowlens.sources.refusals import Context, address_words, declared, redact, refusal
 
 if TYPE_CHECKING:
     from azure.storage.blob import ContainerClient
@@ -301,6 +301,14 @@ def connect(location: Location, access: Access, *, connections: int = 32) -> Acc
         timeouts=timeouts,
     )
     return Account(location, client, reads, auth, identity, warnings, access.timeout)
+
+
+def route_words(account_url: str) -> str:
+    """How requests get there: by which proxy, else to which address the account's name leads; empty where it leads nowhere."""
+    import requests
+
+    proxy = requests.utils.select_proxy(account_url, requests.utils.get_environ_proxies(account_url))
+    return f"through the proxy {redact(proxy)}" if proxy else address_words(urlsplit(account_url).netloc)
 
 
 def _authorize(credential: Any) -> Authorize:

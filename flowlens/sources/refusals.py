@@ -49,7 +49,8 @@ REFUSALS: Mapping[str, Refusal] = {
     ),
     "FL-S11": Refusal(
         "the network rules of the account shut out this machine{detail}",
-        "allow its address or network in the account's networking settings, or run inside the VNet",
+        "allow its address or network in the account's networking settings, or run inside the VNet; with a private endpoint the "
+        "account's name must lead to a private address here",
     ),
     "FL-S12": Refusal(
         "the account key is wrong", "copy key1 or key2 again into AZURE_STORAGE_KEY; keys may be rotated"
@@ -351,6 +352,11 @@ def _first_line(text: str) -> str:
 
 
 def _address_words(host: str) -> str:
+    found = address_words(host)
+    return f" ({found})" if found else ""
+
+
+def address_words(host: str) -> str:
     """Where the name of the account leads, since a private endpoint's DNS is the usual fault; empty where it leads nowhere."""
     name = host.rpartition(":")[0] if re.search(r":\d+$", host) else host
     if not name:
@@ -360,4 +366,4 @@ def _address_words(host: str) -> str:
         kind = "private" if ipaddress.ip_address(address.partition("%")[0]).is_private else "public"
     except (OSError, ValueError, UnicodeError):
         return ""
-    return f" ({name} leads to the {kind} address {address})"
+    return f"{name} leads to the {kind} address {address}"

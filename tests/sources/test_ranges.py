@@ -91,7 +91,7 @@ def listed(server: Server, *, timeout: float = 5, is_open: bool = False) -> list
     place = parse_location("https://contoso.blob.core.windows.net/logs", Access())
     account = Account(place, server, server, "key", "me", (), timeout)  # type: ignore[arg-type]
     return [
-        StoredBlob(account, name, sum(map(len, blocks)), server.etag(name), HOUR, "LOG", HOUR, "MAC", is_open)
+        StoredBlob(account, name, sum(map(len, blocks)), server.etag(name), "LOG", HOUR, "MAC", is_open)
         for name, blocks in sorted(server.blobs.items())
     ]
 

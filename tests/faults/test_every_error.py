@@ -218,18 +218,20 @@ def snapshots_listed(world: World) -> Ran:
 
 
 def folders_without_end(world: World) -> Ran:
-    """A server whose every folder holds another one."""
+    """A server with more folders than anybody has flow logs, and no year in any of them."""
     if not LONG:
         world.patch.setattr(storage, "_FOLDERS_LIMIT", 30)
+    count = storage._FOLDERS_LIMIT + 1
 
-    class Deep(Handler):
+    class Broad(Handler):
         def respond(self) -> None:
-            prefix = re.search(r"[?&]prefix=([^&]*)", self.path)
-            found = f"<BlobPrefix><Name>{prefix[1] if prefix else ''}f/</Name></BlobPrefix>"
+            top = "%2Ff" not in self.path and "/f" not in self.path
+            names = [f"flowLogResourceID=/f{number}/" for number in range(count if top else 0)]
+            found = "".join(f"<BlobPrefix><Name>{name}</Name></BlobPrefix>" for name in names)
             text = f"<EnumerationResults><Blobs>{found}</Blobs><NextMarker /></EnumerationResults>"
             self.answer(200, f'<?xml version="1.0" encoding="utf-8"?>{text}'.encode(), "application/xml")
 
-    with serving(Deep) as port:
+    with serving(Broad) as port:
         return world.ask(f"http://127.0.0.1:{port}/account/logs", timeout=5)
 
 

@@ -7,14 +7,16 @@ import os
 import platform
 from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from urllib.parse import urlsplit
 
 from flowlens.catalog import load_tags, profile_names
 from flowlens.config import read_config
 from flowlens.errors import FlowlensError
 from flowlens.evidence import Window
-from flowlens.sources.accounts import Access, connect, is_remote, parse_location, route_words
+from flowlens.sources.accounts import Access, connect, is_remote, parse_location
 from flowlens.sources.files import find_blobs
 from flowlens.sources.ranges import RANGE
+from flowlens.sources.refusals import address_words, redact
 from flowlens.sources.storage import Listing, default_window, list_blobs, try_reading
 
 _ENGINES = ("polars", "pyarrow", "msgspec")
@@ -62,7 +64,7 @@ def _account(source: str, access: Access, window: Window | None) -> Iterator[str
     now = dt.datetime.now(dt.UTC)
     window = window or Window(*default_window(now))
     yield f"{location}:"
-    if route := route_words(location.account_url):
+    if route := _route(location.account_url):
         yield f"  network: {route}"
     account = connect(location, access)
     yield f"  identity: {account.identity}"
@@ -73,6 +75,14 @@ def _account(source: str, access: Access, window: Window | None) -> Iterator[str
         try_reading(readable)
     yield f"  read: {'yes' if readable else 'not tried, since there is no blob'}"
     yield from (f"  {line}" for line in _amount(listing, window))
+
+
+def _route(account_url: str) -> str:
+    """How requests get there: by which proxy, else to which address the account's name leads; empty where it leads nowhere."""
+    import requests
+
+    proxy = requests.utils.select_proxy(account_url, requests.utils.get_environ_proxies(account_url))
+    return f"through the proxy {redact(proxy)}" if proxy else address_words(urlsplit(account_url).netloc)
 
 
 def _amount(listing: Listing, window: Window) -> Iterator[str]:

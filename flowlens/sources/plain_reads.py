@@ -104,6 +104,15 @@ def by_key(account: str, key: str) -> Authorize:
     return authorize
 
 
+def authorize_by(credential: Any) -> Authorize:
+    """The way of a credential as the client library takes it: `Tokens`, account name and key, or a signature."""
+    if isinstance(credential, Tokens):
+        return credential
+    if isinstance(credential, dict):
+        return by_key(credential["account_name"], credential["account_key"])
+    return by_signature(credential.signature)
+
+
 @dataclass(frozen=True, slots=True)
 class PlainReads:
     """How the blobs of one container are read; holds a credential and shows none.

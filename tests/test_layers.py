@@ -38,6 +38,7 @@ LAYERS = {
     "scanning": 6,
     "analyses": 7,
     "flow_search": 8,
+    "query_values": 8,
     "reporting": 8,
     "__init__": 9,
     "outputs": 9,

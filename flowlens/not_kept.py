@@ -53,7 +53,8 @@ FACTS = (
     Fact(
         "hour of a tuple",
         "A tuple belongs to the interval in which it was written out, not to that of its own time: around a full hour, where "
-        "another NIC counts from then on, and at the edges of the window, flows and bytes may be those of another view.",
+        "another NIC counts from then on, and at the edges of the window, flows and bytes may be those of another view, and a silent "
+        "hour may read missing.",
         _cells(
             encryption_status=(
                 "bytes_encrypted",
@@ -65,6 +66,7 @@ FACTS = (
             denied_egress=("attempts",),
             unexpected_destinations=("flows", "bytes_sent", "bytes_received", "first_seen", "last_seen"),
             rule_usage=("flows_allowed", "flows_denied", "bytes", "workloads"),
+            coverage=("state",),
         ),
     ),
     Fact(

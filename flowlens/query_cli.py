@@ -14,6 +14,7 @@ from flowlens.options import DONE, ERROR
 from flowlens.outputs.delivery import say, standard_output
 from flowlens.queries import Query, Value, bind, find_query, parse_value, query_names
 from flowlens.query_check import check_query
+from flowlens.query_values import ENDPOINTS, required_endpoints
 
 
 def query(
@@ -23,6 +24,10 @@ def query(
         typer.Option(
             "--set", metavar="NAME=VALUE", help="A parameter of the query, e.g. start=2026-06-15T00:00Z; repeatable."
         ),
+    ] = None,
+    profiles: Annotated[
+        list[str] | None,
+        typer.Option("--profile", metavar="PROFILE", help="For denied_egress: what this profile needs; repeatable."),
     ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Type-check with Microsoft's language service; without NAME all queries.")
@@ -39,13 +44,27 @@ def query(
     if name is None and not check:
         raise ConfigError("query", "expected the name of a query", hint=near_matches("", query_names()))
     chosen = [find_query(one) for one in ([name] if name is not None else query_names())]
-    texts = [bind(one, **parse_settings(one, settings or ())) for one in chosen]
+    texts = [bind(one, **_values(one, settings or (), profiles or ())) for one in chosen]
     if not check:
         _write(texts[0])
         return
     raise typer.Exit(
         ERROR if [one for one, text in zip(chosen, texts, strict=True) if not _passes(one, text)] else DONE
     )
+
+
+def _values(query: Query, settings: Sequence[str], profiles: Sequence[str]) -> dict[str, Value]:
+    """What the options set, each parameter once."""
+    values = parse_settings(query, settings)
+    if not profiles:
+        return values
+    if ENDPOINTS not in {parameter.name for parameter in query.parameters}:
+        raise ConfigError(
+            f"--profile {profiles[0]}", f"{query.name} asks for no endpoints", hint="see flowlens query --list"
+        )
+    if ENDPOINTS in values:
+        raise ConfigError(f"--profile {profiles[0]}", f"--set {ENDPOINTS}=... sets the same parameter")
+    return {**values, ENDPOINTS: required_endpoints(profiles)}
 
 
 def parse_settings(query: Query, settings: Sequence[str]) -> dict[str, Value]:

@@ -151,27 +151,40 @@ def test_default_endpoints_are_those_of_the_profile() -> None:
     assert set(json.loads(default[len("dynamic(") : -1])) <= set(required_endpoints(["windows-kms"]))
 
 
-def analysed_rows(name: str, **window: dt.datetime) -> list[dict[str, Any]]:
+def services(folder: Path) -> list[str]:
+    """A profile with addresses, and one of services that have nothing but a tag."""
+    lines = ['title = "Services"', 'as_of = "2026-01-01"', 'sources = ["none"]']
+    for tag in ("AzureMonitor.JapanEast", "Storage.JapanEast", "AzureResourceManager.JapanEast", "Sql.JapanEast"):
+        words = {"name": tag, "cloud": "global", "need": "required", "protocol": "tcp", "ports": "80,400-500"}
+        words |= {"purpose": "test", "as_of": "2026-01-01"}
+        lines += ["[[requirement]]", *(f'{key} = "{value}"' for key, value in words.items()), "telling = true"]
+        lines += [f'endpoints = [{{ kind = "service-tag", value = "{tag}" }}]']
+    path = folder / "services.toml"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return ["windows-kms", str(path)]
+
+
+def analysed_rows(name: str, profiles: Sequence[str], **window: dt.datetime) -> list[dict[str, Any]]:
     scan = fl.scan(EXPORT, **window)
     if name == "denied_egress":
-        return fl.denied_egress(scan, profiles=["windows-kms", "rhui"]).collect().to_dicts()
+        return fl.denied_egress(scan, profiles=profiles).collect().to_dicts()
     return getattr(fl, name)(scan).collect().to_dicts()
 
 
 @pytest.mark.parametrize("name", [name for name in ANALYSES if name != "encryption_status"])
-def test_the_sample_gives_the_same_table(name: str) -> None:
-    query = find_query(name)
+def test_the_sample_gives_the_same_table(name: str, tmp_path: Path) -> None:
+    query, profiles = find_query(name), services(tmp_path)
     hours = [dt.datetime.fromisoformat(str(row["FlowIntervalStartTime"])) for row in export()]
     window = {"start": min(hours), "end": max(hours) + dt.timedelta(hours=1)}
     values: dict[str, Any] = dict(window)
     if name == "denied_egress":
-        values["endpoints"] = required_endpoints(["windows-kms", "rhui"])
+        values["endpoints"] = required_endpoints(profiles)
     columns = [column for column in query.columns if column != "region"]
 
     def cells(rows: Iterable[Row]) -> list[str]:
         return sorted(str([_number(row[column]) or None for column in columns]) for row in rows)
 
-    found, expected = cells(executed(bind(query, **values), export())), cells(analysed_rows(name, **window))
+    found, expected = cells(executed(bind(query, **values), export())), cells(analysed_rows(name, profiles, **window))
     assert len(found) > 10
     assert found == expected
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-import operator
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,9 +19,9 @@ from flowlens import schema
 from flowlens.analyses import ANALYSES, denied_egress, unexpected_destinations
 from flowlens.analyses.destinations import Expected
 from flowlens.analyses.egress import AUTO, explained
+from flowlens.analyses.encryption import TURNED
 from flowlens.catalog import Names, ServiceTags, load_profile, load_tags, profile_names, read_names
 from flowlens.catalog.tags import UNKNOWN_DATE
-from flowlens.errors import ConfigError, near_matches
 from flowlens.evidence import Inventory, Ledger, Scan, Window
 from flowlens.prefixes import subnet_of
 
@@ -32,7 +30,7 @@ OK, FINDINGS, NOT_DETERMINED = schema.VERDICTS
 QUESTIONS = ("encryption_status", "denied_egress", "unexpected_destinations")
 """The tables that carry a verdict, in the order in which they are told."""
 
-_BAD_PAIRS = ("Unencrypted", "Mixed", "Dropped", "Unknown")
+_BAD_PAIRS = ("Unencrypted", "Mixed", "Dropped")
 _FILTERED_FROM = 1000
 """Flows begun from which a flow log without any tuple of a state looks filtered at its source."""
 
@@ -260,9 +258,7 @@ def _verdicts(
 
 def _turned() -> pl.Expr:
     """Pairs that were unencrypted and are encrypted since: nothing is left to do."""
-    return (
-        (pl.col("encryption_status") == "Mixed") & (pl.col("first_encrypted") > pl.col("last_unencrypted"))
-    ).fill_null(False) & (pl.col("flows_dropped") == 0)
+    return pl.col("advice") == TURNED
 
 
 def _encryption_verdict(table: pl.DataFrame) -> Verdict:
@@ -276,6 +272,11 @@ def _encryption_verdict(table: pl.DataFrame) -> Verdict:
     bad = eligible.filter(pl.col("encryption_status").is_in(_BAD_PAIRS) & ~_turned())
     turned = eligible.filter(_turned()).height
     since = f", {turned} encrypted only since a change" if turned else ""
+    unknown_codes = eligible.filter(pl.col("encryption_status") == "Unknown")["encryption_code"].unique().sort()
+    if len(unknown_codes):
+        aside += f" Nothing is claimed of pairs with the unknown code {', '.join(unknown_codes)}."
+    if bad.is_empty() and len(unknown_codes):
+        return Verdict(NOT_DETERMINED, f"Not determined:{aside}")
     if bad.is_empty():
         return Verdict(
             OK, f"All {eligible.height} pairs that can be encrypted are{since} ({share} of their bytes).{aside}"
@@ -373,59 +374,6 @@ def _metrics(
         metrics["unexpected_destinations"] = found.height
         metrics["new_destinations"] = int(found["is_new"].fill_null(True).sum())
     return metrics
-
-
-_GATE = re.compile(r"^\s*([a-z_]+)\s*(?:(>=|<=|==|>|<)\s*(\d+)\s*)?$")
-_COMPARE: dict[str, Callable[[int, int], bool]] = {
-    ">": operator.gt,
-    ">=": operator.ge,
-    "==": operator.eq,
-    "<": operator.lt,
-    "<=": operator.le,
-}
-GATES = (
-    "findings",
-    "new_findings",
-    "rejected",
-    "incomplete",
-    "unencrypted",
-    "denied_required",
-    "unanswered",
-    "unexpected_destinations",
-    "new_destinations",
-)
-WHAT_IF_GATES = ("lost", "at_risk")
-
-
-@dataclass(frozen=True, slots=True)
-class Gate:
-    """One condition of ``--fail-on``."""
-
-    metric: str
-    compare: str
-    limit: int
-
-    def fires(self, report: Report) -> bool:
-        """Whether the report meets the condition; a metric of a question that was not asked never does."""
-        value = report.metrics.get(self.metric)
-        return value is not None and _COMPARE[self.compare](value, self.limit)
-
-    def __str__(self) -> str:
-        return f"{self.metric} {self.compare} {self.limit}"
-
-
-def parse_gate(text: str) -> Gate:
-    """The gate of a text such as ``unencrypted > 0``; a bare name means ``> 0``.
-
-    >>> str(parse_gate("incomplete"))
-    'incomplete > 0'
-    """
-    found = _GATE.match(text)
-    known = (*GATES, *WHAT_IF_GATES)
-    if found is None or found[1] not in known:
-        near = near_matches(found[1] if found else text, known)
-        raise ConfigError(f"--fail-on {text!r:.60}", "is no gate", hint=near)
-    return Gate(found[1], found[2] or ">", int(found[3] or 0))
 
 
 def _id(*parts: object) -> str:

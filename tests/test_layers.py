@@ -42,6 +42,7 @@ LAYERS = {
     "query_values": 8,
     "reporting": 8,
     "__init__": 9,
+    "gates": 9,
     "outputs": 9,
     "whatif": 9,
     "catalogue_cli": 10,

@@ -24,7 +24,7 @@ from flowlens.analyses.destinations import read_expected
 from flowlens.analyses.egress import AUTO
 from flowlens.analyses.needs import Asked
 from flowlens.budget import MB, parse_size, peak
-from flowlens.catalog import load_profile, read_names
+from flowlens.catalog import load_profile, load_tags, read_names
 from flowlens.catalog.placeholders import chosen_settings, left_open
 from flowlens.catalog.profiles import EGRESS
 from flowlens.catalogue_cli import known_cloud, told_lines
@@ -197,7 +197,10 @@ def _report(
     required = required or _required(common)
     expected = expect or (settings.path if settings.has_expected else None)
     if expected is not None:
-        read_expected(expected)
+        # An unknown tag is told before the source is read, which may take hours.
+        for entry in read_expected(expected):
+            if entry.service_tag:
+                load_tags(required.cloud).prefixes(entry.service_tag)
     earlier = _baseline(baseline, common) if baseline else None
     result, zone = _scan(sources, common, _scope_of(common), changed_at)
     result.settings["expected"] = str(expected) if expected else None

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 import flowlens as fl
-from flowlens.analyses.destinations import Expected
+from flowlens.analyses.destinations import Expected, read_expected
 from flowlens.catalog import load_tags
+from flowlens.errors import ConfigError
 from tests.make_logs import LATER, MACS, flow, vnet_log, write_blob
 
 PARTNER = "203.0.113.7"
@@ -69,3 +70,27 @@ def test_a_profile_that_is_asked_for_explains_what_every_workload_does(tmp_path:
 def test_a_tag_that_is_only_plausible_explains_nothing(tmp_path: Path, profile: str, address: str, left: bool) -> None:
     write_blob(tmp_path, MACS[1], [flow("10.0.1.4", address, 443)])
     assert unexpected(tmp_path, profiles=[profile]) == ([("10.0.1.4", address)] if left else [])
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "hint"),
+    [
+        ('[[expcted]]\nprefix = "8.8.8.0/24"\n', "list.toml", "did you mean expected?"),
+        ("", "list.toml", ""),
+        ('[[expected]]\nprefix = "8.8.8.0/24"\n[[expected]]\nprefix = "8.8.8.300/24"\n', "list.toml: entry 2", ""),
+    ],
+)
+def test_a_list_of_expected_destinations_that_is_none_is_refused(
+    tmp_path: Path, text: str, where: str, hint: str
+) -> None:
+    path = tmp_path / "list.toml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError) as raised:
+        read_expected(path)
+    assert raised.value.where.endswith(where) and raised.value.hint == hint
+
+
+def test_an_empty_list_expects_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "list.toml"
+    path.write_text("expected = []\n", encoding="utf-8")
+    assert read_expected(path) == ()

@@ -41,19 +41,20 @@ LONG_LIVED = dt.timedelta(days=7)
 
 @dataclass(frozen=True, slots=True)
 class Cloud:
-    """Where a cloud's accounts and sign-in are. The audience of storage is the same in all of them (Microsoft's page
-    "Authorize with Microsoft Entra ID" for storage, resource id, read 2026).
+    """Where a cloud's accounts, sign-in and query API are. The audience of storage is the same in all of them (Microsoft's page
+    "Authorize with Microsoft Entra ID" for storage, resource id, read 2026); that of the query API is its endpoint.
     """
 
     suffix: str
     authority: str
+    logs: str
     audience: str = "https://storage.azure.com"
 
 
 CLOUDS: Mapping[str, Cloud] = {
-    "global": Cloud("blob.core.windows.net", "login.microsoftonline.com"),
-    "usgov": Cloud("blob.core.usgovcloudapi.net", "login.microsoftonline.us"),
-    "china": Cloud("blob.core.chinacloudapi.cn", "login.chinacloudapi.cn"),
+    "global": Cloud("blob.core.windows.net", "login.microsoftonline.com", "https://api.loganalytics.io"),
+    "usgov": Cloud("blob.core.usgovcloudapi.net", "login.microsoftonline.us", "https://api.loganalytics.us"),
+    "china": Cloud("blob.core.chinacloudapi.cn", "login.chinacloudapi.cn", "https://api.loganalytics.azure.cn"),
 }
 # An account with DNS zones of its own has a zone between its name and this suffix.
 _ZONED = re.compile(r"z[0-9]{1,3}\.blob\.storage\.azure\.net")
@@ -235,15 +236,14 @@ def connect(location: Location, access: Access, *, connections: int = 32) -> Acc
 
     Raises SourceError where no identity is found within `IDENTITY_DEADLINE`, or where a SAS token cannot serve.
     """
-    import requests
-    from azure.core.pipeline.transport import RequestsTransport
     from azure.storage.blob import ContainerClient
 
     quiet_loggers()
-    ca_file = _checked_ca_file(access.ca_file)
+    ca_file = checked_ca_file(access.ca_file)
     warnings: tuple[str, ...] = ()
     auth = "sas" if access.auth == "default" and location.sas else access.auth
     endpoint = location.account_url
+    audience = CLOUDS[location.cloud].audience
     credential: Any
     if auth == "key":
         credential, identity = _key(location, _secret(KEY_VARIABLE, location)), f"account key ({KEY_VARIABLE})"
@@ -255,8 +255,25 @@ def connect(location: Location, access: Access, *, connections: int = 32) -> Acc
     else:
         if not endpoint.startswith("https://"):
             raise declared("FL-S02", str(location))
-        credential, identity = _token_credential(location, access, ca_file)
+        credential, identity = token_credential(str(location), location.cloud, audience, access.auth, ca_file)
         auth = "token"
+    client = ContainerClient(
+        endpoint,
+        location.container,
+        credential=credential,
+        audience=audience,
+        **network_options(endpoint, access, ca_file, connections=connections, read_timeout=access.timeout),
+    )
+    return Account(location, client, auth, identity, warnings, access.timeout)
+
+
+def network_options(
+    endpoint: str, access: Access, ca_file: str | None, *, connections: int, read_timeout: float
+) -> dict[str, Any]:
+    """How any client of Azure's libraries talks to ``endpoint``: certificates, proxies, time-outs, no retries of its own."""
+    import requests
+    from azure.core.pipeline.transport import RequestsTransport
+
     session = requests.Session()
     for scheme in ("https://", "http://"):
         session.mount(
@@ -265,31 +282,26 @@ def connect(location: Location, access: Access, *, connections: int = 32) -> Acc
     # Looked up once, not at each request. Without its environment the session also leaves ~/.netrc alone, which would replace
     # the credential.
     session.trust_env = False
-    proxies = requests.utils.get_environ_proxies(endpoint)
     transport = RequestsTransport(
         session=session,
         use_env_settings=False,
         connection_timeout=min(10.0, access.timeout),
-        read_timeout=access.timeout,
+        read_timeout=read_timeout,
         connection_verify=ca_file or os.environ.get("REQUESTS_CA_BUNDLE") or True,
         connection_data_block_size=1 << 20,
     )
-    client = ContainerClient(
-        endpoint,
-        location.container,
-        credential=credential,
-        transport=transport,
-        audience=CLOUDS[location.cloud].audience,
+    return {
+        "transport": transport,
         # Retries are this package's own, bounded in time; a redirect could carry the credential elsewhere.
-        retry_total=0,
-        permit_redirects=False,
-        proxies=dict(proxies),
-        user_agent="flowlens",
-    )
-    return Account(location, client, auth, identity, warnings, access.timeout)
+        "retry_total": 0,
+        "permit_redirects": False,
+        "proxies": dict(requests.utils.get_environ_proxies(endpoint)),
+        "user_agent": "flowlens",
+    }
 
 
-def _checked_ca_file(path: Path | None) -> str | None:
+def checked_ca_file(path: Path | None) -> str | None:
+    """The file with certificates to trust, if one is given; raises ConfigError where it holds none."""
     if path is None:
         return None
     try:
@@ -393,12 +405,11 @@ def _connection_string(location: Location) -> tuple[str, Any, str, tuple[str, ..
     raise declared("FL-S34", where, "holds neither AccountKey nor SharedAccessSignature")
 
 
-def _token_credential(location: Location, access: Access, ca_file: str | None) -> tuple[Any, str]:
-    """A credential that has just given a token, and whose token it was."""
+def token_credential(where: str, cloud: str, audience: str, auth: str, ca_file: str | None) -> tuple[Any, str]:
+    """A credential that has just given a token for ``audience``, and whose token it was; ``where`` is what is to be read."""
     import azure.identity as identity
 
-    cloud = CLOUDS[location.cloud]
-    host = os.environ.get("AZURE_AUTHORITY_HOST") or cloud.authority
+    host = os.environ.get("AZURE_AUTHORITY_HOST") or CLOUDS[cloud].authority
     own = (urlsplit(host).netloc or host) not in {each.authority for each in CLOUDS.values()}
     options: dict[str, Any] = {"authority": host, "connection_timeout": 10.0, "read_timeout": 10.0}
     if ca_file:
@@ -415,12 +426,11 @@ def _token_credential(location: Location, access: Access, ca_file: str | None) -
         ),
         "environment": lambda: identity.EnvironmentCredential(**options),
     }
-    scope = f"{cloud.audience}/.default"
     try:
-        credential = makers[access.auth]()
+        credential = makers[auth]()
     except ValueError as error:
-        raise declared("FL-S07", str(location), str(error)) from None
-    token = within(IDENTITY_DEADLINE, lambda: credential.get_token(scope), location)
+        raise declared("FL-S07", where, str(error)) from None
+    token = within(IDENTITY_DEADLINE, lambda: credential.get_token(f"{audience}/.default"), where)
     # The chain keeps the credential that succeeded; where a version does not say, the kind asked for is still right.
     used = getattr(credential, "_successful_credential", None) or credential
     return credential, f"{type(used).__name__}{principal(token.token)}"
@@ -430,7 +440,7 @@ def _without_authority(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name not in ("authority", "disable_instance_discovery")}
 
 
-def within(seconds: float, get: Callable[[], Any], location: Location) -> Any:
+def within(seconds: float, get: Callable[[], Any], location: Location | str) -> Any:
     """What ``get`` gives, or the declared error: the sign-in was refused, no identity was found, or it took too long."""
     from azure.core.exceptions import AzureError, ClientAuthenticationError
     from azure.identity import CredentialUnavailableError

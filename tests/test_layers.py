@@ -29,7 +29,7 @@ LAYERS = {
     "signals": 3,
     "windows": 3,
     "config": 4,
-    "queries": 4,
+    "queries": 3,
     "sources": 4,
     "views": 4,
     "doctor": 5,

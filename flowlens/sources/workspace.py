@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import msgspec
 import polars as pl
 
 from flowlens.errors import ConfigError, FlowlensError, SourceError, near_matches
@@ -158,7 +159,7 @@ class Connection:
         Raises Cut where it is not all of it, the library's own error where asking again can help, and SourceError as the table
         of `flowlens.sources.refusals` says.
         """
-        from azure.core.exceptions import AzureError
+        from azure.core.exceptions import AzureError, HttpResponseError
         from azure.monitor.query import LogsQueryStatus
 
         if span[0] >= span[1] or None in (span[0].tzinfo, span[1].tzinfo):
@@ -167,10 +168,21 @@ class Connection:
         taken = _Taken()
         ask = self.client.query_resource if self.workspace.is_resource else self.client.query_workspace
         try:
-            result = ask(self.workspace.key, query, timespan=span, server_timeout=QUERY_SECONDS, cls=taken.take)
+            result = ask(
+                self.workspace.key,
+                query,
+                timespan=span,
+                server_timeout=QUERY_SECONDS,
+                stream=True,
+                cls=taken.take,
+                raw_response_hook=taken.see,
+            )
         except AzureError as error:
             raise self._judged(error) from None
         except (ValueError, LookupError, TypeError, AttributeError) as error:
+            if taken.response is not None and taken.response.status_code != 200:
+                # The library expects JSON from a gateway that writes HTML.
+                raise self._judged(HttpResponseError(response=taken.response)) from None
             raise declared("FL-W14", str(self.workspace), f"{type(error).__name__}: {error}") from None
         if result.status != LogsQueryStatus.SUCCESS:
             raise Cut(taken.reason or "only a part of the rows")
@@ -248,23 +260,30 @@ def connect(workspace: Workspace, access: Access, *, connections: int = 8) -> Co
 
 
 class _Taken:
-    """The rows of an answer as they came, taken before the library makes two objects of each."""
+    """The rows of an answer as they came: the library would make three objects of each cell on its way."""
 
     def __init__(self) -> None:
+        self.response: Any = None
         self.reason = ""
         self._tables: list[Mapping[str, Any]] = []
         self._bytes = 0
 
-    def take(self, response: Any, document: Any, _headers: Any) -> dict[str, Any]:
-        """What the library is given in the place of the document: the same without rows."""
+    def see(self, response: Any) -> None:
+        """Keep the response, of which the library's errors do not always tell."""
+        self.response = response.http_response
+
+    def take(self, response: Any, _pieces: Any, _headers: Any) -> dict[str, Any]:
+        """What the library is given in the place of the document: the same without tables."""
+        content = response.http_response.read()
+        document = msgspec.json.decode(content)
         if not isinstance(document, dict):
-            raise ValueError("no document")
-        self._bytes = len(response.http_response.content)
+            raise TypeError("expected an object")
+        self._bytes = len(content)
         self._tables = document.get("tables") or []
         error = document.get("error")
         if error:
             self.reason = " ".join(filter(None, (_last_code(document), *list(_words(document))[-1:])))[:200]
-        return {"tables": [], "error": error} if error else {"tables": []}
+        return {"error": error} if error else {}
 
     def answer(self, where: str) -> Answer:
         primary = [table for table in self._tables if table.get("name") == "PrimaryResult"] or self._tables[:1]

@@ -32,7 +32,7 @@ RESOURCE = (
     "/subscriptions/00000000-0000-0000-0000-000000000000/resourceGroups/rg-logs/providers/"
     "Microsoft.OperationalInsights/workspaces/law-1"
 )
-COLUMNS = Path(__file__).parents[1] / "data" / "ntanetanalytics_columns.csv"
+COLUMNS = Path(__file__).parents[2] / "flowlens" / "query_data" / "NTANetAnalytics.csv"
 DUCKDB_TYPE = {
     "string": "VARCHAR",
     "long": "BIGINT",
@@ -137,9 +137,9 @@ class Logs:
                     connection.sql(f"INSERT INTO {table.name} BY NAME SELECT * FROM given")
             names = tuple(sorted(self.tables))
             sql, parameters = _translated(query, names, engine_schema(connection))
-            result = connection.sql(sql, params=parameters)
-            kinds = [KQL_TYPE[str(kind)] for kind in result.types]
-            columns = [{"name": n, "type": k} for n, k in zip(result.columns, kinds, strict=True)]
+            # Not as a relation, which is parsed and bound three times.
+            result = connection.execute(sql, parameters)
+            columns = [{"name": name, "type": KQL_TYPE[str(kind)]} for name, kind, *_ in result.description]
             rows = [[_cell(value) for value in row] for row in result.fetchall()]
         return columns, rows
 
@@ -152,7 +152,8 @@ def engine_schema(connection: duckdb.DuckDBPyConnection) -> str:
 @functools.cache
 def _template(query: str, schema: str) -> tuple[str, Any]:
     translated = duckdb_kql.to_sql(query, schema=json.loads(schema), query_now=dt.datetime(2027, 1, 1, tzinfo=dt.UTC))
-    return str(translated), translated.parameters
+    # Each step is a table expression that reads the one before; read through, their expressions would grow without bound.
+    return re.sub(r"\b(_s\d+) AS \(", r"\1 AS MATERIALIZED (", str(translated)), translated.parameters
 
 
 def _translated(query: str, names: tuple[str, ...], schema: str) -> tuple[str, Any]:

@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import typer
 
 import flowlens
-from flowlens import catalogue_cli, reporting
+from flowlens import catalogue_cli, query_cli, reporting
 from flowlens.analyses import ANALYSES
 from flowlens.analyses.destinations import read_expected
 from flowlens.analyses.egress import AUTO
@@ -87,6 +87,7 @@ app = typer.Typer(
 app.add_typer(catalogue_cli.profiles_app, name="profiles")
 app.add_typer(catalogue_cli.tags_app, name="tags")
 app.command()(catalogue_cli.resolve)
+app.command()(query_cli.query)
 
 
 def _zone(common: Common) -> ZoneInfo | None:

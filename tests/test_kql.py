@@ -59,7 +59,7 @@ def export() -> list[dict[str, object]]:
 
 def database() -> duckdb.DuckDBPyConnection:
     """A database with an empty table NTANetAnalytics."""
-    with (TOP / "tests" / "data" / "ntanetanalytics_columns.csv").open(encoding="utf-8", newline="") as file:
+    with (TOP / "flowlens" / "query_data" / "NTANetAnalytics.csv").open(encoding="utf-8", newline="") as file:
         columns = ", ".join(f'"{row["column"]}" {DUCKDB_TYPE[row["type"]]}' for row in csv.DictReader(file))
     connection = duckdb_kql.connect()
     connection.sql(f"CREATE TABLE NTANetAnalytics ({columns})")

@@ -30,6 +30,7 @@ LAYERS = {
     "windows": 3,
     "config": 4,
     "queries": 3,
+    "query_check": 3,
     "sources": 4,
     "views": 4,
     "doctor": 5,
@@ -43,8 +44,9 @@ LAYERS = {
     "whatif": 9,
     "catalogue_cli": 10,
     "mending": 10,
-    "cli": 11,
-    "__main__": 12,
+    "query_cli": 11,
+    "cli": 12,
+    "__main__": 13,
 }
 
 

@@ -73,6 +73,7 @@ from flowlens.scanning import scan
 from flowlens.scope import Scope
 from flowlens.signals import Interrupts
 from flowlens.sources.accounts import Access, is_remote
+from flowlens.sources.workspace import is_workspace
 from flowlens.whatif import dependencies_report
 from flowlens.windows import parse_time, parse_window
 
@@ -123,7 +124,7 @@ def _scan(
     if result.settings.get("default_window"):
         first, last = (edge.isoformat() if edge else "" for edge in (result.window.start, result.window.end))
         say(
-            f"window: {first} to {last}, the default for a storage account; choose another with --start, --end or --window"
+            f"window: {first} to {last}, the default for what is not on disk; choose another with --start, --end or --window"
         )
     result.settings["config"] = str(settings.path) if settings.path else None
     return result, zone
@@ -242,7 +243,7 @@ def _ledger_code(ledger: Ledger) -> int:
 
 def _baseline(text: str, common: Common) -> Scan | Baseline:
     """An earlier report's JSON, or an earlier source to scan."""
-    earlier = None if is_remote(text) else read_baseline(Path(text))
+    earlier = None if is_remote(text) or is_workspace(text) else read_baseline(Path(text))
     if earlier is not None:
         return earlier
     settings = read_config(common.config)

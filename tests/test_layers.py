@@ -35,6 +35,7 @@ LAYERS = {
     "views": 4,
     "doctor": 5,
     "selecting": 5,
+    "workspace_rows": 5,
     "scanning": 6,
     "analyses": 7,
     "flow_search": 8,

@@ -33,6 +33,7 @@ _LONGEST_WAIT = 30.0
 # An identity that asked too often waits out the queue, which is three minutes long.
 _LONGEST_RETRY_AFTER = 180.0
 _GIVE_UP_AT = 64
+_HOUR = dt.timedelta(hours=1)
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
@@ -48,6 +49,11 @@ class Slice:
     def __str__(self) -> str:
         span = f"{self.start.isoformat()} to {self.end.isoformat()}"
         return span if self.slices == 1 else f"{span}, part {self.slice + 1} of {self.slices}"
+
+    def hours(self) -> list[dt.datetime]:
+        """The full hours that it touches."""
+        first = self.start.replace(minute=0, second=0, microsecond=0)
+        return [first + n * _HOUR for n in range(-((first - self.end) // _HOUR))]
 
     def halves(self) -> tuple[Slice, Slice] | None:
         """Two parts that hold what this one holds, each thing once; None where it is the smallest.

@@ -24,7 +24,6 @@ import polars as pl
 from duckdb_kql import engine
 from duckdb_kql.translate.functions import SCALAR_FUNCTIONS, FunctionSpec
 
-from tests.faults.identity import Identity
 from tests.faults.loopback import Handler, serving
 
 WORKSPACE = "aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee"
@@ -111,6 +110,7 @@ def newer_table() -> Table:
 class Logs:
     """A running query API with one workspace. ``asked`` lists its queries; ``fault`` may answer in its place."""
 
+    ca_file: Path
     port: int = 0
     tables: dict[str, Table] = field(default_factory=dict)
     asked: list[Asked] = field(default_factory=list)
@@ -122,6 +122,11 @@ class Logs:
     def endpoint(self) -> str:
         """Where it listens."""
         return f"https://localhost:{self.port}"
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The options by which the command line asks it, who asks being named by the environment."""
+        return "--auth", "environment", "--account-url", self.endpoint, "--ca-file", str(self.ca_file), "--timeout", "5"
 
     def execute(
         self, query: str, span: tuple[dt.datetime, dt.datetime]
@@ -238,7 +243,7 @@ def no_table(name: str) -> dict[str, object]:
 @contextmanager
 def logs_server(tls: tuple[Path, Path], tables: Iterable[Table]) -> Iterator[Logs]:
     """A query API over TLS that knows `WORKSPACE` and `RESOURCE`."""
-    logs = Logs(tables={table.name: table for table in tables})
+    logs = Logs(tls[0], tables={table.name: table for table in tables})
     gone = threading.Event()
 
     class Answers(Handler):
@@ -285,23 +290,3 @@ def partial(columns: Sequence[str], rows: list[list[object]]) -> Told:
     """What the service says of an answer that is too large: status 200, some rows and an error."""
     table = {"name": "PrimaryResult", "columns": [{"name": n, "type": "string"} for n in columns], "rows": rows}
     return Told(200, {"tables": [table], **TOO_LARGE})
-
-
-def options(logs: Logs, certificate: Path, timeout: float = 5) -> tuple[str, ...]:
-    """The options by which the command line asks this server with a client secret."""
-    ca_file = certificate / "server.pem"
-    return (
-        "--auth",
-        "environment",
-        "--account-url",
-        logs.endpoint,
-        "--ca-file",
-        str(ca_file),
-        "--timeout",
-        str(timeout),
-    )
-
-
-def signed_in(identity: Identity) -> dict[str, str]:
-    """The environment of a client that can sign in."""
-    return identity.environment()

@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SEED ?= 1
 
-.PHONY: demo test faults scenario bench matching memory wheel clean
+.PHONY: demo test faults workspace scenario bench matching memory wheel clean
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/.installed
@@ -22,6 +22,10 @@ test: $(VENV)/.installed-dev
 # The long forms: more positions, more seeds, more blobs; takes an hour or so.
 faults: $(VENV)/.installed-dev
 	FAULTS_LONG=1 $(BIN)/pytest -n 2 --dist loadgroup --no-skips tests/faults
+
+# A workspace: 200 runs with random limits, and the answers of 50 invented networks by either way.
+workspace: $(VENV)/.installed-dev
+	WORKSPACE_LONG=1 $(BIN)/pytest -n 2 --dist loadgroup --no-skips tests/workspace
 
 scenario: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.scenario $(SEED)

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from polars.io.plugins import register_io_source
 
 from flowlens import conversations, inventory, nic_hours, schema, views
-from flowlens.errors import FlowlensError
+from flowlens.errors import FlowlensError, SourceError
 from flowlens.evidence import Evidence, Ledger, Reject, Scan, Window, total
 from flowlens.formats import decode_flow_log
 from flowlens.formats.traffic_analytics import DecodedRows, decode_traffic_analytics
@@ -338,6 +338,22 @@ def _read_export(item: Item, plan: Plan, meter: _Meter, store: Pieces) -> _Blob:
     return result
 
 
+def _read_workspaces(connections: Sequence[Connection], plan: Plan, store: Pieces, now: dt.datetime) -> list[_Blob]:
+    """One after another; of several those that refuse are counted with the reason, unless all do."""
+    results: list[_Blob] = []
+    failures: list[SourceError] = []
+    for connection in connections:
+        try:
+            results.append(_read_workspace(connection, plan, store, now))
+        except SourceError as error:
+            failures.append(error)
+            note = f"not read: {error.where}: {error.problem} ({error.hint})"
+            results.append(_Blob(Ledger(unread=1, notes=(note,))))
+    if len(failures) == len(connections):
+        raise failures[0]
+    return results
+
+
 def _read_workspace(connection: Connection, plan: Plan, store: Pieces, now: dt.datetime) -> _Blob:
     """The rows of one workspace, and for each of its NICs the hours in which some could not be read."""
     result = _Blob(Ledger())
@@ -383,7 +399,7 @@ def _read(
     store = Pieces(conversations.SCHEMA, folder)
     try:
         if selected.workspaces:
-            results = [_read_workspace(connection, plan, store, now) for connection in selected.workspaces]
+            results = _read_workspaces(selected.workspaces, plan, store, now)
         else:
             results = _run(plan, selected, store, folder)
         # Decoding is over, and what its memory pool keeps for more of the same is wanted elsewhere.

@@ -113,10 +113,9 @@ def _count(asker: Asker, start: dt.datetime, end: dt.datetime) -> pl.DataFrame |
         table=_SOURCES[asker.connection.workspace.table],
     )
     try:
-        counts, _ = asker.ask(query, (start, end + LATE))
+        return asker.ask(query, (start, end + LATE)).frame().sort("hour")
     except Cut:
         return None
-    return counts.sort("hour")
 
 
 def _plan(

@@ -18,7 +18,7 @@ import polars as pl
 
 from flowlens.errors import FlowlensError
 from flowlens.sources.refusals import declared, status_of
-from flowlens.sources.workspace import Connection, Cut, Span
+from flowlens.sources.workspace import Answer, Connection, Cut, Span
 
 STEP = dt.timedelta(minutes=10)
 """The shortest interval of Traffic Analytics; no part is shorter."""
@@ -78,12 +78,31 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What became of a part: its rows and their bytes on the way, or the error that ended it."""
+    """What became of a part: its rows and the bytes on the way, or the error that ended it."""
 
     part: Slice
     rows: pl.DataFrame
     bytes: int = 0
     error: FlowlensError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """What a thread hands on of a part: whole, to be asked in halves, or failed."""
+
+    part: Slice
+    answer: Answer | None = None
+    halves: tuple[Slice, Slice] | None = None
+    error: FlowlensError | None = None
+    bytes: int = 0
+
+    def reading(self) -> Reading:
+        if self.answer is not None:
+            try:
+                return Reading(self.part, self.answer.frame(), self.bytes)
+            except FlowlensError as error:
+                return Reading(self.part, pl.DataFrame(), error=error)
+        return Reading(self.part, pl.DataFrame(), error=self.error)
 
 
 class Asker:
@@ -98,8 +117,8 @@ class Asker:
         self._broken: FlowlensError | None = None
         self.stop = threading.Event()
 
-    def ask(self, query: str, span: Span) -> tuple[pl.DataFrame, int]:
-        """The rows of the whole answer and its bytes.
+    def ask(self, query: str, span: Span) -> Answer:
+        """The whole answer.
 
         Raises Cut where it is not all of it, and SourceError where asking again did not help.
         """
@@ -130,7 +149,7 @@ class Asker:
                 raise
             else:
                 self._failed = 0
-                return answer.rows, answer.bytes
+                return answer
         raise AssertionError("unreachable")
 
     def _wait_until_allowed(self) -> None:
@@ -177,14 +196,14 @@ def read_slices(
     Some answers are asked for ahead, never more than `CONCURRENT`.
     """
     todo: queue.LifoQueue[Slice | None] = queue.LifoQueue()
-    done: queue.Queue[Reading | tuple[Slice, Slice] | BaseException] = queue.Queue(CONCURRENT)
+    done: queue.Queue[_Done | BaseException] = queue.Queue(CONCURRENT)
 
     def work() -> None:
         while (part := todo.get()) is not None:
-            result: Reading | tuple[Slice, Slice] | BaseException
+            result: _Done | BaseException
             try:
                 result = _read(asker, part, text_of(part), span_of(part))
-            except BaseException as error:  # noqa: BLE001 - handed to the thread that asked
+            except BaseException as error:  # noqa: BLE001 - raised again by the thread that asked
                 result = error
             while not asker.stop.is_set():
                 try:
@@ -204,12 +223,12 @@ def read_slices(
             result = done.get()
             if isinstance(result, BaseException):
                 raise result
-            if isinstance(result, Reading):
+            if result.halves is None:
                 left -= 1
-                yield result
+                yield result.reading()
             else:
                 left += 1
-                for half in reversed(result):
+                for half in reversed(result.halves):
                     todo.put(half)
     finally:
         asker.stop.set()
@@ -217,7 +236,7 @@ def read_slices(
             todo.put(None)
 
 
-def _read(asker: Asker, part: Slice, query: str, span: Span) -> Reading | tuple[Slice, Slice]:
+def _read(asker: Asker, part: Slice, query: str, span: Span) -> _Done:
     """The part's rows, or its halves where it was cut; its error where it can't be halved."""
     halves = part.halves()
     where = str(asker.connection.workspace)
@@ -226,25 +245,33 @@ def _read(asker: Asker, part: Slice, query: str, span: Span) -> Reading | tuple[
             return _whole(asker, part, query, span)
         except Cut as cut:
             if halves is not None:
-                return halves
+                return _Done(part, halves=halves)
             if not cut.is_silence or attempt == _TRIES:
                 code = "FL-W10" if cut.is_silence else "FL-W12" if cut.is_changing else "FL-W09"
-                return Reading(part, pl.DataFrame(), error=declared(code, where, str(cut)))
+                return _Done(part, error=declared(code, where, str(cut)))
         except FlowlensError as error:
-            return Reading(part, pl.DataFrame(), error=error)
+            return _Done(part, error=error)
     raise AssertionError("unreachable")
 
 
-def _whole(asker: Asker, part: Slice, query: str, span: Span) -> Reading:
+def _whole(asker: Asker, part: Slice, query: str, span: Span) -> _Done:
     """The part's rows, as many as a count of the same part says; else Cut."""
     before = -1
     while True:
-        rows, size = asker.ask(query, span)
-        counted, more = asker.ask(f"{query.rstrip().removesuffix(';')}\n| count", span)
-        expected = int(counted.item())
-        if rows.height == expected:
-            return Reading(part, rows, size + more)
-        if rows.height in (before, 0) or rows.height > expected:
-            raise Cut(f"{rows.height} of {expected} rows", is_changing=rows.height > expected)
+        answer = asker.ask(query, span)
+        counted = asker.ask(f"{query.rstrip().removesuffix(';')}\n| count", span)
+        expected = number_in(counted)
+        found = len(answer.rows)
+        if found == expected:
+            return _Done(part, answer, bytes=answer.bytes + counted.bytes)
+        if found == before or found > expected:
+            raise Cut(f"{found} of {expected} rows", is_changing=found > expected)
         # Rows may have arrived between the two; then the next answer has them.
-        before = rows.height
+        before = found
+
+
+def number_in(answer: Answer) -> int:
+    """The one whole number of an answer; raises SourceError where it holds anything else."""
+    if len(answer.rows) != 1 or len(answer.rows[0]) != 1 or not isinstance(answer.rows[0][0], int):
+        raise declared("FL-W14", answer.where, "expected one number")
+    return int(answer.rows[0][0])

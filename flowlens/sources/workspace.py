@@ -138,10 +138,25 @@ def default_window(now: dt.datetime) -> Span:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """All rows of one query, by the types that the service names, and how many bytes they took on the way."""
+    """All rows of one query as they came, with the service's names and types of columns, and their bytes on the way.
 
-    rows: pl.DataFrame
+    ``where`` is what was asked.
+    """
+
+    where: str
+    columns: Sequence[Mapping[str, str]]
+    rows: Sequence[Sequence[Any]]
     bytes: int
+
+    def frame(self) -> pl.DataFrame:
+        """The rows as columns; raises SourceError where they are not of the types that the service names.
+
+        Not for a thread that may outlive the program: what is written in other languages does not survive its end.
+        """
+        try:
+            return frame_of(self.columns, self.rows)
+        except (KeyError, TypeError, ValueError, AttributeError, pl.exceptions.PolarsError) as error:
+            raise declared("FL-W14", self.where, f"{type(error).__name__}: {error}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,7 +294,7 @@ class _Taken:
         if not isinstance(document, dict):
             raise TypeError("expected an object")
         self._bytes = len(content)
-        self._tables = document.get("tables") or []
+        self._tables = [table for table in document.get("tables") or () if isinstance(table, dict)]
         error = document.get("error")
         if error:
             self.reason = " ".join(filter(None, (_last_code(document), *list(_words(document))[-1:])))[:200]
@@ -287,12 +302,9 @@ class _Taken:
 
     def answer(self, where: str) -> Answer:
         primary = [table for table in self._tables if table.get("name") == "PrimaryResult"] or self._tables[:1]
-        if not primary:
+        if not primary or not isinstance(primary[0].get("rows"), list):
             raise declared("FL-W14", where, "no table in it")
-        try:
-            return Answer(frame_of(primary[0]["columns"], primary[0]["rows"]), self._bytes)
-        except (KeyError, TypeError, ValueError, pl.exceptions.PolarsError) as error:
-            raise declared("FL-W14", where, f"{type(error).__name__}: {error}") from None
+        return Answer(where, primary[0].get("columns") or (), primary[0]["rows"], self._bytes)
 
 
 def frame_of(columns: Sequence[Mapping[str, str]], rows: Sequence[Sequence[Any]]) -> pl.DataFrame:

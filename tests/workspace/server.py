@@ -87,17 +87,34 @@ class Asked:
 
 
 class Table:
-    """A table of a workspace; ``rows`` can be added to while it is asked."""
+    """A table of a workspace; rows can be added while it is asked."""
 
     def __init__(self, name: str, columns: Mapping[str, str]) -> None:
         self.name = name
         self.columns = dict(columns)
-        self.frame = pl.DataFrame()
+        self.waiting: list[Mapping[str, object]] = []
 
     def add(self, rows: Sequence[Mapping[str, object]]) -> None:
         """Append rows; columns that a row does not have are null."""
-        new = pl.DataFrame([{**dict.fromkeys(self.columns), **row} for row in rows], infer_schema_length=None)
-        self.frame = pl.concat([self.frame, new.with_columns(pl.all().cast(pl.String))], how="diagonal")
+        self.waiting += rows
+
+    def create(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """The table below a view of its own name, which holds the rows of a time span."""
+        columns = ", ".join(f'"{name}" {DUCKDB_TYPE[kind]}' for name, kind in self.columns.items())
+        connection.execute(f"CREATE TABLE all_{self.name} ({columns})")
+        connection.execute(f"CREATE VIEW {self.name} AS SELECT * FROM all_{self.name}")
+
+    def fill(self, connection: duckdb.DuckDBPyConnection, span: tuple[dt.datetime, dt.datetime]) -> None:
+        """Take in what was added, and show the rows whose TimeGenerated lies in the span."""
+        if self.waiting:
+            rows, self.waiting = self.waiting, []
+            given = pl.DataFrame(rows, infer_schema_length=None).cast(pl.String)
+            connection.register("given", given)
+            connection.execute(f"INSERT INTO all_{self.name} BY NAME SELECT * FROM given")
+            connection.unregister("given")
+        low, high = (f"TIMESTAMP '{time.astimezone(dt.UTC):%Y-%m-%d %H:%M:%S.%f}'" for time in span)
+        where = f"WHERE TimeGenerated >= {low} AND TimeGenerated < {high}"
+        connection.execute(f"CREATE OR REPLACE VIEW {self.name} AS SELECT * FROM all_{self.name} {where}")
 
 
 def newer_table() -> Table:
@@ -116,6 +133,9 @@ class Logs:
     asked: list[Asked] = field(default_factory=list)
     fault: Fault = lambda _asked: None
     after: Callable[[Asked, list[list[object]]], Told | list[list[object]]] = lambda _asked, rows: rows
+    connection: duckdb.DuckDBPyConnection | None = None
+    schema: str = ""
+    closed: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -128,30 +148,33 @@ class Logs:
         """The options by which the command line asks it, who asks being named by the environment."""
         return "--auth", "environment", "--account-url", self.endpoint, "--ca-file", str(self.ca_file), "--timeout", "5"
 
+    def close(self) -> None:
+        """Let what runs end, and run nothing more: the interpreter of queries does not survive the end of the program."""
+        with self._lock:
+            self.closed = True
+            if self.connection is not None:
+                self.connection.close()
+
     def execute(
         self, query: str, span: tuple[dt.datetime, dt.datetime]
     ) -> tuple[list[dict[str, str]], list[list[object]]]:
         """Columns and rows of a query over what there is, TimeGenerated in ``span``. Raises LookupError for a missing table."""
-        with self._lock, duckdb_kql.connect() as connection:
+        with self._lock:
+            if self.closed:
+                raise LookupError("closed")
+            if self.connection is None:
+                self.connection = duckdb_kql.connect()
+                for table in self.tables.values():
+                    table.create(self.connection)
+                self.schema = json.dumps(engine.schema(self.connection))
             for table in self.tables.values():
-                columns = ", ".join(f'"{name}" {DUCKDB_TYPE[kind]}' for name, kind in table.columns.items())
-                connection.sql(f"CREATE TABLE {table.name} ({columns})")
-                if table.frame.height:
-                    times = pl.col("TimeGenerated").str.to_datetime(time_zone="UTC", strict=False)
-                    connection.register("given", table.frame.filter((times >= span[0]) & (times < span[1])))
-                    connection.sql(f"INSERT INTO {table.name} BY NAME SELECT * FROM given")
-            names = tuple(sorted(self.tables))
-            sql, parameters = _translated(query, names, engine_schema(connection))
+                table.fill(self.connection, span)
+            sql, parameters = _translated(query, tuple(self.tables), self.schema)
             # Not as a relation, which is parsed and bound three times.
-            result = connection.execute(sql, parameters)
+            result = self.connection.execute(sql, parameters)
             columns = [{"name": name, "type": KQL_TYPE[str(kind)]} for name, kind, *_ in result.description]
             rows = [[_cell(value) for value in row] for row in result.fetchall()]
         return columns, rows
-
-
-def engine_schema(connection: duckdb.DuckDBPyConnection) -> str:
-    """The interpreter's view of the tables, as text that can be a key."""
-    return json.dumps(engine.schema(connection))
 
 
 @functools.cache
@@ -284,6 +307,7 @@ def logs_server(tls: tuple[Path, Path], tables: Iterable[Table]) -> Iterator[Log
             yield logs
         finally:
             gone.set()
+            logs.close()
 
 
 def partial(columns: Sequence[str], rows: list[list[object]]) -> Told:

@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import typer
 
 import flowlens
-from flowlens import catalogue_cli, query_cli, reporting
+from flowlens import catalogue_cli, compare_cli, query_cli, reporting
 from flowlens.analyses import ANALYSES
 from flowlens.analyses.destinations import read_expected
 from flowlens.analyses.egress import AUTO
@@ -89,6 +89,7 @@ app.add_typer(catalogue_cli.profiles_app, name="profiles")
 app.add_typer(catalogue_cli.tags_app, name="tags")
 app.command()(catalogue_cli.resolve)
 app.command()(query_cli.query)
+app.command("compare")(compare_cli.compare_sources)
 
 
 def _zone(common: Common) -> ZoneInfo | None:

@@ -120,7 +120,9 @@ def parse_workspace(source: str, access: Access) -> Workspace:
     if access.auth not in _AUTHS:
         raise declared("FL-W02", shown, access.auth)
     cloud = access.cloud or "global"
-    endpoint = access.account_url or CLOUDS[cloud].logs
+    # The one option names an endpoint of either kind; storage's are known by their names.
+    own = access.account_url if access.account_url and ".blob." not in access.account_url else None
+    endpoint = own or CLOUDS[cloud].logs
     if not endpoint.startswith("https://"):
         raise declared("FL-S02", shown)
     return Workspace(key if key.startswith("/") else key.lower(), table or TABLES[0], cloud, endpoint.rstrip("/"))

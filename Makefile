@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SEED ?= 1
 
-.PHONY: demo test faults workspace scenario bench matching memory wheel clean
+.PHONY: demo test fuzz faults workspace scenario bench matching memory wheel clean
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/.installed
@@ -18,6 +18,10 @@ test: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict flowlens
 	$(BIN)/pytest -n 2 --dist loadgroup --no-skips
+
+# New random examples, many of them; a failure prints the blob that repeats it. A quarter of an hour or so.
+fuzz: $(VENV)/.installed-dev
+	HYPOTHESIS_PROFILE=fuzz $(BIN)/pytest -n 2 --no-skips -m hypothesis
 
 # The long forms: more positions, more seeds, more blobs; takes an hour or so.
 faults: $(VENV)/.installed-dev

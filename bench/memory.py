@@ -19,7 +19,6 @@ HERE = Path(__file__).parent
 DATA = HERE / "data"
 BARS = {100_000: 350, 1_000_000: 512}
 """Megabytes (10^6) that a run may take, by the number of distinct conversations."""
-_COMMAND = "import sys; from flowlens.__main__ import main; sys.argv[0] = 'flowlens'; main()"
 
 
 def analyzed(folder: Path) -> tuple[Measured, list[str]]:
@@ -27,7 +26,7 @@ def analyzed(folder: Path) -> tuple[Measured, list[str]]:
     expected = json.loads((folder / EXPECTED).read_text())
     with tempfile.TemporaryDirectory() as place:
         out = Path(place) / "report.json"
-        command = [sys.executable, "-c", _COMMAND, "analyze", str(folder / BLOBS), "-o", str(out)]
+        command = [sys.executable, "-m", "flowlens", "analyze", str(folder / BLOBS), "-o", str(out)]
         run = measure(command)
         if run.exit_code:
             return run, [f"exit code {run.exit_code}"]

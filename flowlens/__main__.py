@@ -4,8 +4,8 @@ import os
 import sys
 
 # What flowlens frees is wanted soon again, but not by the same library: polars and pyarrow would each keep it for themselves
-# for ten seconds. Measured on 1 GB of logs: 290 instead of 410 MB at the peak, and the same time. Read once, when the
-# libraries are loaded; what the user has set stays.
+# for ten seconds. Measured on 300 MB of logs: 290 instead of 410 MB at the peak. Read once, when the libraries are loaded;
+# what the user has set stays.
 _ALLOCATORS = {
     "_RJEM_MALLOC_CONF": "narenas:1,dirty_decay_ms:50,muzzy_decay_ms:0",
     "ARROW_DEFAULT_MEMORY_POOL": "jemalloc",

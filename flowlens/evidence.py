@@ -150,7 +150,7 @@ def total(ledgers: Iterable[Ledger]) -> Ledger:
 class Decoded:
     """A batch of decoded rows with its own small ledger.
 
-    ``flows`` has the schema ``schema.ENCODED_FLOWS``. A decoder yields one per document (about 4 MB) and fills these
+    ``flows`` has the schema ``schema.ENCODED_FLOWS``. A decoder yields one per document (about 2 MB) and fills these
     fields of ``ledger``: records, tuples, rows, rejected, rejected_records, record_bytes, framing_bytes, strict_records,
     unknown_codes, rejects; ``bytes`` is what the decoder took from the chunks for this batch, counted as it took them.
     """

@@ -27,7 +27,9 @@ Step = Callable[[pl.LazyFrame], pl.LazyFrame]
 
 
 class Pieces:
-    """Frames of one schema in the order in which they were added; past ``keep_rows`` they go to files in ``folder``.
+    """Frames of one schema in the order in which they were added; many rows go to files in ``folder``.
+
+    How many stay in memory is ``keep_rows``, or `KEEP_ROWS` where that is None.
 
     >>> pieces = Pieces(pl.Schema({"n": pl.Int64}), Path("unused"))
     >>> pieces.add(pl.DataFrame({"n": [1, 2]}))
@@ -35,10 +37,10 @@ class Pieces:
     [2, 4]
     """
 
-    def __init__(self, schema: pl.Schema, folder: Path, keep_rows: int = KEEP_ROWS) -> None:
+    def __init__(self, schema: pl.Schema, folder: Path, keep_rows: int | None = None) -> None:
         self._schema = schema
         self._folder = folder
-        self._keep_rows = keep_rows
+        self._keep_rows = KEEP_ROWS if keep_rows is None else keep_rows
         self._kept: list[pl.DataFrame] = []
         self._rows = 0
         self._total = 0

@@ -16,7 +16,7 @@ import ipaddress
 import itertools
 import re
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -57,6 +57,7 @@ _IPV4 = rf"^{_OCTET}\.{_OCTET}\.{_OCTET}\.{_OCTET}$"
 # What inet_pton may be asked about: no zone (%), no NUL, nothing outside ASCII.
 _IPV6 = r"^[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*$"
 _LENGTH = r"^(?:0|[1-9][0-9]{0,2})$"
+_PARSED_AT_ONCE = 10_000
 
 
 def ip_keys(addresses: pl.Series) -> pl.DataFrame:
@@ -181,17 +182,23 @@ class PrefixTable(Generic[Label]):
 
         Raises ConfigError, naming ``where`` and the text, where a prefix is none.
         """
-        listed = list(pairs)
-        labels = [label for _, label in listed]
-        prefixes = _parse([prefix for prefix, _ in listed], where)
-        sets: dict[tuple[Label, ...], int] = {}
-        ipv4 = _ranges(prefixes, labels, 32, sets)
-        ipv6 = [(start.to_bytes(16), number) for start, number in _ranges(prefixes, labels, 128, sets)]
+        numbers: dict[Label, int] = {}
+        parsed = [_parse([], where).with_columns(label=pl.lit(0, pl.UInt32))]
+        listed = iter(pairs)
+        # Some at a time: the service tags of a cloud have 100,000 prefixes, which take much memory as Python objects.
+        while some := list(itertools.islice(listed, _PARSED_AT_ONCE)):
+            labels = [numbers.setdefault(label, len(numbers)) for _, label in some]
+            frame = _parse([prefix for prefix, _ in some], where)
+            parsed.append(frame.with_columns(label=pl.Series(labels, dtype=pl.UInt32)))
+        prefixes = pl.concat(parsed)
+        sets: dict[tuple[int, ...], int] = {}
+        ipv4, ipv6 = (_ranges(prefixes.filter(pl.col("bits") == bits), bits, sets) for bits in (32, 128))
+        known = list(numbers)
         return cls(
-            tuple(sets),
-            pl.Int64 if labels and isinstance(labels[0], int) else pl.String,
-            pl.DataFrame(ipv4, schema={"start": pl.UInt32, "set": pl.UInt32}, orient="row"),
-            pl.DataFrame(ipv6, schema={"start": pl.Binary, "set": pl.UInt32}, orient="row"),
+            tuple(tuple(known[number] for number in members) for members in sets),
+            pl.Int64 if known and isinstance(known[0], int) else pl.String,
+            ipv4,
+            ipv6,
         )
 
     def sets(self, addresses: pl.Series) -> pl.Series:
@@ -248,43 +255,70 @@ def _parse(texts: list[str], where: str) -> pl.DataFrame:
     return frame
 
 
-def _ranges(
-    prefixes: pl.DataFrame, labels: list[Label], bits: int, sets: dict[tuple[Label, ...], int]
-) -> list[tuple[int, int | None]]:
+def _ranges(prefixes: pl.DataFrame, bits: int, sets: dict[tuple[int, ...], int]) -> pl.DataFrame:
     """Starts of disjoint ranges from 0 on with the set of each; sets met for the first time are added to ``sets``."""
-    family = prefixes.with_row_index("row").filter(pl.col("bits") == bits)
-    addresses = family["ipv4"].to_list() if bits == 32 else [int.from_bytes(key) for key in family["ipv6"].to_list()]
-    masks = [(1 << bits) - (1 << (bits - length)) for length in range(bits + 1)]
-    # Sorted, a wider prefix comes before those inside it; rows keep labels of one prefix in the order given.
-    outermost_first: list[tuple[int, int, int]] = sorted(
-        (address & masks[length], length, row)
-        for address, length, row in zip(addresses, family["length"].to_list(), family["row"].to_list(), strict=True)
-    )
-    # Of ranges with the same start the last one counts; the others are empty.
-    ranges: list[tuple[int, int | None]] = [(0, None)]
+    starts: list[int] = [0]
+    numbers: list[int | None] = [None]
     # The prefixes around the current one, outermost first: the address after its last, its labels, its set.
-    around: list[tuple[int, tuple[Label, ...], int | None]] = [(1 << bits, (), None)]
-    for (start, length), same in itertools.groupby(outermost_first, key=lambda prefix: (prefix[0], prefix[1])):
-        own = [labels[row] for _, _, row in same]
+    around: list[tuple[int, tuple[int, ...], int | None]] = [(1 << bits, (), None)]
+
+    def begin(start: int, number: int | None) -> None:
+        # Of ranges with the same start the last one counts; the others are empty.
+        if starts[-1] == start:
+            numbers[-1] = number
+        # After a prefix that ends with the address space begins a range that no key can hold.
+        elif start < 1 << bits:
+            starts.append(start)
+            numbers.append(number)
+
+    def leave() -> None:
+        end = around.pop()[0]
+        begin(end, around[-1][2])
+
+    # A wider prefix comes before those inside it; rows keep labels of one prefix in the order given.
+    for (start, length), same in itertools.groupby(_outermost_first(prefixes, bits), key=lambda row: row[:2]):
         while around[-1][0] <= start:
-            end = around.pop()[0]
-            ranges.append((end, around[-1][2]))
-        members = tuple(dict.fromkeys((*own, *around[-1][1])))
+            leave()
+        members = tuple(dict.fromkeys((*(label for _, _, label in same), *around[-1][1])))
         number = sets.setdefault(members, len(sets))
         around.append((start + (1 << (bits - length)), members, number))
-        ranges.append((start, number))
+        begin(start, number)
     while len(around) > 1:
-        end = around.pop()[0]
-        ranges.append((end, around[-1][2]))
-    # After a prefix that ends with the address space begins a range that no key can hold.
-    return [(start, number) for start, number in ranges if start < 1 << bits]
+        leave()
+    first = (
+        pl.Series("start", starts, dtype=pl.UInt32)
+        if bits == 32
+        else pl.Series("start", [start.to_bytes(16) for start in starts], dtype=pl.Binary)
+    )
+    return pl.DataFrame([first, pl.Series("set", numbers, dtype=pl.UInt32)])
+
+
+def _outermost_first(prefixes: pl.DataFrame, bits: int) -> Iterator[tuple[int, int, int]]:
+    """First address, length and label of prefixes of one family, in order, wider ones before those inside them."""
+    hosts = [(1 << (bits - length)) - 1 for length in range(bits + 1)]
+    if bits == 32:
+        host = pl.col("length").replace_strict(range(bits + 1), hosts, return_dtype=pl.UInt32)
+        sorted_rows = prefixes.select(pl.col("ipv4") & ~host, "length", "label").sort(
+            "ipv4", "length", maintain_order=True
+        )
+        yield from sorted_rows.iter_rows()
+    else:
+        masked = [
+            (int.from_bytes(key) & ~hosts[length]).to_bytes(16)
+            for key, length in prefixes.select("ipv6", "length").iter_rows()
+        ]
+        sorted_rows = prefixes.select(pl.Series("ipv6", masked, dtype=pl.Binary), "length", "label").sort(
+            "ipv6", "length", maintain_order=True
+        )
+        for key, length, label in sorted_rows.iter_rows():
+            yield int.from_bytes(key), length, label
 
 
 def _at(ranges: pl.DataFrame, keys: pl.Series) -> pl.Series:
     """The set of the range each key lies in; null for null keys."""
     if keys.null_count() == len(keys):
         return pl.repeat(None, len(keys), dtype=pl.UInt32, eager=True)
-    # Ranges begin at 0, so every key has one that starts at or before it; the search goes past equal starts.
+    # Ranges begin at 0, so every key has one that starts at or before it.
     index = ranges["start"].search_sorted(keys, side="right").cast(pl.Int64) - 1
     index = pl.select(pl.when(keys.is_not_null()).then(index)).to_series()
     return ranges["set"].gather(index)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-import operator
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,7 +21,6 @@ from flowlens.analyses.destinations import Expected
 from flowlens.analyses.egress import AUTO, explained
 from flowlens.catalog import Names, ServiceTags, load_profile, load_tags, profile_names, read_names
 from flowlens.catalog.tags import UNKNOWN_DATE
-from flowlens.errors import ConfigError, near_matches
 from flowlens.evidence import Inventory, Ledger, Scan, Window
 from flowlens.prefixes import subnet_of
 
@@ -373,59 +370,6 @@ def _metrics(
         metrics["unexpected_destinations"] = found.height
         metrics["new_destinations"] = int(found["is_new"].fill_null(True).sum())
     return metrics
-
-
-_GATE = re.compile(r"^\s*([a-z_]+)\s*(?:(>=|<=|==|>|<)\s*(\d+)\s*)?$")
-_COMPARE: dict[str, Callable[[int, int], bool]] = {
-    ">": operator.gt,
-    ">=": operator.ge,
-    "==": operator.eq,
-    "<": operator.lt,
-    "<=": operator.le,
-}
-GATES = (
-    "findings",
-    "new_findings",
-    "rejected",
-    "incomplete",
-    "unencrypted",
-    "denied_required",
-    "unanswered",
-    "unexpected_destinations",
-    "new_destinations",
-)
-WHAT_IF_GATES = ("lost", "at_risk")
-
-
-@dataclass(frozen=True, slots=True)
-class Gate:
-    """One condition of ``--fail-on``."""
-
-    metric: str
-    compare: str
-    limit: int
-
-    def fires(self, report: Report) -> bool:
-        """Whether the report meets the condition; a metric of a question that was not asked never does."""
-        value = report.metrics.get(self.metric)
-        return value is not None and _COMPARE[self.compare](value, self.limit)
-
-    def __str__(self) -> str:
-        return f"{self.metric} {self.compare} {self.limit}"
-
-
-def parse_gate(text: str) -> Gate:
-    """The gate of a text such as ``unencrypted > 0``; a bare name means ``> 0``.
-
-    >>> str(parse_gate("incomplete"))
-    'incomplete > 0'
-    """
-    found = _GATE.match(text)
-    known = (*GATES, *WHAT_IF_GATES)
-    if found is None or found[1] not in known:
-        near = near_matches(found[1] if found else text, known)
-        raise ConfigError(f"--fail-on {text!r:.60}", "is no gate", hint=near)
-    return Gate(found[1], found[2] or ">", int(found[3] or 0))
 
 
 def _id(*parts: object) -> str:

@@ -25,8 +25,9 @@ ONE_BY_ONE = ("tests/faults/", "tests/test_scenarios.py")
 
 # A failure prints the blob that repeats it. No deadline: two workers share two cores with whatever else runs.
 settings.register_profile("flowlens", deadline=None, derandomize=False, print_blob=True)
-# A fresh clone has no examples to start from and keeps none.
-settings.register_profile("ci", parent=settings.get_profile("flowlens"), database=None)
+# What CI says of a change must not depend on the day's luck: always the same examples there. `make fuzz` looks for others.
+settings.register_profile("ci", parent=settings.get_profile("flowlens"), derandomize=True, database=None)
+settings.register_profile("fuzz", parent=settings.get_profile("flowlens"), max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "flowlens"))
 
 

@@ -28,7 +28,7 @@ import typer
 import flowlens as fl
 from flowlens import cli, schema
 from flowlens.analyses import ANALYSES
-from flowlens.reporting import GATES
+from flowlens.gates import GATES
 from flowlens.sources.dns import Server
 from tests.dns_server import Zone, serving
 from tests.flow_logs import CONTAINER, HOUR, SAMPLE, TOP, flow_tuple, record, run, write_blob

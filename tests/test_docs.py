@@ -17,8 +17,8 @@ import flowlens as fl
 from flowlens import schema
 from flowlens.analyses.destinations import read_expected
 from flowlens.cli import main
+from flowlens.gates import GATES
 from flowlens.inventory import FIELDS
-from flowlens.reporting import GATES
 
 TOP = Path(__file__).resolve().parents[1]
 README, CONCEPTS, SAMPLES = TOP / "README.md", TOP / "docs" / "concepts.md", TOP / "sample_logs" / "README.md"

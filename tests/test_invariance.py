@@ -16,7 +16,7 @@ import polars as pl
 import pytest
 
 import flowlens as fl
-from flowlens import Ledger
+from flowlens import Ledger, conversations, pieces
 from tests.flow_logs import TOP, run, sample_container
 
 NOW = dt.datetime(2027, 1, 1, tzinfo=dt.UTC)
@@ -78,6 +78,17 @@ def test_threads_of_polars(container: Path, expected: str, threads: int) -> None
     document = json.loads(ran.stdout)
     del document["settings"]
     assert json.dumps(document, indent=1) == expected
+
+
+def test_small_pieces_parts_and_files(monkeypatch: pytest.MonkeyPatch, container: Path, expected: str) -> None:
+    """With limits of a few rows each step goes through files, pieces and parts, as a million conversations do."""
+    monkeypatch.setattr(pieces, "PIECE_ROWS", 150)
+    monkeypatch.setattr(pieces, "KEEP_ROWS", 100)
+    monkeypatch.setattr(pieces, "PART_ROWS", 120)
+    monkeypatch.setattr(pieces, "LEAST_ROWS", 50)
+    monkeypatch.setattr(conversations, "MERGE_ROWS", 200)
+    monkeypatch.setattr(conversations, "SPILL_ROWS", 100)
+    assert answer(container, "--threads", "2") == expected
 
 
 def test_files_named_one_by_one_in_any_order(container: Path, expected: str) -> None:

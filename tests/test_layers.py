@@ -42,6 +42,7 @@ LAYERS = {
     "flow_search": 8,
     "reporting": 8,
     "__init__": 9,
+    "gates": 9,
     "outputs": 9,
     "whatif": 9,
     "catalogue_cli": 10,

@@ -69,3 +69,16 @@ def test_threads_may_add_at_the_same_time(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda n: held.add(frame(n * 10, n * 10 + 10)), range(200)))
     assert sorted(held.lazy().collect()["number"]) == list(range(2000))
+
+
+def test_rows_of_a_value_share_a_part_and_none_is_lost(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(pieces, "PART_ROWS", 50)
+    monkeypatch.setattr(pieces, "LEAST_ROWS", 0)
+    monkeypatch.setattr(pieces, "PIECE_ROWS", 30)
+    held = in_pieces(tmp_path, 100, [90, 90, 20])
+    parts = held.parted(lambda rows: rows.with_columns(value=pl.col("number") % 23), "value")
+    assert len(parts) == 4
+    rows = [part.lazy().collect() for part in parts]
+    values = [set(part["value"]) for part in rows]
+    assert sum(map(len, values)) == len(set().union(*values)) == 23
+    assert sorted(pl.concat(rows)["number"]) == list(range(200))

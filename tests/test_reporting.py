@@ -1,8 +1,7 @@
-"""Findings, verdicts and gates of reports on small logs whose answers are plain, and on sample_logs."""
+"""Findings and verdicts of reports on small logs whose answers are plain, and on sample_logs."""
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
 from collections.abc import Callable
 from functools import cache
@@ -11,13 +10,10 @@ from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 import flowlens as fl
-from flowlens.errors import ConfigError
 from flowlens.outputs.tables import read_baseline
-from flowlens.reporting import GATES, QUESTIONS, WHAT_IF_GATES, parse_gate
+from flowlens.reporting import QUESTIONS
 from tests.flow_logs import CONTAINER, SAMPLE, run, sample_container
 from tests.make_logs import LATER, MACS, NINE, flow, vnet_log, write_blob, write_text
 
@@ -346,61 +342,6 @@ def test_what_the_baseline_knew_is_expected(tmp_path: Path, by_file: bool) -> No
     assert more.verdicts["unexpected_destinations"].status == "findings"
     assert [finding.subject for finding in more.findings] == ["198.51.100.9 TCP 22"]
     assert (more.metrics["new_destinations"], more.metrics["unexpected_destinations"]) == (1, 1)
-
-
-# ---- gates
-
-
-@pytest.mark.parametrize(
-    ("gate", "fires"),
-    [
-        ("unencrypted > 0", True),
-        ("unencrypted>5", True),
-        (" unencrypted ", True),
-        ("unencrypted >= 6", True),
-        ("unencrypted > 6", False),
-        ("unencrypted == 6", True),
-        ("unencrypted < 7", True),
-        ("unencrypted <= 5", False),
-        ("incomplete", True),
-        ("denied_required >= 4", True),
-        ("unanswered", True),
-        ("unanswered > 1", False),
-        ("rejected", False),
-        ("unexpected_destinations >= 3", True),
-        ("new_findings > 1000", False),
-    ],
-)
-def test_gates_on_the_sample(gate: str, fires: bool) -> None:
-    assert parse_gate(gate).fires(sample_report()) is fires
-
-
-@pytest.mark.parametrize("metric", GATES)
-def test_every_gate_has_its_number_in_a_whole_report(metric: str) -> None:
-    value = sample_report().metrics[metric]
-    assert parse_gate(f"{metric} == {value}").fires(sample_report())
-    assert not parse_gate(f"{metric} > {value}").fires(sample_report())
-
-
-def test_a_gate_of_a_question_that_was_not_asked_never_fires() -> None:
-    report = fl.report(fl.scan(BLOBS, now=LATER), questions=["coverage"])
-    assert not parse_gate("unencrypted >= 0").fires(report)
-    assert parse_gate("incomplete").fires(report)
-
-
-@given(st.sampled_from(GATES), st.sampled_from([">", ">=", "==", "<", "<="]), st.integers(0, 10**9))
-def test_a_gate_reads_back_what_it_shows(metric: str, compare: str, limit: int) -> None:
-    gate = parse_gate(f"{metric} {compare} {limit}")
-    assert (gate.metric, gate.compare, gate.limit) == (metric, compare, limit)
-    assert parse_gate(str(gate)) == gate
-
-
-@given(st.text() | st.from_regex(r"\s*[a-z_]{0,12}\s*[<>=!]{0,2}\s*-?[0-9.]{0,4}"))
-def test_any_text_is_a_gate_or_a_config_error(text: str) -> None:
-    gate = None
-    with contextlib.suppress(ConfigError):
-        gate = parse_gate(text)
-    assert gate is None or (gate.metric in text and gate.metric in (*GATES, *WHAT_IF_GATES))
 
 
 def test_a_flow_log_that_a_filter_emptied_gives_no_verdict(tmp_path: Path) -> None:

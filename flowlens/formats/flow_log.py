@@ -19,7 +19,7 @@ _Span = Record[dict[str, Any], fast.VnetRecord] | Broken
 
 
 def decode_flow_log(chunks: Iterable[bytes], *, where: str, strict: bool = False) -> Iterator[Decoded]:
-    """Flows of a blob in batches of about 4 MB, in the order of the blob, each with its ledger.
+    """Flows of a blob in batches of about 2 MB, in the order of the blob, each with its ledger.
 
     Takes VNet flow logs (version 4) and NSG flow logs (versions 1 and 2), told apart record by record and flow tuple by
     flow tuple, in ``{"records": [...]}``, in a list, as one bare record or one record a line. Malformed input raises

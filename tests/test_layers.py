@@ -40,6 +40,7 @@ LAYERS = {
     "analyses": 7,
     "comparing": 8,
     "flow_search": 8,
+    "query_values": 8,
     "reporting": 8,
     "__init__": 9,
     "gates": 9,

@@ -241,25 +241,37 @@ def _claim(need: Need, status: str, best: Attempt) -> _Opinion:
     return _Opinion(status, best.match, best, ("some endpoint of the service; this name may be the one",))
 
 
-def _unseen(need: Need, logged: bool, evidence: Length) -> _Opinion:
-    """Nothing matched: never tried, or the evidence cannot tell."""
-    if not logged:
-        return _Opinion("Not observable", None, None, ("no flow log covers this workload",))
+def is_testable(need: Need) -> bool:
+    """Whether traffic to the requirement would show as such, so that silence says something.
+
+    It says nothing of what could not be looked for: an alternative that is not tested may have been tried.
+    """
     expansion = need.expansion
-    # Silence says nothing of what could not be looked for: an alternative that is not tested may have been tried.
-    testable = not expansion.untestable and any(
+    return not expansion.untestable and any(
         reach.match in (ADDRESS, TAG)
         or (reach.match == APPROXIMATE_TAG and expansion.confidence.get(reach.endpoint) == "high")
         # A private endpoint is the only address of its name; a public name may have more than those that are known.
         or (reach.match == NAME and any(map(is_internal, reach.prefixes)))
         for reach in expansion.reaches
     )
+
+
+def is_platform(need: Need) -> bool:
+    """Whether all of the requirement is the platform's own addresses, of which flow logs need not tell."""
+    return all(set(PLATFORM_PREFIXES).issuperset(reach.prefixes) for reach in need.expansion.reaches)
+
+
+def _unseen(need: Need, logged: bool, evidence: Length) -> _Opinion:
+    """Nothing matched: never tried, or the evidence cannot tell."""
+    if not logged:
+        return _Opinion("Not observable", None, None, ("no flow log covers this workload",))
+    testable = is_testable(need)
     notes = []
     # Documented to be exempt from rules; whether it is logged is not documented (network-security-groups-overview).
-    platform = testable and all(set(PLATFORM_PREFIXES).issuperset(reach.prefixes) for reach in expansion.reaches)
+    platform = testable and is_platform(need)
     if platform:
         notes.append("flow logs need not hold what goes to the platform's own addresses")
-    if not testable and any(reach.match == NAME for reach in expansion.reaches):
+    if not testable and any(reach.match == NAME for reach in need.expansion.reaches):
         notes.append("the addresses known of its name were not tried, it may have others")
     if evidence.covered < evidence.expected:
         notes.append(f"only {evidence.covered} of {evidence.expected} NIC-hours are covered")

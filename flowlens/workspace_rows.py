@@ -12,6 +12,7 @@ import polars as pl
 from flowlens.errors import ConfigError, FlowlensError
 from flowlens.evidence import Ledger, Reject, Window
 from flowlens.formats.conversation_rows import convert_conversations
+from flowlens.formats.older_rows import older_source
 from flowlens.formats.traffic_analytics import DecodedRows
 from flowlens.queries import bind, encode, find_query
 from flowlens.sources.slices import Asker, Reading, Slice, read_slices
@@ -183,4 +184,5 @@ def _nothing(ledger: Ledger) -> DecodedRows:
     return replace(empty, ledger=ledger)
 
 
-_SOURCES = {TABLES[0]: TABLES[0]}
+# What stands in the place of the newer table, line by line.
+_SOURCES = {TABLES[0]: TABLES[0], TABLES[1]: older_source()}

@@ -255,7 +255,15 @@ def _read(asker: Asker, part: Slice, query: str, span: Span) -> _Done:
 
 
 def _whole(asker: Asker, part: Slice, query: str, span: Span) -> _Done:
-    """The part's rows, as many as a count of the same part says; else Cut."""
+    answer, size = ask_whole(asker, query, span)
+    return _Done(part, answer, bytes=size)
+
+
+def ask_whole(asker: Asker, query: str, span: Span) -> tuple[Answer, int]:
+    """An answer with as many rows as a count of the same query says, and the bytes of both; raises Cut where there is none.
+
+    The query has one tabular expression at its end.
+    """
     before = -1
     while True:
         answer = asker.ask(query, span)
@@ -263,7 +271,7 @@ def _whole(asker: Asker, part: Slice, query: str, span: Span) -> _Done:
         expected = number_in(counted)
         found = len(answer.rows)
         if found == expected:
-            return _Done(part, answer, bytes=answer.bytes + counted.bytes)
+            return answer, answer.bytes + counted.bytes
         if found == before or found > expected:
             raise Cut(f"{found} of {expected} rows", is_changing=found > expected)
         # Rows may have arrived between the two; then the next answer has them.

@@ -6,7 +6,6 @@ out before, and put into what it made; queries that differ in nothing else are t
 
 from __future__ import annotations
 
-import csv
 import datetime as dt
 import functools
 import json
@@ -22,8 +21,9 @@ import duckdb
 import duckdb_kql
 import polars as pl
 from duckdb_kql import engine
-from duckdb_kql.translate.functions import SCALAR_FUNCTIONS, FunctionSpec
 
+from flowlens.query_check import tables
+from tests import kql_engine
 from tests.faults.loopback import Handler, serving
 
 WORKSPACE = "aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee"
@@ -31,15 +31,6 @@ RESOURCE = (
     "/subscriptions/00000000-0000-0000-0000-000000000000/resourceGroups/rg-logs/providers/"
     "Microsoft.OperationalInsights/workspaces/law-1"
 )
-COLUMNS = Path(__file__).parents[2] / "flowlens" / "query_data" / "NTANetAnalytics.csv"
-DUCKDB_TYPE = {
-    "string": "VARCHAR",
-    "long": "BIGINT",
-    "int": "INTEGER",
-    "real": "DOUBLE",
-    "bool": "BOOLEAN",
-    "datetime": "TIMESTAMP",
-}
 KQL_TYPE = {
     "VARCHAR": "string",
     "BIGINT": "long",
@@ -51,8 +42,6 @@ KQL_TYPE = {
     "TIMESTAMP": "datetime",
     "TIMESTAMP WITH TIME ZONE": "datetime",
 }
-# What the interpreter lacks and queries of this package use.
-SCALAR_FUNCTIONS.setdefault("hash", FunctionSpec("hash", "template", "CAST(hash({0}) % ({1}) AS BIGINT)", (2,)))
 _VALUE = re.compile(r"^let (\w+) = (?:datetime\(([^)]+)\)|long\((\d+)\)|(\d+));$", re.MULTILINE)
 _EMPTY_YEAR = 1901
 
@@ -100,7 +89,7 @@ class Table:
 
     def create(self, connection: duckdb.DuckDBPyConnection) -> None:
         """The table below a view of its own name, which holds the rows of a time span."""
-        columns = ", ".join(f'"{name}" {DUCKDB_TYPE[kind]}' for name, kind in self.columns.items())
+        columns = ", ".join(f'"{name}" {kql_engine.DUCKDB_TYPE[kind]}' for name, kind in self.columns.items())
         connection.execute(f"CREATE TABLE all_{self.name} ({columns})")
         connection.execute(f"CREATE VIEW {self.name} AS SELECT * FROM all_{self.name}")
 
@@ -119,8 +108,12 @@ class Table:
 
 def newer_table() -> Table:
     """An empty NTANetAnalytics with the columns of the table reference."""
-    with COLUMNS.open(encoding="utf-8", newline="") as file:
-        return Table("NTANetAnalytics", {row["column"]: row["type"] for row in csv.DictReader(file)})
+    return Table("NTANetAnalytics", tables()["NTANetAnalytics"])
+
+
+def older_table() -> Table:
+    """An empty AzureNetworkAnalytics_CL with the columns of the schema page."""
+    return Table("AzureNetworkAnalytics_CL", {"TimeGenerated": "datetime", **tables()["AzureNetworkAnalytics_CL"]})
 
 
 @dataclass(slots=True)
@@ -163,7 +156,9 @@ class Logs:
             if self.closed:
                 raise LookupError("closed")
             if self.connection is None:
-                self.connection = duckdb_kql.connect()
+                # With the functions that the interpreter lacks, and an empty table in the place of which there will be others.
+                self.connection = kql_engine.database()
+                self.connection.execute("DROP TABLE NTANetAnalytics")
                 for table in self.tables.values():
                     table.create(self.connection)
                 self.schema = json.dumps(engine.schema(self.connection))
@@ -264,9 +259,9 @@ def no_table(name: str) -> dict[str, object]:
 
 
 @contextmanager
-def logs_server(tls: tuple[Path, Path], tables: Iterable[Table]) -> Iterator[Logs]:
+def logs_server(tls: tuple[Path, Path], held: Iterable[Table]) -> Iterator[Logs]:
     """A query API over TLS that knows `WORKSPACE` and `RESOURCE`."""
-    logs = Logs(tls[0], tables={table.name: table for table in tables})
+    logs = Logs(tls[0], tables={table.name: table for table in held})
     gone = threading.Event()
 
     class Answers(Handler):

@@ -8,7 +8,6 @@ from __future__ import annotations
 import datetime as dt
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import duckdb
 import duckdb_kql
@@ -27,19 +26,23 @@ DUCKDB_TYPE = {
     "datetime": "TIMESTAMP",
 }
 # Bits of an address as text; a prefix holds the addresses whose bits start with its own.
-_MACROS = (
-    "bits_of_4(a) AS list_reduce(list_transform(string_split(a, '.'), lambda o: lpad(bin(TRY_CAST(o AS INTEGER)), 8, '0')), lambda x, y: x || y)",
-    "groups_of_6(a) AS CASE WHEN contains(a, '::') THEN list_concat(list_filter(string_split(split_part(a, '::', 1), ':'), lambda g: g <> ''), "
-    "list_transform(range(8 - len(list_filter(string_split(a, ':'), lambda g: g <> ''))), lambda n: '0'), "
-    "list_filter(string_split(split_part(a, '::', 2), ':'), lambda g: g <> '')) ELSE string_split(a, ':') END",
-    "bits_of_6(a) AS list_reduce(list_transform(groups_of_6(a), lambda g: lpad(bin(TRY_CAST('0x' || g AS INTEGER)), 16, '0')), lambda x, y: x || y)",
-    "in_range_4(a, p) AS NOT contains(a, ':') AND NOT contains(p, ':') AND a <> '' AND coalesce(starts_with(bits_of_4(a), "
-    "left(bits_of_4(split_part(p, '/', 1)), coalesce(TRY_CAST(split_part(p, '/', 2) AS INTEGER), 32))), false)",
-    "in_range_6(a, p) AS contains(a, ':') AND contains(p, ':') AND coalesce(starts_with(bits_of_6(a), "
-    "left(bits_of_6(split_part(p, '/', 1)), coalesce(TRY_CAST(split_part(p, '/', 2) AS INTEGER), 128))), false)",
-    "in_any_4(a, ps) AS len(list_filter(CAST(ps AS VARCHAR[]), lambda p: in_range_4(a, p))) > 0",
-    "in_any_6(a, ps) AS len(list_filter(CAST(ps AS VARCHAR[]), lambda p: in_range_6(a, p))) > 0",
-)
+_MACROS = {
+    "bits_of_4(a)": """list_reduce(
+        list_transform(string_split(a, '.'), lambda o: lpad(bin(TRY_CAST(o AS INTEGER)), 8, '0')), lambda x, y: x || y)""",
+    "written(a)": "list_filter(string_split(a, ':'), lambda g: g <> '')",
+    "groups_of_6(a)": """CASE WHEN contains(a, '::') THEN list_concat(
+        written(split_part(a, '::', 1)), list_transform(range(8 - len(written(a))), lambda n: '0'),
+        written(split_part(a, '::', 2))) ELSE string_split(a, ':') END""",
+    "bits_of_6(a)": """list_reduce(
+        list_transform(groups_of_6(a), lambda g: lpad(bin(TRY_CAST('0x' || g AS INTEGER)), 16, '0')), lambda x, y: x || y)""",
+    "length_of(p, whole)": "coalesce(TRY_CAST(split_part(p, '/', 2) AS INTEGER), whole)",
+    "in_range_4(a, p)": """a <> '' AND NOT contains(a, ':') AND NOT contains(p, ':') AND coalesce(
+        starts_with(bits_of_4(a), left(bits_of_4(split_part(p, '/', 1)), length_of(p, 32))), false)""",
+    "in_range_6(a, p)": """contains(a, ':') AND contains(p, ':') AND coalesce(
+        starts_with(bits_of_6(a), left(bits_of_6(split_part(p, '/', 1)), length_of(p, 128))), false)""",
+    "in_any_4(a, ps)": "len(list_filter(CAST(ps AS VARCHAR[]), lambda p: in_range_4(a, p))) > 0",
+    "in_any_6(a, ps)": "len(list_filter(CAST(ps AS VARCHAR[]), lambda p: in_range_6(a, p))) > 0",
+}
 _ADDED = {
     "ipv4_is_in_range": "in_range_4",
     "ipv6_is_in_range": "in_range_6",
@@ -56,8 +59,8 @@ def database(table: str = "NTANetAnalytics") -> duckdb.DuckDBPyConnection:
         SCALAR_FUNCTIONS[name] = FunctionSpec(name, "template", f"{macro}({{0}}, {{1}})", (2,))
     columns = ", ".join(f'"{name}" {DUCKDB_TYPE[kind]}' for name, kind in tables()[table].items())
     connection = duckdb_kql.connect()
-    for macro in _MACROS:
-        connection.sql(f"CREATE MACRO {macro}")
+    for name, body in _MACROS.items():
+        connection.sql(f"CREATE MACRO {name} AS {body}")
     connection.sql(f"CREATE TABLE {table} ({columns})")
     return connection
 

@@ -17,6 +17,7 @@ LAYERS = {
     "errors": 0,
     "schema": 1,
     "evidence": 2,
+    "not_kept": 2,
     "options": 2,
     "pieces": 2,
     "prefixes": 2,

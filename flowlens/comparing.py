@@ -1,7 +1,7 @@
 """Two accounts of the same traffic side by side: flow log blobs and the rows that Traffic Analytics made of them.
 
 What is compared is what every analysis reads: conversations, as each NIC logged them, summed over the window. Whatever differs
-is explained by one of `FACTS`, the things that Traffic Analytics does not keep, or it is a difference.
+is explained by something that Traffic Analytics does not keep (`flowlens.not_kept`), or it is a difference.
 """
 
 from __future__ import annotations
@@ -15,20 +15,26 @@ import polars as pl
 from flowlens.analyses.tables import rule_name
 from flowlens.errors import ConfigError
 from flowlens.evidence import Ledger, Scan, Window
+from flowlens.not_kept import FACTS
 from flowlens.schema import REPLY_DESTINATION_PORT_FROM
 
-FACTS: Mapping[str, str] = {
-    "source port": (
-        f"rows keep no source port, so a reply can't be told from a flow: ports from {REPLY_DESTINATION_PORT_FROM} on "
-        "are compared as one"
-    ),
-    "spelling": "rows have rules, ACLs and ids in lower case and rules without their prefix: compared so",
-    "tuples": "rows keep no tuples, restarts or small replies, and times only of the row: not compared",
-    "ACL": "rows name the ACL by a short id: rules are compared by name and NIC",
-    "edge": "an interval holds what was written in it, up to a minute after it happened, so tuples move over its edge",
-    "late": "rows arrive up to an hour after their interval ends",
+EDGE = "hour of a tuple"
+LATE = "rows still to come"
+NOT_COMPARED = (
+    "source port",
+    "time of a tuple",
+    "state of a tuple",
+    "size of a reply",
+    "number of tuples",
+    "spelling of names",
+)
+"""Facts of the closed list that are left out before comparing: ports from 32768 on are one, names are in lower case, ACLs, times
+and numbers of tuples are not looked at. What is left, the hour of a tuple, explains differences."""
+REASONS: Mapping[str, str] = {
+    EDGE: next(fact.text for fact in FACTS if fact.name == EDGE),
+    LATE: "Rows arrive up to an hour after their interval ends, and this is more recent.",
 }
-"""What Traffic Analytics does not keep; the first four are left out before comparing, the others explain differences."""
+"""What can explain a difference, in words."""
 
 DIFFERENCES = ("only in A", "only in B", "differs")
 VERDICTS = ("agree", "differ", "not determined")
@@ -187,7 +193,7 @@ def _judged(both: pl.DataFrame, has_rows: bool, now: dt.datetime) -> pl.DataFram
             .then(pl.lit(DIFFERENCES[1]))
             .otherwise(pl.lit(DIFFERENCES[2]))
         ),
-        reason=pl.when(~same & moved).then(pl.lit("edge")).when(~same & recent & pl.lit(has_rows)).then(pl.lit("late")),
+        reason=pl.when(~same & moved).then(pl.lit(EDGE)).when(~same & recent & pl.lit(has_rows)).then(pl.lit(LATE)),
     )
 
 

@@ -12,7 +12,8 @@ import pytest
 
 import flowlens as fl
 from flowlens.cli import DONE, GATE_FIRED, INCOMPLETE, WRONG_USAGE
-from flowlens.comparing import Comparison, compare, widened
+from flowlens.comparing import EDGE, LATE, NOT_COMPARED, Comparison, compare, widened
+from flowlens.not_kept import FACTS
 from tests import truth
 from tests.flow_logs import SAMPLE, run, sample_container
 
@@ -49,6 +50,10 @@ def unexplained(found: Comparison) -> list[dict[str, object]]:
     return found.differences.filter(found.differences["reason"].is_null()).to_dicts()
 
 
+def test_each_fact_is_left_out_or_explains() -> None:
+    assert {*NOT_COMPARED, EDGE} == {fact.name for fact in FACTS}
+
+
 def test_sample_logs_agree_with_their_export() -> None:
     found = compared(SAMPLE, EXPORT)
     assert (found.verdict, found.differences.height, found.complete) == ("agree", 0, True)
@@ -67,7 +72,7 @@ def test_invented_networks_agree_but_for_the_edges(seed: int, tmp_path: Path) ->
     for first, second in (("blobs", "rows.json"), ("rows.json", "blobs")):
         found = compared(tmp_path / first, tmp_path / second, start, end)
         assert unexplained(found) == []
-        assert (found.verdict, set(found.explained) <= {"edge"}) == ("agree", True)
+        assert (found.verdict, set(found.explained) <= {EDGE}) == ("agree", True)
 
 
 def test_tuples_that_were_written_behind_an_edge_are_explained_by_it(tmp_path: Path) -> None:
@@ -80,7 +85,7 @@ def test_tuples_that_were_written_behind_an_edge_are_explained_by_it(tmp_path: P
         network.start + dt.timedelta(hours=1),
         network.end - dt.timedelta(minutes=30),
     )
-    assert found.explained == {"edge": found.differences.height}
+    assert found.explained == {EDGE: found.differences.height}
     assert found.differences.height > 0
 
 
@@ -120,7 +125,7 @@ def test_rows_that_may_still_arrive_are_explained(tmp_path: Path) -> None:
     last = max(rows, key=lambda row: row["FlowEndTime"])
     path = changed(tmp_path, lambda rows: rows.remove(last))
     soon = dt.datetime.fromisoformat(last["FlowEndTime"]) + dt.timedelta(hours=1)
-    assert set(compared(SAMPLE, path, now=soon).explained) == {"late"}
+    assert set(compared(SAMPLE, path, now=soon).explained) == {LATE}
     assert compared(SAMPLE, path, now=soon + dt.timedelta(hours=2)).verdict == "differ"
 
 

@@ -6,7 +6,7 @@ from functools import partial
 from typing import BinaryIO
 
 from flowlens import schema
-from flowlens.comparing import FACTS, SUMS, VERDICTS, Comparison
+from flowlens.comparing import NOT_COMPARED, REASONS, SUMS, VERDICTS, Comparison
 from flowlens.outputs.page import Clock, Page, Row, Shown
 from flowlens.outputs.tables import ledger_document, write_document
 from flowlens.outputs.terminal import evidence_lines
@@ -35,11 +35,10 @@ def render_comparison(found: Comparison, page: Page, *, limit: int | None = None
         page.line(f"{letter}: {side.name}", "bold")
         page.line(", ".join(f"{side.totals[name]:,} {words}" for name, words in _HEADINGS.items()), indent=2)
     page.line()
-    page.line("Not compared, since rows do not keep it", "bold")
-    for name in ("source port", "spelling", "tuples", "ACL"):
-        page.line(FACTS[name], indent=2)
     for name, count in found.explained.items():
-        page.line(f"{counted(count, 'difference')} explained by: {FACTS[name]}", indent=2)
+        page.line(f"{counted(count, 'difference')} explained by the {name}", "bold")
+        page.line(REASONS[name], indent=2)
+    page.line(f"Not compared, since rows do not keep it: {', '.join(NOT_COMPARED)}.", "dim")
     unexplained = found.differences.filter(found.differences["reason"].is_null())
     if unexplained.height:
         page.line()
@@ -90,6 +89,7 @@ def write_comparison(found: Comparison, file: BinaryIO) -> None:
         "compared": list(found.compared),
         "equal": found.equal,
         "explained": dict(found.explained),
-        "facts": dict(FACTS),
+        "reasons": dict(REASONS),
+        "not_compared": list(NOT_COMPARED),
     }
     write_document(head, {"differences": found.differences}, file)

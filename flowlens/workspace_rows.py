@@ -66,7 +66,7 @@ def read_workspace(
     where = str(connection.workspace)
     start, end = window.start, window.end or now
     asker = Asker(connection)
-    counts = _count(asker, start, end)
+    counts = count_rows(asker, start, end)
     parts = _plan(start, end, edges, counts)
     rows = int(counts["flows"].sum()) if counts is not None else 0
     lines = done = failed = 0
@@ -78,7 +78,7 @@ def read_workspace(
             done += 1
             if progress is not None:
                 # Rows of the table and of the answers differ in number, so the end is known only when it is reached.
-                progress(done, min(lines, rows - 1) * _ROW_BYTES, rows * _ROW_BYTES)
+                progress(done, max(0, min(lines, rows - 1)) * _ROW_BYTES, rows * _ROW_BYTES)
             yield part
     if progress is not None:
         progress(done, rows, rows)
@@ -105,8 +105,8 @@ def _span(part: Slice) -> Span:
     return part.start, part.end + LATE
 
 
-def _count(asker: Asker, start: dt.datetime, end: dt.datetime) -> pl.DataFrame | None:
-    """Rows by hour; None where even counting them takes too long."""
+def count_rows(asker: Asker, start: dt.datetime, end: dt.datetime) -> pl.DataFrame | None:
+    """Rows of the workspace's table by hour: flows, messages, finished, all; None where counting them takes too long."""
     query = _COUNT.format(
         start=encode(start, "datetime"),
         end=encode(end, "datetime"),

@@ -34,7 +34,7 @@ LAYERS = {
     "query_check": 3,
     "sources": 4,
     "views": 4,
-    "doctor": 5,
+    "doctor": 6,
     "selecting": 5,
     "workspace_rows": 5,
     "scanning": 6,

@@ -40,7 +40,10 @@ QUERY_SECONDS = 180
 """How long the service may work on one query; its own default. What takes longer is asked in smaller parts."""
 
 _GUID = re.compile(r"(?i)[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_RESOURCE = re.compile(r"(?i)/subscriptions/[0-9a-f-]{36}/resourcegroups/[^/]+/providers/[^/]+(?:/[^/]+/[^/]+)+")
+_NAME = r"[\w.()-]*[\w()-]"
+_RESOURCE = re.compile(
+    rf"(?i)/subscriptions/[0-9a-f-]{{36}}/resourcegroups/{_NAME}/providers/{_NAME}(?:/{_NAME}/{_NAME})+", re.ASCII
+)
 _AUTHS = ("default", "cli", "managed-identity", "environment")
 # Words by which the service says that an answer would be too large or take too long, wherever in the error they stand
 # (Azure/azure-sdk-for-java#29243, the Kusto documentation on query limits).
@@ -378,6 +381,5 @@ def _words(body: object) -> Iterator[str]:
 
 
 def _is_silence(error: BaseException) -> bool:
-    from azure.core.exceptions import ServiceResponseTimeoutError
-
-    return isinstance(error, ServiceResponseTimeoutError) or "Read timed out" in str(error)
+    # By name, since older versions of the library have no class for it.
+    return type(error).__name__ == "ServiceResponseTimeoutError" or "Read timed out" in str(error)

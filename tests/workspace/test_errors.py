@@ -92,6 +92,8 @@ def test_an_endpoint_where_nobody_listens_is_told(logs: Logs) -> None:
         ("workspace:law-1", "names no workspace"),
         (f"workspace:{WORKSPACE}/NTANetAnalytic", "did you mean NTANetAnalytics"),
         ("workspace:/subscriptions/1/x", "names no workspace"),
+        (f"workspace:{server.RESOURCE}/../x", "names no workspace"),
+        (f"workspace:{server.RESOURCE}?a=1", "names no workspace"),
     ],
 )
 def test_an_address_that_is_none_is_wrong_usage(source: str, words: str) -> None:
@@ -104,6 +106,18 @@ def test_an_address_that_is_none_is_wrong_usage(source: str, words: str) -> None
 def test_keys_are_for_storage_accounts() -> None:
     exit_code, (problem, _) = told(SOURCE, *HOUR, "--auth", "key")
     assert (exit_code, "FL-W02" in problem) == (WRONG_USAGE, True)
+
+
+def test_doctor_says_who_asks_and_how_much_there_is(logs: Logs) -> None:
+    logs.tables["NTANetAnalytics"].add(json.loads(EXPORT.read_bytes()))
+    ran = run("doctor", SOURCE, *DAY, *logs.options)
+    assert (ran.code, "query: yes" in ran.out) == (DONE, True), ran.err
+    assert "identity: EnvironmentCredential (application" in ran.out
+    assert "508 flow row(s) of NTANetAnalytics in 10 hour(s)" in ran.out
+    assert len(logs.asked) == 1
+    logs.fault = lambda _asked: Told(403, server.NO_ROLE)
+    ran = run("doctor", SOURCE, *DAY, *logs.options)
+    assert (ran.code, "Log Analytics Reader" in ran.err, "query: yes" in ran.out) == (ERROR, True, False)
 
 
 def test_each_cloud_has_its_own_endpoint() -> None:

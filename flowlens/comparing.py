@@ -164,7 +164,11 @@ def _summed(scan: Scan, key: Sequence[str], start: dt.datetime, end: dt.datetime
         for prefix, condition in (("least_", sure), ("", inside), ("most_", pl.lit(True)))
         for name in SUMS
     ]
-    return rows.group_by(*key).agg(*sums, there=inside.any(), last_seen=pl.col("last_seen").max()).collect()
+    return (
+        rows.group_by(*key)
+        .agg(*sums, there=inside.any(), surely=sure.any(), last_seen=pl.col("last_seen").max())
+        .collect()
+    )
 
 
 def _judged(both: pl.DataFrame, has_rows: bool, now: dt.datetime) -> pl.DataFrame:
@@ -182,7 +186,9 @@ def _judged(both: pl.DataFrame, has_rows: bool, now: dt.datetime) -> pl.DataFram
         (pl.col(f"least_{name}") <= pl.col(f"most_{name}_b")) & (pl.col(f"least_{name}_b") <= pl.col(f"most_{name}"))
         for name in SUMS
     ) & pl.any_horizontal(
-        pl.col(f"least_{name}{side}") != pl.col(f"most_{name}{side}") for name in SUMS for side in ("", "_b")
+        # A tuple may carry nothing, and then only its being there tells of it.
+        *(pl.col(f"last_seen{side}").is_not_null() & ~pl.col(f"surely{side}").fill_null(False) for side in ("", "_b")),
+        *(pl.col(f"least_{name}{side}") != pl.col(f"most_{name}{side}") for name in SUMS for side in ("", "_b")),
     )
     recent = pl.max_horizontal("last_seen", "last_seen_b") >= pl.lit(now - LATEST).cast(pl.Datetime("us", "UTC"))
     return both.with_columns(

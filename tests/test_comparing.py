@@ -62,7 +62,7 @@ def test_sample_logs_agree_with_their_export() -> None:
     assert found.equal == first.totals["conversations"] > 100
 
 
-@pytest.mark.parametrize("seed", [1, 3, 5, 9, 12])
+@pytest.mark.parametrize("seed", [1, 3, 5, 9, 46])
 def test_invented_networks_agree_but_for_the_edges(seed: int, tmp_path: Path) -> None:
     network = truth.generate(seed)
     network.write_blobs(tmp_path / "blobs")

@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SEED ?= 1
 
-.PHONY: demo test fuzz faults workspace scenario bench matching memory wheel clean
+.PHONY: demo test fuzz agreement literals faults workspace scenario bench matching memory wheel clean
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/.installed
@@ -30,6 +30,14 @@ faults: $(VENV)/.installed-dev
 # A workspace: 200 runs with random limits, and the answers of 50 invented networks by either way.
 workspace: $(VENV)/.installed-dev
 	WORKSPACE_LONG=1 $(BIN)/pytest -n 2 --dist loadgroup --no-skips tests/workspace
+
+# The same findings from blobs, rows and queries: 50 networks, some minutes.
+agreement: $(VENV)/.installed-dev
+	AGREEMENT_LONG=1 $(BIN)/pytest tests/test_agreement.py
+
+# A million hostile texts through the encoder of literals, read back by the language service; about a quarter of an hour.
+literals: $(VENV)/.installed-dev
+	LITERALS_LONG=1 $(BIN)/pytest tests/test_literals.py
 
 scenario: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.scenario $(SEED)

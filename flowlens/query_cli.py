@@ -14,7 +14,7 @@ from flowlens.options import DONE, ERROR, AccountUrl, Auth, CaFile, Cloud, Timeo
 from flowlens.outputs.delivery import say, standard_output
 from flowlens.queries import Query, bind, find_query, query_names
 from flowlens.query_check import check_query
-from flowlens.query_run_cli import Asked, parse_settings, run
+from flowlens.query_run_cli import Asked, run, values_of
 from flowlens.sources.accounts import Access
 
 _run_option = functools.partial(option, "Running it")
@@ -27,6 +27,10 @@ def query(
         typer.Option(
             "--set", metavar="NAME=VALUE", help="A parameter of the query, e.g. start=2026-06-15T00:00Z; repeatable."
         ),
+    ] = None,
+    profiles: Annotated[
+        list[str] | None,
+        typer.Option("--profile", metavar="PROFILE", help="For denied_egress: what this profile needs; repeatable."),
     ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Type-check with Microsoft's language service; without NAME all queries.")
@@ -66,11 +70,20 @@ def query(
         raise ConfigError("query", "expected the name of a query", hint=near_matches("", query_names()))
     if (workspace or resource_id) and name is not None and not check:
         asked = Asked(tuple(workspace or ()) + tuple(resource_id or ()), start, end, window, tz, tuple(fail_on or ()))
-        run(name, settings or (), asked, Access(auth, cloud, account_url, ca_file, timeout), format, output, limit)
+        run(
+            name,
+            settings or (),
+            profiles or (),
+            asked,
+            Access(auth, cloud, account_url, ca_file, timeout),
+            format,
+            output,
+            limit,
+        )
     if start or end or window or fail_on or format or output:
         raise ConfigError("query", "expected --workspace beside these options", hint="--set start=... sets a parameter")
     chosen = [find_query(one) for one in ([name] if name is not None else query_names())]
-    texts = [bind(one, **parse_settings(one, settings or ())) for one in chosen]
+    texts = [bind(one, **values_of(one, settings or (), profiles or ())) for one in chosen]
     if not check:
         _write(texts[0])
         return

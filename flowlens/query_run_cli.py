@@ -18,6 +18,7 @@ from flowlens.outputs.tables import BY_TABLE
 from flowlens.outputs.terminal import evidence_lines
 from flowlens.queries import Query, Value, find_query, parse_value
 from flowlens.query_running import run_query
+from flowlens.query_values import ENDPOINTS, required_endpoints
 from flowlens.sources.accounts import Access
 from flowlens.windows import parse_window
 
@@ -31,6 +32,20 @@ class Asked(NamedTuple):
     window: str | None
     tz: str | None
     gates: tuple[str, ...]
+
+
+def values_of(query: Query, settings: Sequence[str], profiles: Sequence[str]) -> dict[str, Value]:
+    """What the options set, each parameter once; raises ConfigError where they don't fit the query."""
+    values = parse_settings(query, settings)
+    if not profiles:
+        return values
+    if ENDPOINTS not in {parameter.name for parameter in query.parameters}:
+        raise ConfigError(
+            f"--profile {profiles[0]}", f"{query.name} asks for no endpoints", hint="see flowlens query --list"
+        )
+    if ENDPOINTS in values:
+        raise ConfigError(f"--profile {profiles[0]}", f"--set {ENDPOINTS}=... sets the same parameter")
+    return {**values, ENDPOINTS: required_endpoints(profiles)}
 
 
 def parse_settings(query: Query, settings: Sequence[str]) -> dict[str, Value]:
@@ -54,6 +69,7 @@ def parse_settings(query: Query, settings: Sequence[str]) -> dict[str, Value]:
 def run(
     name: str,
     settings: Sequence[str],
+    profiles: Sequence[str],
     asked: Asked,
     access: Access,
     face: str | None,
@@ -63,7 +79,7 @@ def run(
     """Run the query, write its result, and leave with the exit code of the contract."""
     gates = [parse_gate(text) for text in asked.gates]
     target = target_of(face, output)
-    values = parse_settings(find_query(name), settings)
+    values = values_of(find_query(name), settings, profiles)
     for word in ("start", "end"):
         if word in values:
             raise ConfigError(f"--set {word}", "is the window of a run", hint=f"write --{word} TIME")

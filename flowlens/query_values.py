@@ -10,6 +10,8 @@ from flowlens.analyses.needs import ADDRESS, NAME, TAG, Need
 from flowlens.catalog import Names, ServiceTags, load_tags
 from flowlens.catalog.placeholders import Settings
 
+ENDPOINTS = "endpoints"
+"""The parameter of denied_egress that lists what workloads need."""
 UNTESTABLE = "untestable"
 """Stands for an alternative that no address is known of: silence then cannot tell."""
 _SEPARATOR = "|"

@@ -21,11 +21,12 @@ from flowlens.errors import ConfigError, FlowlensError, SourceError, near_matche
 from flowlens.evidence import sample
 from flowlens.sources.accounts import (
     CLOUDS,
+    IDENTITIES,
     Access,
     checked_ca_file,
-    network_options,
     quiet_loggers,
-    token_credential,
+    session_for,
+    sign_in,
 )
 from flowlens.sources.refusals import Context, declared, is_passing, redact, refusal, status_of
 
@@ -36,6 +37,14 @@ SCHEME = "workspace:"
 TABLES = ("NTANetAnalytics", "AzureNetworkAnalytics_CL")
 """What Traffic Analytics writes: rows of virtual network flow logs, and rows of the older NSG flow logs."""
 
+ENDPOINTS = {
+    "global": "https://api.loganalytics.io",
+    "usgov": "https://api.loganalytics.us",
+    "china": "https://api.loganalytics.azure.cn",
+}
+"""Where each cloud's query API is, which is also what its tokens are for (azure-monitor-query 2.0 and Azure China's documentation of
+the request format)."""
+
 QUERY_SECONDS = 180
 """How long the service may work on one query; its own default. What takes longer is asked in smaller parts."""
 
@@ -44,7 +53,6 @@ _NAME = r"[\w.()-]*[\w()-]"
 _RESOURCE = re.compile(
     rf"(?i)/subscriptions/[0-9a-f-]{{36}}/resourcegroups/{_NAME}/providers/{_NAME}(?:/{_NAME}/{_NAME})+", re.ASCII
 )
-_AUTHS = ("default", "cli", "managed-identity", "environment")
 # Words by which the service says that an answer would be too large or take too long, wherever in the error they stand
 # (Azure/azure-sdk-for-java#29243, the Kusto documentation on query limits).
 _TOO_MUCH = re.compile(
@@ -120,12 +128,12 @@ def parse_workspace(source: str, access: Access) -> Workspace:
         raise declared("FL-W01", shown, f"{last} is no table of Traffic Analytics ({near_matches(last, TABLES)})")
     if not _GUID.fullmatch(key) and not _RESOURCE.fullmatch(key):
         raise declared("FL-W01", shown, "names no workspace")
-    if access.auth not in _AUTHS:
+    if access.auth not in IDENTITIES:
         raise declared("FL-W02", shown, access.auth)
     cloud = access.cloud or "global"
     # The one option names an endpoint of either kind; storage's are known by their names.
     own = access.account_url if access.account_url and ".blob." not in access.account_url else None
-    endpoint = own or CLOUDS[cloud].logs
+    endpoint = own or ENDPOINTS[cloud]
     if not endpoint.startswith("https://"):
         raise declared("FL-S02", shown)
     return Workspace(key if key.startswith("/") else key.lower(), table or TABLES[0], cloud, endpoint.rstrip("/"))
@@ -257,26 +265,35 @@ def connect(workspace: Workspace, access: Access, *, connections: int = 8) -> Co
 
     Raises SourceError where no identity is found in time.
     """
+    from azure.core.pipeline.transport import RequestsTransport
     from azure.monitor.query import LogsQueryClient
 
     quiet_loggers()
     ca_file = checked_ca_file(access.ca_file)
-    audience = CLOUDS[workspace.cloud].logs
-    credential, identity = token_credential(str(workspace), workspace.cloud, audience, access.auth, ca_file)
+    audience = ENDPOINTS[workspace.cloud]
+    signed_in = sign_in(access, CLOUDS[workspace.cloud], audience, str(workspace), ca_file)
+    session = session_for(workspace.endpoint, ca_file, connections=connections)
+    transport = RequestsTransport(
+        session=session,
+        use_env_settings=False,
+        connection_timeout=min(10.0, access.timeout),
+        # The service says nothing while it works on a query.
+        read_timeout=QUERY_SECONDS + access.timeout,
+        connection_verify=session.verify,
+        connection_data_block_size=1 << 20,
+    )
     client = LogsQueryClient(
-        credential,
+        signed_in.credential,
         endpoint=workspace.endpoint,
         audience=audience,
-        **network_options(
-            workspace.endpoint,
-            access,
-            ca_file,
-            connections=connections,
-            # The service says nothing while it works on a query.
-            read_timeout=QUERY_SECONDS + access.timeout,
-        ),
+        transport=transport,
+        # Retries are this package's own, bounded in time; a redirect could carry the credential elsewhere.
+        retry_total=0,
+        permit_redirects=False,
+        proxies=dict(session.proxies),
+        user_agent="flowlens",
     )
-    return Connection(workspace, client, identity, access.timeout)
+    return Connection(workspace, client, signed_in.identity, access.timeout)
 
 
 class _Taken:

@@ -372,7 +372,12 @@ def table_metrics(tables: Mapping[str, pl.DataFrame]) -> dict[str, int]:
     metrics: dict[str, int] = {}
     if (pairs := tables.get("encryption_status")) is not None:
         eligible = pairs.filter(pl.col("eligibility") == "eligible")
-        metrics["unencrypted"] = eligible.filter(pl.col("encryption_status").is_in(_BAD_PAIRS) & ~_turned()).height
+        # A query gives no advice, but the times that it rests on.
+        since = (pl.col("last_unencrypted") < pl.col("first_encrypted")).fill_null(False) & (
+            pl.col("flows_dropped") == 0
+        )
+        turned = _turned() if "advice" in pairs.columns else since
+        metrics["unencrypted"] = eligible.filter(pl.col("encryption_status").is_in(_BAD_PAIRS) & ~turned).height
     if (egress := tables.get("denied_egress")) is not None:
         metrics["denied_required"] = _problems(egress).filter(pl.col("requirement") == "required").height
         metrics["unanswered"] = _problems(egress).filter(pl.col("status") == "Unanswered").height

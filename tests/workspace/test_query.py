@@ -44,6 +44,9 @@ def test_gates_fire_and_no_gate_is_zero(filled: Logs) -> None:
     ran = run(*asked, "--fail-on", "unencrypted > 0")
     assert (ran.code, "--fail-on: unencrypted > 0" in ran.err) == (GATE_FIRED, True)
     assert len(ran.out.splitlines()) == 15
+    exact = fl.report(fl.scan(EXPORT)).metrics["unencrypted"]
+    assert exact > 1
+    assert run(*asked, "--fail-on", f"unencrypted == {exact}").code == GATE_FIRED
     assert run(*asked, "--fail-on", "rows > 100").code == DONE
     ran = run(*asked, "--fail-on", "denied_required")
     assert (ran.code, "no metric of encryption_status" in ran.err) == (WRONG_USAGE, True)

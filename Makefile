@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SEED ?= 1
 
-.PHONY: demo test fuzz agreement literals faults workspace scenario bench matching memory wheel clean
+.PHONY: demo test fuzz agreement literals faults workspace scenario bench bench-storage matching memory wheel clean
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/.installed
@@ -44,6 +44,10 @@ scenario: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m bench
+
+# 50,000 small blobs from a server on loopback and from disk; half an hour.
+bench-storage: $(VENV)/.installed-dev
+	$(BIN)/python -m bench.storage
 
 # Matching of addresses: against ipaddress on 100,000 nested prefixes of each family, and its cost beside decoding.
 matching: $(VENV)/.installed-dev

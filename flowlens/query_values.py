@@ -45,5 +45,5 @@ def _entries(need: Need) -> list[str]:
     head = _SEPARATOR.join(field.replace(_SEPARATOR, "/") for field in named)
     reaches = [reach for reach in need.expansion.reaches if reach.match in (ADDRESS, NAME, TAG)]
     found = list(dict.fromkeys(f"{head}|{reach.match}|{prefix}" for reach in reaches for prefix in reach.prefixes))
-    silent = is_testable(need) and not is_platform(need) and found
+    silent = is_testable(need, taken=True) and not is_platform(need) and found
     return found if silent else [*found, f"{head}|{UNTESTABLE}|"]

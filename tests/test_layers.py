@@ -15,6 +15,7 @@ LINES = 600
 # A module or package imports from lower layers and, inside one package, from its siblings.
 LAYERS = {
     "errors": 0,
+    "budget": 1,
     "schema": 1,
     "evidence": 2,
     "not_kept": 2,

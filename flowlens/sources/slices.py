@@ -162,7 +162,7 @@ class Asker:
                     self.requests += 1
                     return
             if self.stop.wait(wait):
-                raise declared("FL-S37", str(self.connection.workspace))
+                raise declared("FL-W15", str(self.connection.workspace))
 
     def _hold(self, seconds: float) -> None:
         with self._lock:

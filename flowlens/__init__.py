@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from flowlens.errors import CatalogError, ConfigError, FlowlensError, FormatError, SourceError
     from flowlens.evidence import Ledger, Reject, Scan, Window
     from flowlens.inventory import Networks, read_inventory
+    from flowlens.query_running import run_query
     from flowlens.reporting import Baseline, Finding, Report, Verdict, report
     from flowlens.scanning import scan
     from flowlens.scope import Scope
@@ -63,6 +64,7 @@ __all__ = [
     "report",
     "rule_dependencies",
     "rule_usage",
+    "run_query",
     "scan",
     "unexpected_destinations",
 ]
@@ -79,6 +81,7 @@ _HOMES = {
     "errors": ("CatalogError", "ConfigError", "FlowlensError", "FormatError", "SourceError"),
     "evidence": ("Ledger", "Reject", "Scan", "Window"),
     "inventory": ("Networks", "read_inventory"),
+    "query_running": ("run_query",),
     "reporting": ("Baseline", "Finding", "Report", "Verdict", "report"),
     "scanning": ("scan",),
     "scope": ("Scope",),

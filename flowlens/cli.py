@@ -18,7 +18,7 @@ import polars as pl
 import typer
 
 import flowlens
-from flowlens import catalogue_cli, query_cli, reporting
+from flowlens import catalogue_cli, compare_cli, query_cli, reporting
 from flowlens.analyses import ANALYSES
 from flowlens.analyses.destinations import read_expected
 from flowlens.analyses.egress import AUTO
@@ -77,6 +77,7 @@ from flowlens.scanning import scan
 from flowlens.scope import Scope
 from flowlens.signals import Interrupts
 from flowlens.sources.accounts import Access, is_remote
+from flowlens.sources.workspace import is_workspace
 from flowlens.whatif import dependencies_report
 from flowlens.windows import parse_time, parse_window
 
@@ -92,6 +93,7 @@ app.add_typer(catalogue_cli.profiles_app, name="profiles")
 app.add_typer(catalogue_cli.tags_app, name="tags")
 app.command()(catalogue_cli.resolve)
 app.command()(query_cli.query)
+app.command("compare")(compare_cli.compare_sources)
 
 
 def _zone(common: Common) -> ZoneInfo | None:
@@ -128,7 +130,7 @@ def _scan(
     if result.settings.get("default_window"):
         first, last = (edge.isoformat() if edge else "" for edge in (result.window.start, result.window.end))
         say(
-            f"window: {first} to {last}, the default for a storage account; choose another with --start, --end or --window"
+            f"window: {first} to {last}, the default for what is not on disk; choose another with --start, --end or --window"
         )
     result.settings["config"] = str(settings.path) if settings.path else None
     return result, zone
@@ -272,7 +274,7 @@ def _ledger_code(ledger: Ledger) -> int:
 
 def _baseline(text: str, common: Common) -> Scan | Baseline:
     """An earlier report's JSON, or an earlier source to scan."""
-    earlier = None if is_remote(text) else read_baseline(Path(text))
+    earlier = None if is_remote(text) or is_workspace(text) else read_baseline(Path(text))
     if earlier is not None:
         return earlier
     settings = read_config(common.config)

@@ -367,21 +367,33 @@ def _metrics(
     ledger: Ledger,
 ) -> dict[str, int]:
     """What ``--fail-on`` can ask for; a question that was not asked has no metric."""
-    metrics = {
+    return {
         "findings": sum(f.state != "resolved" for f in findings),
         "new_findings": sum(f.state == "new" for f in findings),
         "rejected": ledger.rejected + ledger.rejected_records,
         "incomplete": int(incomplete(coverage, ledger)),
+        **table_metrics(tables),
     }
+
+
+def table_metrics(tables: Mapping[str, pl.DataFrame]) -> dict[str, int]:
+    """What ``--fail-on`` can ask of result tables by their names, whichever way they were made."""
+    metrics: dict[str, int] = {}
     if (pairs := tables.get("encryption_status")) is not None:
         eligible = pairs.filter(pl.col("eligibility") == "eligible")
-        metrics["unencrypted"] = eligible.filter(pl.col("encryption_status").is_in(_BAD_PAIRS) & ~_turned()).height
+        # A query gives no advice, but the times that it rests on.
+        since = (pl.col("last_unencrypted") < pl.col("first_encrypted")).fill_null(False) & (
+            pl.col("flows_dropped") == 0
+        )
+        turned = _turned() if "advice" in pairs.columns else since
+        metrics["unencrypted"] = eligible.filter(pl.col("encryption_status").is_in(_BAD_PAIRS) & ~turned).height
     if (egress := tables.get("denied_egress")) is not None:
         metrics["denied_required"] = _problems(egress).filter(pl.col("requirement") == "required").height
         metrics["unanswered"] = _problems(egress).filter(pl.col("status") == "Unanswered").height
     if (found := tables.get("unexpected_destinations")) is not None:
         metrics["unexpected_destinations"] = found.height
-        metrics["new_destinations"] = int(found["is_new"].fill_null(True).sum())
+        if "is_new" in found.columns:
+            metrics["new_destinations"] = int(found["is_new"].fill_null(True).sum())
     return metrics
 
 

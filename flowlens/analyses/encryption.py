@@ -13,6 +13,7 @@ from flowlens.evidence import Scan
 _DROPPED = [code for code, status in schema.ENCRYPTION_STATUS.items() if status == "Dropped"]
 _LOCAL = "NX_LOCAL_DST"
 _SAME_HOST = "same host"
+_JUDGED = ("Encrypted", "Unencrypted", "Dropped", "Unknown")
 _CAN_ENCRYPT = ["nic", "forwarder"]
 _PAIR = ["vnet", "src_workload", "src_subnet", "dst_vnet", "dst_workload", "dst_subnet"]
 
@@ -58,7 +59,7 @@ def _pairs(parts: Iterable[pl.LazyFrame]) -> pl.LazyFrame:
         .with_columns(set_up=pl.lit(True))
     )
     rows = rows.join(proven, on="mac_address", how="left")
-    is_kind = {kind: pl.col("kind") == kind for kind in ("Encrypted", "Unencrypted", "Dropped", "Unknown", _SAME_HOST)}
+    is_kind = {kind: pl.col("kind") == kind for kind in (*_JUDGED, _SAME_HOST)}
     in_clear = {"unencrypted": is_kind["Unencrypted"], "same_host": is_kind[_SAME_HOST]}
     measured = {"encrypted": is_kind["Encrypted"], **in_clear}
     counted = pl.col("counted")
@@ -87,12 +88,9 @@ def _pairs(parts: Iterable[pl.LazyFrame]) -> pl.LazyFrame:
         pl.col("first_traffic").filter(is_kind["Encrypted"]).min().alias("first_encrypted"),
         pl.col("set_up").any().fill_null(False),
     )
-    # Where both VMs share a host no network is crossed: that says nothing of the pair while there is anything else to judge.
-    only_local = ~pl.any_horizontal(f"any_{kind}" for kind in is_kind if kind != _SAME_HOST)
     return (
-        grouped.with_columns(only_local=only_local)
-        .with_columns(
-            pl.when("only_local")
+        grouped.with_columns(
+            pl.when(_only_same_host())
             .then(f"{what}_same_host")
             .otherwise(f"{what}_unencrypted")
             .alias(f"{what}_unencrypted")
@@ -164,16 +162,19 @@ def _peer() -> pl.Expr:
     )
 
 
+def _only_same_host() -> pl.Expr:
+    """Whether both VMs shared a host in all that was seen: beside anything else to judge, that says nothing of a pair."""
+    return ~pl.any_horizontal(f"any_{kind}" for kind in _JUDGED)
+
+
 def _status() -> pl.Expr:
-    encrypted, unencrypted, dropped, unknown = (
-        pl.col(f"any_{kind}") for kind in ("Encrypted", "Unencrypted", "Dropped", "Unknown")
-    )
+    encrypted, unencrypted, dropped, unknown = (pl.col(f"any_{kind}") for kind in _JUDGED)
     return (
         pl.when(encrypted & ~unencrypted & ~dropped & ~unknown)
         .then(pl.lit("Encrypted"))
         .when(encrypted)
         .then(pl.lit("Mixed"))
-        .when(unencrypted | pl.col("only_local"))
+        .when(unencrypted | _only_same_host())
         .then(pl.lit("Unencrypted"))
         .when(dropped)
         .then(pl.lit("Dropped"))
@@ -182,7 +183,7 @@ def _status() -> pl.Expr:
 
 
 def _eligibility() -> pl.Expr:
-    local = (pl.col("peer") == "eligible") & pl.col("only_local")
+    local = (pl.col("peer") == "eligible") & _only_same_host()
     return pl.when(local).then(pl.lit("by design")).otherwise("peer")
 
 

@@ -115,7 +115,7 @@ def _columns(name: str, clock: Clock) -> tuple[Shown, ...]:
             Shown("allowed", _text("flows_allowed"), right=True),
             Shown("denied", _text("flows_denied"), right=True),
             Shown("bytes", _bytes("bytes"), right=True),
-            Shown("NICs", _text("workloads"), right=True, minor=3),
+            Shown("workloads", _text("workloads"), right=True, minor=3),
         ),
         "rule_dependencies": (
             Shown("workload", _text("workload")),

@@ -22,6 +22,7 @@ from flowlens.analyses.egress import AUTO, explained
 from flowlens.catalog import Names, ServiceTags, load_profile, load_tags, profile_names, read_names
 from flowlens.catalog.tags import UNKNOWN_DATE
 from flowlens.evidence import Inventory, Ledger, Scan, Window
+from flowlens.nic_hours import COVERED
 from flowlens.prefixes import subnet_of
 
 SCHEMA_VERSION = 1
@@ -219,7 +220,12 @@ def summarise(coverage: pl.DataFrame, views: pl.LazyFrame) -> dict[str, object]:
 def incomplete(coverage: Mapping[str, object], ledger: Ledger) -> bool:
     """Whether anything that should be there was not read."""
     gaps = sum(int(str(coverage[state])) for state in ("missing", "failed", "partly_read", "open"))
-    return gaps > 0 or not ledger.complete
+    return gaps > 0 or not _covered(coverage) or not ledger.complete
+
+
+def _covered(coverage: Mapping[str, object]) -> bool:
+    """Whether the blob of any NIC-hour was read; late tuples of an hour are no evidence of it."""
+    return any(coverage[state.replace(" ", "_")] for state in (*COVERED, "open"))
 
 
 def _gap_text(coverage: Mapping[str, object]) -> str:
@@ -228,7 +234,9 @@ def _gap_text(coverage: Mapping[str, object]) -> str:
         for state in ("missing", "failed", "partly_read", "open")
         if coverage[state]
     ]
-    return f" ({' and '.join(parts)} of {coverage['nic_hours']} NIC-hours)" if parts else ""
+    if not parts:
+        return "" if _covered(coverage) else " (no NIC-hour was read)"
+    return f" ({' and '.join(parts)} of {coverage['nic_hours']} NIC-hours)"
 
 
 def _verdicts(

@@ -1,6 +1,7 @@
 """The command line, as ``python -m flowlens`` and as ``flowlens``."""
 
 import os
+import signal
 import sys
 
 # What flowlens frees is wanted soon again, but not by the same library: polars and pyarrow would each keep it for themselves
@@ -17,9 +18,15 @@ def main() -> None:
     if sys.platform == "linux":
         for name, value in _ALLOCATORS.items():
             os.environ.setdefault(name, value)
-    from flowlens.cli import main as run
+    try:
+        from flowlens.cli import main as run
 
-    sys.exit(run())
+        code = run()
+    except KeyboardInterrupt:
+        # While the libraries are still being loaded; from there on the command line itself hears it.
+        sys.stderr.write("stopped\n")
+        code = 128 + signal.SIGINT
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -382,7 +382,7 @@ def flows(
         if target.face in BY_TABLE:
             BY_TABLE[target.face](found, file)
         else:
-            write_flows_json(found, ledger, result.settings, file)
+            write_flows_json(found, ledger, result.settings, file, window=result.window)
 
     deliver(
         target,

@@ -17,6 +17,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_WORDS_SHOWN = 40
+
 
 class FlowlensError(Exception):
     """Base of every error that flowlens raises on purpose.
@@ -69,7 +71,7 @@ class CatalogError(FlowlensError):
 
 
 def near_matches(name: str, known: Iterable[str]) -> str:
-    """A hint naming the known words nearest to ``name``, or all of them where none is near.
+    """A hint naming the known words nearest to ``name``, or the first of them where none is near.
 
     >>> near_matches("windows-kmz", ["aks-core", "windows-kms"])
     'did you mean windows-kms?'
@@ -81,4 +83,5 @@ def near_matches(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name.lower(), list(lower), n=3, cutoff=0.6)
     if close:
         return f"did you mean {', '.join(lower[word] for word in close)}?"
-    return f"known: {', '.join(words)}" if words else ""
+    more = f" and {len(words) - _WORDS_SHOWN} more" if len(words) > _WORDS_SHOWN else ""
+    return f"known: {', '.join(words[:_WORDS_SHOWN])}{more}" if words else ""

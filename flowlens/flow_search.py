@@ -32,10 +32,12 @@ class FlowFilter:
     def expression(self) -> pl.Expr:
         """The part of the selection that is a plain condition.
 
-        Raises ConfigError for an unknown protocol or state and for text that is no prefix.
+        Raises ConfigError for an unknown protocol or state, a number that none can have, and text that is no prefix.
         """
         for prefix in (*self.src, *self.dst):
             normal(prefix, where="flows")
+        for port in self.ports:
+            _within_range(f"--port {port}", port, 65_535)
         conditions = [pl.lit(True)]
         if self.ports:
             conditions.append(pl.col("dst_port").is_in(list(self.ports)))
@@ -46,6 +48,7 @@ class FlowFilter:
                 raise ConfigError(
                     f"--protocol {self.protocol}", "is no protocol", hint=near_matches(name, schema.PROTOCOL_NUMBER)
                 )
+            _within_range(f"--protocol {self.protocol}", number, 255)
             conditions.append(pl.col("protocol") == number)
         if self.rule is not None:
             wanted = self.rule.lower()
@@ -68,6 +71,11 @@ class FlowFilter:
                 held = functools.partial(within, prefixes=prefixes)
                 flows = flows.filter(pl.col(column).map_batches(held, return_dtype=pl.Boolean))
         return flows
+
+
+def _within_range(where: str, number: int, highest: int) -> None:
+    if not 0 <= number <= highest:
+        raise ConfigError(where, f"expected a number from 0 to {highest}")
 
 
 def find_flows(scan: Scan, wanted: FlowFilter, scope: Scope | None = None) -> tuple[pl.DataFrame, Ledger]:

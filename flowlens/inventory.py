@@ -139,7 +139,13 @@ def _forwarding(rows: pl.LazyFrame, internal: pl.LazyFrame, told: Iterable[str])
     forwarded = (
         rows.join(internal, left_on="src_ip", right_on="address", how="semi")
         .group_by(_FORWARDED)
-        .agg(pl.col("direction").n_unique().alias("directions"))
+        # A letter that nobody documented is no direction.
+        .agg(
+            pl.col("direction")
+            .filter(pl.col("direction").is_in(["Inbound", "Outbound"]))
+            .n_unique()
+            .alias("directions")
+        )
         .filter(pl.col("directions") > 1, pl.col("mac_address").is_not_null())
         .select(_FORWARDED)
         .collect(engine="streaming")

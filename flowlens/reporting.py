@@ -19,6 +19,7 @@ from flowlens import schema
 from flowlens.analyses import ANALYSES, denied_egress, unexpected_destinations
 from flowlens.analyses.destinations import Expected
 from flowlens.analyses.egress import AUTO, explained
+from flowlens.analyses.encryption import TURNED
 from flowlens.catalog import Names, ServiceTags, load_profile, load_tags, profile_names, read_names
 from flowlens.catalog.tags import UNKNOWN_DATE
 from flowlens.evidence import Inventory, Ledger, Scan, Window
@@ -30,7 +31,7 @@ OK, FINDINGS, NOT_DETERMINED = schema.VERDICTS
 QUESTIONS = ("encryption_status", "denied_egress", "unexpected_destinations")
 """The tables that carry a verdict, in the order in which they are told."""
 
-_BAD_PAIRS = ("Unencrypted", "Mixed", "Dropped", "Unknown")
+_BAD_PAIRS = ("Unencrypted", "Mixed", "Dropped")
 _FILTERED_FROM = 1000
 """Flows begun from which a flow log without any tuple of a state looks filtered at its source."""
 
@@ -265,9 +266,7 @@ def _verdicts(
 
 def _turned() -> pl.Expr:
     """Pairs that were unencrypted and are encrypted since: nothing is left to do."""
-    return (
-        (pl.col("encryption_status") == "Mixed") & (pl.col("first_encrypted") > pl.col("last_unencrypted"))
-    ).fill_null(False) & (pl.col("flows_dropped") == 0)
+    return pl.col("advice") == TURNED
 
 
 def _encryption_verdict(table: pl.DataFrame) -> Verdict:
@@ -281,6 +280,11 @@ def _encryption_verdict(table: pl.DataFrame) -> Verdict:
     bad = eligible.filter(pl.col("encryption_status").is_in(_BAD_PAIRS) & ~_turned())
     turned = eligible.filter(_turned()).height
     since = f", {turned} encrypted only since a change" if turned else ""
+    unknown_codes = eligible.filter(pl.col("encryption_status") == "Unknown")["encryption_code"].unique().sort()
+    if len(unknown_codes):
+        aside += f" Nothing is claimed of pairs with the unknown code {', '.join(unknown_codes)}."
+    if bad.is_empty() and len(unknown_codes):
+        return Verdict(NOT_DETERMINED, f"Not determined:{aside}")
     if bad.is_empty():
         return Verdict(
             OK, f"All {eligible.height} pairs that can be encrypted are{since} ({share} of their bytes).{aside}"

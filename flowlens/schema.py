@@ -78,6 +78,12 @@ PROTOCOLS = ((1, "ICMP", ""), (6, "TCP", "T"), (17, "UDP", "U"), (58, "ICMPv6", 
 ENCRYPTION_CODES = (
     ("X", "Encrypted", "Encrypted", "Nothing to do."),
     (
+        "NX_LOCAL_DST",
+        "Unencrypted",
+        "Destination on same host",
+        "Expected: both VMs share a host and no network is crossed.",
+    ),
+    (
         "NX",
         "Unencrypted",
         "Unencrypted",
@@ -85,12 +91,6 @@ ENCRYPTION_CODES = (
             "Enable VNet encryption on both VNets, then stop (deallocate) and start the VMs; if it is enabled, check the "
             "VM size, Accelerated Networking and the NIC property vnetEncryptionSupported."
         ),
-    ),
-    (
-        "NX_LOCAL_DST",
-        "Unencrypted",
-        "Destination on same host",
-        "Expected: both VMs share a host and no network is crossed.",
     ),
     (
         "NX_FALLBACK",
@@ -469,7 +469,6 @@ RESULTS = {
 }
 TABLES = {"flows": FLOWS, "conversations": CONVERSATIONS, "inventory": INVENTORY, **RESULTS}
 
-FLOWS_TEXT = tuple(c.name for c in FLOWS_COLUMNS if c.type == TEXT)
 DICTIONARY = pa.dictionary(pa.int32(), TEXT)
 ENCODED_FLOWS = pa.schema(pa.field(f.name, DICTIONARY if f.type == TEXT else f.type) for f in FLOWS)
 """FLOWS as decoders hand it on: the same columns with text as dictionaries, cheap to group by code."""

@@ -206,11 +206,14 @@ def _with_replies(rows: pl.LazyFrame) -> Step:
 
 
 def _with_reverse(rows: pl.LazyFrame, candidates: pl.Expr, reverse: dict[str, str], flag: str) -> Step:
-    """``flag``: whether the row's reverse conversation was logged in the same VNet; looked up for ``candidates`` only."""
+    """``flag``: whether the row's reverse conversation was logged in the same VNet; looked up for ``candidates`` only.
+
+    A conversation that was denied has no replies.
+    """
     key = list(reverse)
     wanted = rows.filter(candidates).select(**{name: pl.col(source) for name, source in reverse.items()}).unique()
     found = (
-        rows.filter(pl.col("reply_from_port").is_null())
+        rows.filter(pl.col("reply_from_port").is_null(), pl.col("flow_status") == "Allowed")
         .select(key)
         .join(wanted, on=key, how="semi")
         .unique()

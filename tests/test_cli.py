@@ -476,6 +476,31 @@ def test_a_reader_that_leaves_early(command: list[str]) -> None:
     assert "error" not in told and "Traceback" not in told and "Exception" not in told
 
 
+def test_what_nobody_reads_changes_no_exit_code(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "flowlens", "analyze", str(tmp_path), "-o", str(tmp_path / "report.json")],
+        stderr=subprocess.PIPE,
+        cwd=TOP,
+    ) as process:
+        assert process.stderr is not None
+        process.stderr.close()
+        assert process.wait() == 4
+    assert (tmp_path / "report.json").is_file()
+
+
+def test_an_interrupt_while_the_libraries_load_is_one_line() -> None:
+    program = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'flowlens.cli': signal.raise_signal(signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        "from flowlens.__main__ import main; main()"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], check=False, stderr=subprocess.PIPE, cwd=TOP)
+    assert (ran.returncode, ran.stderr.decode()) == (130, "stopped\n")
+
+
 # ---- terminals
 
 

@@ -130,6 +130,11 @@ def test_a_nic_that_logs_a_conversation_both_ways_is_a_forwarder(logs):
     assert scan.evidence.inventory.forwarders == {D}
 
 
+def test_a_letter_that_is_no_direction_makes_no_forwarder(logs):
+    write_blob(logs, D, [flow("10.0.1.4", "10.0.2.4", 443, direction) for direction in "OZ"])
+    assert scanned(logs).evidence.inventory.forwarders == frozenset()
+
+
 def test_what_a_plain_nic_shows_to_be_its_own_is_not_the_forwarders(logs):
     write_blob(logs, A, [flow("10.0.1.4", "10.0.2.4", 443), flow("10.0.1.4", OUTSIDE, 443)])
     # The way in of this flow was not logged: alone it looks as if the forwarder had sent it.

@@ -200,19 +200,41 @@ def test_rows_that_are_no_flows_of_a_pair_change_nothing() -> None:
 
 
 def test_a_row_at_a_hop_speaks_for_the_pair_but_does_not_count() -> None:
-    (flow, *_) = (row for row in export() if row["FlowEncryption"] == "Destination on same host")
+    pair = {"src_workload": "rg-app/vm-app1", "dst_workload": "rg-data/vm-sql1"}
+    (flow, *_) = (
+        row for row in export() if (row["SrcVm"], row["DestVm"]) == (pair["src_workload"], pair["dst_workload"])
+    )
     hop = flow | {
         "IsFlowCapturedAtUdrHop": True,
         "MacAddress": "00-00-5E-00-53-FF",
         "FlowEncryption": "Software not ready",
     }
-    pair = {"src_workload": "rg-app/vm-app1", "dst_workload": "rg-app/vm-rhel1"}
     before, after = (
         next(row for row in executed(encryption_query(), rows) if pair.items() <= row.items())
         for rows in (export(), [*export(), hop | {"FlowDirection": "Inbound"}])
     )
-    assert (before["encryption_code"], after["encryption_code"]) == ("NX_LOCAL_DST", "NX_SW_NOT_READY")
+    assert (before["encryption_code"], after["encryption_code"]) == ("NX", "NX_SW_NOT_READY")
     assert after["bytes_unencrypted"] == before["bytes_unencrypted"]
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        (None, ("Unencrypted", "by design", "NX_LOCAL_DST")),
+        ("Unencrypted", ("Unencrypted", "eligible", "NX")),
+        ("Encrypted", ("Encrypted", "eligible", "NX_LOCAL_DST")),
+    ],
+)
+def test_what_stays_on_a_host_says_nothing_beside_anything_else(
+    other: str | None, expected: tuple[str, str, str]
+) -> None:
+    pair = {"src_workload": "rg-app/vm-app1", "dst_workload": "rg-app/vm-rhel1"}
+    (flow, *_) = (row for row in export() if row["FlowEncryption"] == "Destination on same host")
+    rows = export() if other is None else [*export(), flow | {"FlowEncryption": other, "BytesSrcToDest": 1_000_000}]
+    (found,) = (row for row in executed(encryption_query(), rows) if pair.items() <= row.items())
+    assert (found["encryption_status"], found["eligibility"], found["encryption_code"]) == expected
+    assert (found["bytes_unencrypted"] > 1_000_000) == (other == "Unencrypted")
+    assert (found["bytes_unencrypted"] == 0) == (other == "Encrypted")
 
 
 @pytest.mark.parametrize("seed", SEEDS)

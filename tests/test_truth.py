@@ -396,6 +396,8 @@ def test_a_required_endpoint_is_judged_as_the_rules_say(states, status):
         (["X"], "Encrypted"),
         (["NX"], "Unencrypted"),
         (["NX_LOCAL_DST"], "Unencrypted"),
+        (["X", "NX_LOCAL_DST"], "Encrypted"),
+        (["NX_LOCAL_DST", "drop:NX"], "Dropped"),
         (["X", "NX_FALLBACK"], "Mixed"),
         (["X", "drop:NX"], "Mixed"),
         (["drop:NX_NOT_ACCEPTED"], "Dropped"),

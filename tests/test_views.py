@@ -289,6 +289,14 @@ def test_a_low_source_port_cannot_hide_egress(tmp_path):
     assert found.select("dst_ip", "bytes_sent").rows() == [(OUTSIDE, 999_999)]
 
 
+def test_a_denied_knock_makes_no_reply_of_egress(tmp_path):
+    sent = flow(WEB, OUTSIDE, 50_000, src_port=443, counters=(9, 999_999, 8, 8_000))
+    write_blob(tmp_path, A, [flow(OUTSIDE, WEB, 443, "I", "D"), sent])
+    scan = scanned(tmp_path)
+    assert not scan.evidence.views.collect()["is_reply"].any()
+    assert fl.unexpected_destinations(scan).collect()["bytes_sent"].to_list() == [999_999]
+
+
 def test_what_answers_an_inbound_flow_is_no_egress(tmp_path):
     write_blob(tmp_path, A, [flow(OUTSIDE, WEB, 443, "I"), answers(WEB, OUTSIDE, "O")])
     scan = scanned(tmp_path)

@@ -12,13 +12,14 @@ from flowlens.evidence import Scan
 
 _DROPPED = [code for code, status in schema.ENCRYPTION_STATUS.items() if status == "Dropped"]
 _LOCAL = "NX_LOCAL_DST"
+_SAME_HOST = "same host"
 _CAN_ENCRYPT = ["nic", "forwarder"]
 _PAIR = ["vnet", "src_workload", "src_subnet", "dst_vnet", "dst_workload", "dst_subnet"]
 
 PUBLIC = "public addresses"
 PLATFORM = "Azure platform"
 
-_TURNED = "Encrypted since the first encrypted flow; nothing was unencrypted after it."
+TURNED = "Encrypted since the first encrypted flow; nothing was unencrypted after it."
 _SET_UP = (
     "Encryption is set up at one end: the other end is off, was not stopped (deallocated) and started since, or has a size or NIC "
     "(Accelerated Networking, vnetEncryptionSupported) that cannot encrypt."
@@ -35,7 +36,8 @@ def encryption_status(scan: Scan) -> pl.LazyFrame:
     """Encryption of the traffic of each pair of workloads, with the worst code seen and what to do.
 
     The status takes every view of the pair, so the worst view wins; bytes and flows count each flow once. Only tuples of
-    state Continuing and End are judged; Deny counts where encryption itself denied. Times are UTC. Codes: Microsoft Learn,
+    state Continuing and End are judged; Deny counts where encryption itself denied. Tuples between VMs of one host count only
+    where a pair has no others. Times are UTC. Codes: Microsoft Learn,
     "Virtual network flow logs", 02/2025.
 
     >>> import flowlens as fl
@@ -56,20 +58,21 @@ def _pairs(parts: Iterable[pl.LazyFrame]) -> pl.LazyFrame:
         .with_columns(set_up=pl.lit(True))
     )
     rows = rows.join(proven, on="mac_address", how="left")
-    is_kind = {kind: pl.col("kind") == kind for kind in ("Encrypted", "Unencrypted", "Dropped", "Unknown")}
+    is_kind = {kind: pl.col("kind") == kind for kind in ("Encrypted", "Unencrypted", "Dropped", "Unknown", _SAME_HOST)}
+    in_clear = {"unencrypted": is_kind["Unencrypted"], "same_host": is_kind[_SAME_HOST]}
+    measured = {"encrypted": is_kind["Encrypted"], **in_clear}
     counted = pl.col("counted")
     worst = pl.col("encryption_code").sort_by(pl.col("rank"), pl.col("encryption_code")).last()
     grouped = rows.group_by(*_PAIR, "peer").agg(
         worst.alias("encryption_code"),
         *(is_kind[kind].any().alias(f"any_{kind}") for kind in is_kind),
-        (pl.col("encryption_code") == _LOCAL).any().alias("any_local"),
         *(
             pl.when(pl.col("bytes").count() > 0)
-            .then(pl.col("bytes").filter(is_kind[kind] & counted).sum())
-            .alias(f"bytes_{kind.lower()}")
-            for kind in ("Encrypted", "Unencrypted")
+            .then(pl.col("bytes").filter(rows & counted).sum())
+            .alias(f"bytes_{name}")
+            for name, rows in measured.items()
         ),
-        *(flows_of(is_kind[kind] & counted).alias(f"flows_{kind.lower()}") for kind in ("Encrypted", "Unencrypted")),
+        *(flows_of(rows & counted).alias(f"flows_{name}") for name, rows in measured.items()),
         (
             pl.max_horizontal(
                 pl.col("flows_denied").filter(is_kind["Dropped"] & counted).sum()
@@ -80,11 +83,24 @@ def _pairs(parts: Iterable[pl.LazyFrame]) -> pl.LazyFrame:
                 is_kind["Dropped"].any().cast(pl.Int64),
             )
         ).alias("flows_dropped"),
-        pl.col("last_traffic").filter(is_kind["Unencrypted"]).max().alias("last_unencrypted"),
+        *(pl.col("last_traffic").filter(rows).max().alias(f"last_{name}") for name, rows in in_clear.items()),
         pl.col("first_traffic").filter(is_kind["Encrypted"]).min().alias("first_encrypted"),
         pl.col("set_up").any().fill_null(False),
     )
-    return grouped.with_columns(encryption_status=_status(), eligibility=_eligibility()).with_columns(advice=_advice())
+    # Where both VMs share a host no network is crossed: that says nothing of the pair while there is anything else to judge.
+    only_local = ~pl.any_horizontal(f"any_{kind}" for kind in is_kind if kind != _SAME_HOST)
+    return (
+        grouped.with_columns(only_local=only_local)
+        .with_columns(
+            pl.when("only_local")
+            .then(f"{what}_same_host")
+            .otherwise(f"{what}_unencrypted")
+            .alias(f"{what}_unencrypted")
+            for what in ("bytes", "flows", "last")
+        )
+        .with_columns(encryption_status=_status(), eligibility=_eligibility())
+        .with_columns(advice=_advice())
+    )
 
 
 def _judged(views: pl.LazyFrame) -> pl.LazyFrame:
@@ -95,7 +111,10 @@ def _judged(views: pl.LazyFrame) -> pl.LazyFrame:
     status = code.replace_strict(schema.ENCRYPTION_STATUS, default="Unknown", return_dtype=pl.String)
     has_traffic = (pl.col("flow_status") == "Allowed") & pl.col("first_traffic").is_not_null()
     dropped = by_encryption | ((pl.col("flow_status") == "Allowed") & code.is_in(_DROPPED))
-    severity = code.replace_strict(schema.ENCRYPTION_SEVERITY, default=1, return_dtype=pl.Int32)
+    status = pl.when(code == _LOCAL).then(pl.lit(_SAME_HOST)).otherwise(status)
+    severity = code.replace_strict(
+        schema.ENCRYPTION_SEVERITY, default=schema.ENCRYPTION_SEVERITY["NX"], return_dtype=pl.Int32
+    )
     return (
         views.filter(~pl.col("is_reply"), pl.col("encryption_code").is_not_null(), has_traffic | dropped)
         .with_columns(
@@ -154,7 +173,7 @@ def _status() -> pl.Expr:
         .then(pl.lit("Encrypted"))
         .when(encrypted)
         .then(pl.lit("Mixed"))
-        .when(unencrypted)
+        .when(unencrypted | pl.col("only_local"))
         .then(pl.lit("Unencrypted"))
         .when(dropped)
         .then(pl.lit("Dropped"))
@@ -163,12 +182,8 @@ def _status() -> pl.Expr:
 
 
 def _eligibility() -> pl.Expr:
-    only_local = pl.col("encryption_code") == _LOCAL
-    return (
-        pl.when((pl.col("peer") == "eligible") & only_local & ~pl.col("any_Encrypted"))
-        .then(pl.lit("by design"))
-        .otherwise("peer")
-    )
+    local = (pl.col("peer") == "eligible") & pl.col("only_local")
+    return pl.when(local).then(pl.lit("by design")).otherwise("peer")
 
 
 def _advice() -> pl.Expr:
@@ -181,8 +196,8 @@ def _advice() -> pl.Expr:
         .then(pl.lit(schema.ENCRYPTION_ADVICE["X"]))
         .when(pl.col("eligibility").is_in(list(_BY_ELIGIBILITY)))
         .then(pl.col("eligibility").replace_strict(_BY_ELIGIBILITY, default=None, return_dtype=pl.String))
-        .when(turned.fill_null(False) & ~pl.col("any_Dropped"))
-        .then(pl.lit(_TURNED))
+        .when(turned.fill_null(False) & ~pl.col("any_Dropped") & ~pl.col("any_Unknown"))
+        .then(pl.lit(TURNED))
         .when((pl.col("encryption_code") == "NX") & pl.col("set_up"))
         .then(pl.lit(_SET_UP))
         .otherwise(by_code)

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 from zoneinfo import ZoneInfo
 
 import polars as pl
@@ -137,13 +137,24 @@ def standard_output() -> Iterator[None]:
 
 def discard_output() -> None:
     """Send what is still buffered for stdout nowhere, so that it does not fail again when Python ends."""
-    # A stdout that is no file of the system, as in a test or notebook, buffers nothing that could fail.
+    _discard(sys.stdout)
+
+
+def _discard(stream: TextIO) -> None:
+    # One that is no file of the system, as in a test or notebook, buffers nothing that could fail.
     with contextlib.suppress(io.UnsupportedOperation), open(os.devnull, "wb") as nothing:
-        os.dup2(nothing.fileno(), sys.stdout.fileno())
+        os.dup2(nothing.fileno(), stream.fileno())
 
 
 def say(text: str) -> None:
-    """One line to stderr; a terminal folds it, so that it is one line in a file and when it is copied."""
+    """One line to stderr; a terminal folds it, so that it is one line in a file and when it is copied.
+
+    Where nobody reads stderr any more the line is lost and the run goes on: its exit code still tells.
+    """
     # The line of progress may still stand there.
     clear = CLEAR if sys.stderr.isatty() else ""
-    sys.stderr.write(f"{clear}{Page(sys.stderr).safe(text)}\n")
+    try:
+        sys.stderr.write(f"{clear}{Page(sys.stderr).safe(text)}\n")
+        sys.stderr.flush()
+    except OSError:
+        _discard(sys.stderr)

@@ -16,7 +16,7 @@ import msgspec
 import polars as pl
 
 from flowlens.errors import ConfigError, SourceError
-from flowlens.evidence import Ledger
+from flowlens.evidence import Ledger, Window
 from flowlens.outputs.text import clean, is_formula, utc
 from flowlens.reporting import SCHEMA_VERSION, Baseline, Report
 
@@ -50,9 +50,16 @@ def ledger_document(ledger: Ledger) -> dict[str, object]:
     return {**told, "complete": ledger.complete, "rejects": rejects}
 
 
-def write_flows_json(flows: pl.DataFrame, ledger: Ledger, settings: Mapping[str, object], file: BinaryIO) -> None:
-    """Write flow tuples as a JSON document of the same shape."""
-    head = {"schema_version": SCHEMA_VERSION, "settings": dict(settings), "ledger": ledger_document(ledger)}
+def write_flows_json(
+    flows: pl.DataFrame, ledger: Ledger, settings: Mapping[str, object], file: BinaryIO, *, window: Window | None = None
+) -> None:
+    """Write flow tuples as a JSON document with the members of a report's that are not about questions."""
+    head = {
+        "schema_version": SCHEMA_VERSION,
+        "window": {"start": window and window.start, "end": window and window.end},
+        "settings": dict(settings),
+        "ledger": ledger_document(ledger),
+    }
     _write_document(head, {"flows": flows}, file)
 
 

@@ -335,19 +335,20 @@ def _as_one(rows: pl.DataFrame) -> pl.DataFrame:
 
 def _advice(name: str, rows: pl.DataFrame) -> Iterable[tuple[str, str]]:
     """Whom each piece of advice concerns, and the advice, each sentence once."""
-    said: dict[tuple[str, str], list[str]] = {}
+    # Under whom it concerns and the pieces of the sentence between their names.
+    said: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     if name == "encryption_status":
         bad = rows.filter(pl.col("encryption_status") != "Encrypted", pl.col("eligibility") == "eligible")
         for row in bad.iter_rows(named=True):
-            said.setdefault(("", row["advice"]), []).append(f"{row['src_workload']} to {row['dst_workload']}")
+            said.setdefault(("", (row["advice"],)), []).append(f"{row['src_workload']} to {row['dst_workload']}")
     elif name == "denied_egress":
         for row in rows.filter(pl.col("fix").is_not_null()).iter_rows(named=True):
             # Endpoints of one service are mended by one change, which then names them all.
-            same = str(row["fix"]).replace(row["endpoint"], "\0")
-            said.setdefault((row["workload"], same), []).append(row["endpoint"])
-    for (whom, sentence), concerned in said.items():
+            pieces = tuple(str(row["fix"]).split(row["endpoint"]))
+            said.setdefault((row["workload"], pieces), []).append(row["endpoint"])
+    for (whom, pieces), concerned in said.items():
         names = listed(dict.fromkeys(concerned))
-        yield f"{f'{whom}, ' if whom else ''}{names}: ", sentence.replace("\0", names)
+        yield f"{f'{whom}, ' if whom else ''}{names}: ", names.join(pieces)
 
 
 def _evidence(page: Page, report: Report) -> None:

@@ -283,6 +283,14 @@ def test_advice_is_given_once(sample: fl.Report) -> None:
         assert text.count("number than DenyInternet443 in nsg-aks") == 1
 
 
+def test_advice_holds_a_rule_s_name_as_it_is() -> None:
+    rows = [
+        denied(endpoint=name, fix=f"Allow {name} above Deny\0{name[0]}.") for name in ("a.example.com", "b.example.com")
+    ]
+    text = shown(report_of(denied_egress=rows_of("denied_egress", rows)), 200)
+    assert "Allow a.example.com above Deny\\x00a." in text and "Allow b.example.com above Deny\\x00b." in text
+
+
 def test_advice_after_a_change_is_about_the_time_after_it() -> None:
     report = fl.report(fl.scan(SAMPLE / CONTAINER, now=LATER, changed_at=NINE + dt.timedelta(hours=2)))
     text = shown(report, 120)

@@ -37,7 +37,7 @@ reply at all: *Answered without data*; any packet sent: *Unanswered*; else *Pend
 **Encryption** of an ordered pair of addresses, both owned by logged NICs: the codes of all C and E tuples of all
 views but replies, in all flow logs, whatever was counted; a D tuple says something only if its rule is
 ``unspecified``: then it was dropped. Only X: *Encrypted*; X and others: *Mixed*; only drops: *Dropped*; else
-*Unencrypted* (also NX_LOCAL_DST).
+*Unencrypted*. NX_LOCAL_DST is *Unencrypted* where it is all there is, and says nothing beside other codes.
 
 **Destinations**: public addresses with a counted tuple that was not denied, a lone B included, in any role. The
 platform's 168.63.129.16 stands apart.

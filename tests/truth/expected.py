@@ -348,9 +348,12 @@ def weigh(codes: Iterable[str]) -> str:
     >>> weigh(["X", "NX"]), weigh(["X", "drop:NX"])
     ('Mixed', 'Mixed')
     """
+    judged = set(codes)
+    # Two VMs that share a host for a while say nothing of the pair, unless that is all there is.
+    judged = judged - {"NX_LOCAL_DST"} or judged
     kinds = {
         "Dropped" if code.startswith("drop:") or code in DROPPING else "Encrypted" if code == "X" else "Unencrypted"
-        for code in codes
+        for code in judged
     }
     if len(kinds) == 1:
         return kinds.pop()

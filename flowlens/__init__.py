@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from flowlens.config import read_config
     from flowlens.errors import CatalogError, ConfigError, FlowlensError, FormatError, SourceError
     from flowlens.evidence import Ledger, Reject, Scan, Window
+    from flowlens.findings import Baseline, Finding
     from flowlens.inventory import Networks, read_inventory
-    from flowlens.reporting import Baseline, Finding, Report, Verdict, report
+    from flowlens.reporting import Report, Verdict, report
     from flowlens.scanning import scan
     from flowlens.scope import Scope
     from flowlens.sources.accounts import Access
@@ -78,8 +79,9 @@ _HOMES = {
     "config": ("read_config",),
     "errors": ("CatalogError", "ConfigError", "FlowlensError", "FormatError", "SourceError"),
     "evidence": ("Ledger", "Reject", "Scan", "Window"),
+    "findings": ("Baseline", "Finding"),
     "inventory": ("Networks", "read_inventory"),
-    "reporting": ("Baseline", "Finding", "Report", "Verdict", "report"),
+    "reporting": ("Report", "Verdict", "report"),
     "scanning": ("scan",),
     "scope": ("Scope",),
     "sources.accounts": ("Access",),

@@ -36,6 +36,7 @@ LAYERS = {
     "selecting": 5,
     "scanning": 6,
     "analyses": 7,
+    "findings": 7,
     "flow_search": 8,
     "reporting": 8,
     "__init__": 9,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from flowlens.analyses.coverage import coverage
     from flowlens.catalog import load_profile, load_tags, profile_names
     from flowlens.config import read_config
-    from flowlens.errors import CatalogError, ConfigError, FlowlensError, FormatError, SourceError
+    from flowlens.errors import CatalogError, ConfigError, FlowlensError, FormatError, LedgerError, SourceError
     from flowlens.evidence import Ledger, Reject, Scan, Window
     from flowlens.findings import Baseline, Finding
     from flowlens.inventory import Networks, read_inventory
@@ -44,6 +44,7 @@ __all__ = [
     "FlowlensError",
     "FormatError",
     "Ledger",
+    "LedgerError",
     "Networks",
     "Reject",
     "Report",
@@ -77,7 +78,7 @@ _HOMES = {
     ),
     "catalog": ("load_profile", "load_tags", "profile_names"),
     "config": ("read_config",),
-    "errors": ("CatalogError", "ConfigError", "FlowlensError", "FormatError", "SourceError"),
+    "errors": ("CatalogError", "ConfigError", "FlowlensError", "FormatError", "LedgerError", "SourceError"),
     "evidence": ("Ledger", "Reject", "Scan", "Window"),
     "findings": ("Baseline", "Finding"),
     "inventory": ("Networks", "read_inventory"),

@@ -27,7 +27,7 @@ from polars.io.plugins import register_io_source
 
 from flowlens import conversations, inventory, nic_hours, schema, views
 from flowlens.errors import FlowlensError
-from flowlens.evidence import Evidence, Ledger, Reject, Scan, Window, total
+from flowlens.evidence import Evidence, Ledger, Reject, Scan, Window, checked, total
 from flowlens.formats import decode_flow_log
 from flowlens.formats.traffic_analytics import DecodedRows, decode_traffic_analytics
 from flowlens.inventory import Networks
@@ -252,7 +252,8 @@ class _Unit:
         for number, (blob, read) in enumerate(zip(self._blobs, self._read, strict=True)):
             found = of_blob.get(number, {})
             inside = sum(tuples for tuples, _ in found.values())
-            read.ledger = replace(read.ledger, rows=inside, outside_window=read.ledger.rows - inside)
+            outside = sum(seen for _, seen in found.values()) - inside
+            read.ledger = checked(replace(read.ledger, rows=inside, outside_window=outside), blob.name)
             read.hours = _blob_hours(blob, {key: tuples for key, (tuples, _) in found.items()}, read)
         return self._read
 
@@ -322,6 +323,7 @@ def _read_export(item: Item, plan: Plan, meter: _Meter, store: Pieces) -> _Blob:
             store.add(_take_rows(result, decoded, plan))
     except FlowlensError as error:
         result.ledger += Ledger(unread=1, rejects=(Reject(item.blob.name, result.ledger.bytes, error.problem, ""),))
+    checked(result.ledger, item.blob.name)
     return result
 
 
@@ -331,7 +333,7 @@ def _take_rows(result: _Blob, decoded: DecodedRows, plan: Plan) -> pl.DataFrame:
     start = pl.col("interval_start")
     kept = rows.filter(_in_window(start, plan.window))
     outside = rows.height - kept.height
-    result.ledger += replace(decoded.ledger, rows=decoded.ledger.rows - outside, outside_window=outside)
+    result.ledger += replace(decoded.ledger, rows=kept.height, outside_window=outside)
     bucket = start.dt.truncate("1h")
     for edge in sorted(plan.edges):
         bucket = pl.when((start >= edge) & (start.dt.truncate("1h") <= edge)).then(pl.lit(edge)).otherwise(bucket)
@@ -509,17 +511,18 @@ def _write_items(plan: Plan, selected: Selected, file: BinaryIO) -> Ledger:
     ledger = replace(ledger, notes=selected.notes, unread=selected.unread)
     with pq.ParquetWriter(file, schema.FLOWS, compression="zstd", compression_level=1) as writer:
         for item in selected.flow_logs:
-            ledger += Ledger(blobs=1)
+            blob = Ledger(blobs=1)
             try:
                 for decoded in decode_flow_log(item.chunks(), where=item.blob.name, strict=plan.strict):
                     kept, outside = _inside(decoded.flows, plan.window)
-                    ledger += replace(decoded.ledger, rows=decoded.ledger.rows - outside, outside_window=outside)
+                    blob += replace(decoded.ledger, rows=kept.num_rows, outside_window=outside)
                     pending.append(schema.plain(kept))
                     if sum(table.num_rows for table in pending) >= _ROW_GROUP:
                         writer.write_table(pa.concat_tables(pending).combine_chunks())
                         pending.clear()
             except FlowlensError as error:
-                ledger += Ledger(unread=1, rejects=(Reject(item.blob.name, ledger.bytes, error.problem, ""),))
+                blob += Ledger(unread=1, rejects=(Reject(item.blob.name, blob.bytes, error.problem, ""),))
+            ledger += checked(blob, item.blob.name)
         if pending:
             writer.write_table(pa.concat_tables(pending).combine_chunks())
     return replace(ledger, notes=(*ledger.notes, *selected.given_up()))

@@ -108,6 +108,7 @@ def scan(
         now=moment,
     )
     known = inventory.read_inventory(os.fspath(inventory_file)) if inventory_file is not None else None
+    unused = inventory.unused_columns(os.fspath(inventory_file)) if inventory_file is not None else ()
     settings: dict[str, object] = {
         # Without the token that an address may have carried.
         "sources": [str(place) for place in places],
@@ -124,7 +125,7 @@ def scan(
         chosen = choose(plan)
         if chosen.identities:
             result.settings["identities"] = list(chosen.identities)
-        return chosen
+        return replace(chosen, notes=(*chosen.notes, *unused))
 
     result = Scan(
         read=lambda: _read(plan, selected(select), known, networks or Networks(), scope, moment),
@@ -431,6 +432,8 @@ def _evidence(
         )
     hops = {mac for result in results for mac in result.hops}
     learned = inventory.learn(store.lazy(), known=known_rows, networks=networks, forwarders=hops, logged=read)
+    if known_rows is not None:
+        ledger = replace(ledger, notes=(*ledger.notes, *inventory.unplaced(known_rows, learned)))
     ends = store.mapped(lambda part: views.with_ends(part, learned))
     covered = nic_hours.coverage(read, views.mentions(ends.lazy()), learned, plan.window, now)
     parts = tuple(part.lazy() for part in views.annotate(ends, learned, covered))

@@ -535,8 +535,16 @@ def _in_doubt(ends: pl.DataFrame) -> int:
     """Bytes that may be counted twice: an End, a Begin in its millisecond, then an End whose counters are all as large.
 
     Real data shows it where a flow that is re-created keeps its counters (formats.md 2.4). ``ends`` are the Ends of flows that
-    were restarted; nothing is corrected, the bytes are only told.
+    were restarted; nothing is corrected, the bytes are only told. A NIC that several flow logs cover is judged once per flow.
     """
     grown = pl.all_horizontal(pl.col(c).shift(-1).over(_FLOW) >= pl.col(c) for c in schema.COUNTERS)
-    doubted = ends.sort(*_FLOW, "time", nulls_last=True).filter(pl.col("restarted") & grown.fill_null(False))
-    return int(doubted.select((pl.col("bytes_sent") + pl.col("bytes_received")).sum()).item() or 0)
+    nic = pl.coalesce("mac_address", "target_resource_id").alias("nic")
+    doubted = (
+        ends.sort(*_FLOW, "time", nulls_last=True)
+        .filter(pl.col("restarted") & grown.fill_null(False))
+        .group_by(_FLOW)
+        .agg(bytes=pl.col("bytes_sent").sum() + pl.col("bytes_received").sum())
+        .group_by(nic, "direction", *schema.FIVE_TUPLE)
+        .agg(pl.col("bytes").max())
+    )
+    return int(doubted["bytes"].sum())

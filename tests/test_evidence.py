@@ -28,7 +28,7 @@ from flowlens.evidence import (
     total,
 )
 from flowlens.formats import decode_flow_log
-from tests.make_logs import MACS, NINE, TEN, at, flow, write_blob
+from tests.make_logs import MACS, NINE, TEN, at, flow, nic_log, vnet_log, write_blob
 
 DATA = Path(__file__).parent / "data"
 UTC = dt.UTC
@@ -245,3 +245,18 @@ def test_a_blob_that_does_not_add_up_ends_the_run(tmp_path, monkeypatch, lost):
         _ = scan.ledger
     with pytest.raises(fl.LedgerError, match="please report it"):
         scan.write_flows(io.BytesIO())
+
+
+def test_bytes_in_doubt_are_told_once_for_a_nic_with_several_flow_logs(tmp_path):
+    restarted = [
+        flow("10.0.0.4", "203.0.113.5", 443, minute=1, counters=(8, 5183, 9, 6707)),
+        flow("10.0.0.4", "203.0.113.5", 443, state="B", minute=1),
+        flow("10.0.0.4", "203.0.113.5", 443, minute=2, counters=(10, 5291, 10, 6809)),
+    ]
+    write_blob(tmp_path, MACS[1], restarted)
+    assert fl.scan(tmp_path, threads=1).ledger.restarted_bytes_in_doubt == 5183 + 6707
+    write_blob(tmp_path, MACS[1], restarted, log=nic_log("nic-a"))
+    assert fl.scan(tmp_path, threads=1).ledger.restarted_bytes_in_doubt == 5183 + 6707
+    # Another NIC that logs the same addresses and ports has a flow of its own.
+    write_blob(tmp_path, MACS[2], restarted, log=vnet_log("vnet-b"))
+    assert fl.scan(tmp_path, threads=1).ledger.restarted_bytes_in_doubt == 2 * (5183 + 6707)

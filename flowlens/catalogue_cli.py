@@ -13,8 +13,8 @@ import typer
 
 from flowlens.catalog import ServiceTags, load_profile, load_tags, profile_names, read_names
 from flowlens.catalog.expansion import names_of
-from flowlens.catalog.placeholders import check_settings, configured_settings, parse_settings
-from flowlens.catalog.tags import CLOUDS, packed, read_update, stored_file
+from flowlens.catalog.placeholders import chosen_settings
+from flowlens.catalog.tags import CLOUDS, packed, read_answer, read_update, stored_file
 from flowlens.config import read_config
 from flowlens.errors import ConfigError, near_matches
 from flowlens.options import DONE, INCOMPLETE, CatalogueCloud, Placeholders
@@ -22,7 +22,9 @@ from flowlens.outputs import catalogue
 from flowlens.outputs.delivery import say, standard_output
 from flowlens.outputs.page import Page
 from flowlens.outputs.tables import BY_TABLE, atomic
+from flowlens.sources.accounts import Access
 from flowlens.sources.dns import parse_server, resolve_names, system_servers
+from flowlens.sources.management import ask_for_tags
 
 _UNFOLDED = 100_000
 
@@ -109,25 +111,61 @@ def tags_lookup(
 @tags_app.command("update")
 def tags_update(
     file: Annotated[
-        Path, typer.Option("--file", metavar="FILE", help="The published JSON, e.g. ServiceTags_Public_20260720.json.")
-    ],
+        Path | None,
+        typer.Option("--file", metavar="FILE", help="The published JSON, e.g. ServiceTags_Public_20260720.json."),
+    ] = None,
+    subscription: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="Ask Azure Resource Manager, as one who may read this subscription."),
+    ] = None,
+    location: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Where to ask; each answers for its whole cloud.")
+    ] = None,
+    cloud: Annotated[str | None, typer.Option(metavar="CLOUD", help="Which to ask: global, usgov or china.")] = None,
+    auth: Annotated[
+        str, typer.Option(metavar="WAY", help="Who asks: default, cli, managed-identity or environment.")
+    ] = "default",
+    management_url: Annotated[
+        str | None, typer.Option(metavar="URL", help="An endpoint of your own to ask instead.")
+    ] = None,
+    ca_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="PEM file with the certificates to trust instead.")
+    ] = None,
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="How long the endpoint may stay silent.")] = 30.0,
 ) -> None:
-    """Put a newer file of service tags in the place of those at hand, once all of it has been checked.
+    """Put newer service tags in the place of those at hand, once all of them have been checked.
+
+    They come from a published file, or from Azure Resource Manager with the credential of who is signed in.
 
     Example: flowlens tags update --file ServiceTags_Public_20260720.json
     """
-    tags = read_update(file)
-    before = load_tags(tags.cloud).date
+    if file is not None and subscription is None:
+        for name, value in (("--location", location), ("--cloud", cloud), ("--management-url", management_url)):
+            if value is not None:
+                raise ConfigError(name, "belongs to --subscription; a file tells its cloud itself")
+        tags = read_update(file)
+    elif subscription is not None and file is None:
+        chosen = known_cloud(cloud or "global")
+        access = Access(auth, chosen, ca_file=ca_file, timeout=timeout)
+        answer = ask_for_tags(subscription, access, cloud=chosen, location=location, endpoint=management_url)
+        tags = read_answer(answer.data, cloud=chosen, where=answer.where)
+        say(f"asked {answer.where} as {answer.identity}; it may lag the published file by up to four weeks")
+    else:
+        raise ConfigError("tags update", "expected one of --file and --subscription")
+    before = load_tags(tags.cloud)
     target = stored_file(tags.cloud)
     with atomic(target) as stored:
         stored.write(packed(tags))
-    say(f"{tags.cloud}: {len(tags.names)} service tags of {tags.date} in the place of those of {before}, in {target}")
+    told = f"{tags.cloud}: {len(tags.names)} service tags of {tags.date}"
+    say(f"{told} in the place of {len(before.names)} of {before.date}, in {target}")
 
 
 def resolve(
     profiles: Annotated[list[str], typer.Argument(help="Profile names or files.", metavar="PROFILE")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Where to write: names.csv.")],
-    cloud: CatalogueCloud = "global",
+    cloud: Annotated[
+        str | None, typer.Option(metavar="CLOUD", help="global, usgov or china. Default: that of flowlens.toml.")
+    ] = None,
     placeholders: Placeholders = None,
     names: Annotated[
         Path | None, typer.Option("--names", metavar="FILE", help="DNS or firewall log with names for the patterns.")
@@ -137,7 +175,9 @@ def resolve(
     ] = None,
     timeout: Annotated[float, typer.Option(metavar="SECONDS", min=0.1, help="How long one server may take.")] = 5.0,
     time_limit: Annotated[float, typer.Option(metavar="SECONDS", min=0.1, help="How long all of it may take.")] = 120.0,
-    config: Annotated[Path | None, typer.Option(metavar="FILE", help="flowlens.toml with placeholders.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="flowlens.toml with placeholders and cloud.")
+    ] = None,
 ) -> None:
     """The addresses of the names that profiles list, asked of a DNS server; run it inside the virtual network.
 
@@ -145,22 +185,21 @@ def resolve(
     """
     settings = read_config(config)
     loaded = [load_profile(name) for name in profiles]
-    given = parse_settings(placeholders or ())
-    check_settings(given, loaded)
-    filling = {**configured_settings(settings.placeholders, loaded), **given}
+    filling = chosen_settings(placeholders or (), settings.placeholders, loaded)
     known = read_names(names) if names else None
-    wanted, patterns = names_of(loaded, known_cloud(cloud), filling, known)
+    wanted, patterns = names_of(loaded, known_cloud(cloud or settings.cloud), filling, known)
     servers = [parse_server(server)] if server else system_servers()
     resolution = resolve_names(wanted, servers, timeout=timeout, time_limit=time_limit)
-    with atomic(output) as file:
-        BY_TABLE["csv"](resolution.table(), file)
+    if resolution.found:
+        with atomic(output) as file:
+            BY_TABLE["csv"](resolution.table(), file)
     for gap in resolution.gaps:
         say(f"{gap.name}: {gap.reason}")
     for pattern in patterns:
         say(f"{pattern}: is a pattern; --names with a DNS or firewall log tells which names fit")
-    told = (
-        f"wrote {output}: {len(resolution.found)} address(es) of {len({one.name for one in resolution.found})} name(s)"
-    )
+    count = f"{len(resolution.found)} address(es) of {len({one.name for one in resolution.found})} name(s)"
+    # A list from before is worth more than an empty one.
+    told = f"wrote {output}: {count}" if resolution.found else f"no address was found, so {output} was not written"
     say(f"{told}; {len(resolution.gaps)} name(s) without an address, {len(patterns)} pattern(s)")
     raise typer.Exit(INCOMPLETE if any(not gap.answered for gap in resolution.gaps) or not wanted else DONE)
 

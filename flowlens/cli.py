@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, BinaryIO, NoReturn
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+import polars as pl
 import typer
 
 import flowlens
@@ -23,7 +24,8 @@ from flowlens.analyses.destinations import read_expected
 from flowlens.analyses.egress import AUTO
 from flowlens.analyses.needs import Asked
 from flowlens.catalog import load_profile, read_names
-from flowlens.catalog.placeholders import check_settings, configured_settings, parse_settings
+from flowlens.catalog.placeholders import chosen_settings, left_open
+from flowlens.catalog.profiles import EGRESS
 from flowlens.catalogue_cli import known_cloud, told_lines
 from flowlens.config import read_config
 from flowlens.doctor import describe as doctor_lines
@@ -157,9 +159,7 @@ def _required(
     settings = read_config(common.config)
     cloud = known_cloud(common.cloud or settings.cloud)
     loaded = [load_profile(name) for name in profiles or () if name != AUTO]
-    given = parse_settings(placeholders or ())
-    check_settings(given, loaded)
-    filling = {**configured_settings(settings.placeholders, loaded), **given}
+    filling = chosen_settings(placeholders or (), settings.placeholders, loaded)
     known = read_names(names) if names else None
     if known is not None:
         say(f"{names}: {known.describe()}")
@@ -216,6 +216,8 @@ def _report(
         zone=zone,
     )
     _told_apart(target, report.ledger)
+    if "denied_egress" in report.tables:
+        _tell_what_is_open(report.tables["denied_egress"], required)
     raise typer.Exit(_exit_code(report, gates))
 
 
@@ -224,6 +226,16 @@ def _told_apart(target: Target, ledger: Ledger) -> None:
     if target.face in (*BY_TABLE, SCRIPT):
         for line in terminal.evidence_lines(ledger):
             say(line)
+
+
+def _tell_what_is_open(table: pl.DataFrame, required: Asked) -> None:
+    """Which placeholders of the profiles that were judged nobody filled, on stderr: what they stand in was not tested."""
+    asked = [load_profile(name) for name in required.profiles if name != AUTO] if required.profiles != AUTO else []
+    by_name = {profile.name: profile for profile in asked}
+    judged = [by_name.get(name) or load_profile(name) for name in table["profile"].unique().sort()]
+    of_cloud = [r for p in judged for r in p.requirements if (r.cloud, r.concerns) == (required.cloud, EGRESS)]
+    if missing := left_open(of_cloud, required.placeholders):
+        say(f"not tested, since no value is set: {', '.join(f'<{name}>' for name in missing)} (--set NAME=VALUE)")
 
 
 def _exit_code(report: Report, gates: Sequence[Gate]) -> int:

@@ -212,6 +212,11 @@ class Evidence:
     ledger: Ledger
 
     @property
+    def logged_nics(self) -> pl.Series:
+        """The MAC addresses that some flow log covers, in ``mac_address``; the inventory knows others too."""
+        return self.coverage["mac_address"].drop_nulls().unique()
+
+    @property
     def views(self) -> pl.LazyFrame:
         """The rows of all parts."""
         return pl.concat(self.parts)

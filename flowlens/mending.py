@@ -10,20 +10,18 @@ from typing import BinaryIO
 from flowlens.analyses.egress import needs_of
 from flowlens.analyses.fix_commands import fixes
 from flowlens.analyses.needs import Asked
-from flowlens.analyses.private_subnet import by_subnet, regions_of
+from flowlens.analyses.private_subnet import methods_by_subnet, regions_of
 from flowlens.analyses.rules import rule_usage
 from flowlens.catalog import Names
 from flowlens.catalog.placeholders import Settings
-from flowlens.config import read_config
 from flowlens.errors import ConfigError, near_matches
 from flowlens.evidence import Scan
-from flowlens.inventory import read_outbound
 from flowlens.options import Common
 from flowlens.outputs.script import script
 from flowlens.outputs.text import utc
 from flowlens.reporting import Report
 from flowlens.schema import FIX_WAYS
-from flowlens.whatif import asked, parse_outbound
+from flowlens.whatif import asked, known_outbound, parse_outbound
 
 Ask = Callable[[Scan], Report]
 Mend = Callable[[Scan, Report, BinaryIO], None]
@@ -50,12 +48,11 @@ def ask_or_mend(
     ask = asked(what_if, common, required, outbound=outbound, changed_at=changed_at)
     if way is None:
         return ask, None
-    settings = read_config(common.config)
     mend = functools.partial(
         fix_script,
         way=known_way(way),
         outbound=parse_outbound(outbound or ()),
-        known=(read_outbound(common.inventory) if common.inventory else {}, settings.outbound),
+        known=known_outbound(common),
         profiles=required.profiles,
         cloud=required.cloud,
         placeholders=required.placeholders,
@@ -103,10 +100,6 @@ def fix_script(
     True
     """
     inventory = scan.evidence.inventory
-    methods: dict[tuple[str, str], str] = {}
-    for given in known:
-        methods |= by_subnet(inventory, given, strict=False)
-    methods |= by_subnet(inventory, outbound or {})
     regions = regions_of(scan.evidence, placeholders or {}).drop_nulls()
     rules = rule_usage(scan).select("acl_id", "acl_rule", "rule_kind").collect()
     found = fixes(
@@ -114,7 +107,7 @@ def fix_script(
         needs_of(scan, profiles=profiles, cloud=cloud, placeholders=placeholders, names=names),
         known_way(way),
         inventory=inventory,
-        outbound=methods,
+        outbound=methods_by_subnet(inventory, outbound, known),
         kinds={(acl, rule): kind for acl, rule, kind in rules.iter_rows()},
         regions=dict(regions.select("vnet", "region").iter_rows()),
     )

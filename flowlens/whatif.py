@@ -18,6 +18,7 @@ from flowlens.analyses.private_subnet import (
     by_subnet,
     known_method,
     known_service_endpoint,
+    methods_by_subnet,
     private_subnet_readiness,
 )
 from flowlens.analyses.rules import rule_dependencies
@@ -67,7 +68,7 @@ def asked(
     return functools.partial(
         readiness_report,
         outbound=parse_outbound(outbound or ()),
-        known=(read_outbound(common.inventory) if common.inventory else {}, settings.outbound),
+        known=known_outbound(common),
         service_endpoints=settings.service_endpoints,
         **required._asdict(),
     )
@@ -106,6 +107,12 @@ def parse_outbound(texts: Sequence[str]) -> dict[str, str]:
     return found
 
 
+def known_outbound(common: Common) -> tuple[Mapping[str, str], ...]:
+    """How subnets go out by the inventory file and by the config, the stronger last; both may name subnets of other logs."""
+    inventory = read_outbound(common.inventory) if common.inventory else {}
+    return inventory, read_config(common.config).outbound
+
+
 def readiness_report(
     scan: Scan,
     *,
@@ -129,10 +136,7 @@ def readiness_report(
     """
     known_names = read_names(names) if isinstance(names, (str, Path)) else names
     inventory = scan.evidence.inventory
-    methods: dict[tuple[str, str], str] = {}
-    for given in known:
-        methods |= by_subnet(inventory, given, strict=False)
-    methods |= by_subnet(inventory, outbound or {})
+    methods = methods_by_subnet(inventory, outbound, known)
     services = by_subnet(inventory, service_endpoints or {}, strict=False)
     table = private_subnet_readiness(
         scan,

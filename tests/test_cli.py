@@ -31,7 +31,7 @@ from flowlens.analyses import ANALYSES
 from flowlens.gates import GATES
 from flowlens.sources.dns import Server
 from tests.dns_server import Zone, serving
-from tests.flow_logs import CONTAINER, HOUR, SAMPLE, TOP, flow_tuple, record, run, write_blob
+from tests.flow_logs import CONTAINER, HOUR, SAMPLE, SUBSCRIPTION, TOP, flow_tuple, record, run, write_blob
 
 BLOBS = SAMPLE / CONTAINER
 ANSI = "\x1b["
@@ -115,7 +115,7 @@ def test_every_example_runs(name: str, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("FLOWLENS_DATA", str(tmp_path / "own"))
     (tmp_path / "sample_logs").symlink_to(SAMPLE)
     if name == "resolve":
-        # Nothing listens there: a gap, told in a line, and an empty list.
+        # Nothing listens there: a gap, told in a line, and no list.
         monkeypatch.setattr("flowlens.catalogue_cli.system_servers", lambda: [Server("127.0.0.1", 9)])
     if name == "tags update":
         published_tags("global", tmp_path / "ServiceTags_Public_20260720.json")
@@ -748,7 +748,7 @@ def test_tags_are_replaced_by_a_newer_file(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("FLOWLENS_DATA", str(tmp_path / "own"))
     day = dt.datetime.now(dt.UTC).date()
     file = tmp_path / f"ServiceTags_China_{day:%Y%m%d}.json"
-    before = fl.load_tags("china").date
+    before = fl.load_tags("china")
     published_tags("china", file, Brand="203.0.113.0/24")
     document = file.read_text("utf-8")
     file.write_text(document[:-1], encoding="utf-8")
@@ -756,7 +756,25 @@ def test_tags_are_replaced_by_a_newer_file(tmp_path: Path, monkeypatch: pytest.M
     assert not (tmp_path / "own").exists()
     file.write_text(document, encoding="utf-8")
     told = run("tags", "update", "--file", file)
-    assert told.code == 0 and f"of {day} in the place of those of {before}" in told.err
+    assert told.code == 0 and f"of {day} in the place of {len(before.names)} of {before.date}" in told.err
+    for options, words, hint in (
+        ((), "expected one of --file and --subscription", ""),
+        (("--file", file, "--subscription", SUBSCRIPTION), "expected one of --file and --subscription", ""),
+        (("--file", file, "--cloud", "china"), "belongs to --subscription", ""),
+        (("--subscription", "mine"), "is not the id of a subscription", "az account show"),
+        (("--subscription", SUBSCRIPTION, "--location", "../x"), "is not the name of a location", "westeurope"),
+        (("--subscription", SUBSCRIPTION, "--cloud", "chna"), "is not a cloud", "china"),
+        (("--subscription", SUBSCRIPTION, "--auth", "key"), "is for storage only", "managed-identity"),
+        (("--subscription", SUBSCRIPTION, "--management-url", "http://localhost"), "expected https://HOST[:PORT]", ""),
+        (("--subscription", SUBSCRIPTION, "--management-url", "https://a/b?c"), "expected https://HOST[:PORT]", ""),
+        (("--subscription", SUBSCRIPTION, "--management-url", "https://[x"), "expected https://HOST[:PORT]", ""),
+        (
+            ("--subscription", SUBSCRIPTION, "--management-url", "https://user:secret@a"),
+            "expected https://HOST[:PORT]",
+            "",
+        ),
+    ):
+        fails("tags", "update", *options, code=2, words=words, hint=hint)
     looked_up = run("tags", "lookup", "203.0.113.7", "--cloud", "china")
     assert looked_up.out == "203.0.113.7: Brand\n" and looked_up.err == f"china, service tags of {day}\n"
 
@@ -777,6 +795,11 @@ def test_what_a_profile_leaves_open_is_set_by_name(small: Path, tmp_path: Path) 
     config.write_text('[placeholders]\nregion = "atlantis"\n', encoding="utf-8")
     assert "Sql.atlantis" in tunnel("--config", str(config))
     assert "not tested" not in tunnel("--config", str(config), "--set", "Region=Japan East").lower()
+    open_line = "not tested, since no value is set: <region>, <server> (--set NAME=VALUE)"
+    assert open_line in run("egress", small, "--profile", "azure-sql").err.splitlines()
+    assert "<server>" not in run("egress", small, "--profile", "azure-sql", "--set", "server=a").err
+    filled = run("egress", small, "--profile", "azure-sql", "--set", "server=a", "--config", config)
+    assert "not tested" not in filled.err
     fails("egress", small, "--set", "locaton=x", code=2, words="is in no profile", hint="location")
     fails("analyze", small, "--set", "location", code=2, words="expected NAME=VALUE", hint="--set")
 
@@ -816,6 +839,23 @@ def test_names_are_resolved_and_then_matched(tmp_path: Path) -> None:
     shown = run(*asked)
     assert f"{file}: 3 address(es) of 2 name(s)" in shown.err
     fails(*asked[:-1], tmp_path / "none.csv", code=2, words="can't read the names", hint="")
+
+
+def test_an_empty_answer_does_not_take_the_place_of_a_list(tmp_path: Path) -> None:
+    file = tmp_path / "names.csv"
+    file.write_text("name,address\nkms.core.windows.net,10.0.0.9\n", encoding="utf-8")
+    before = file.read_bytes()
+    told = run("resolve", "windows-kms", "--server", "127.0.0.1:9", "--timeout", "0.2", "-o", file)
+    assert told.code == 4 and file.read_bytes() == before
+    assert told.err.splitlines()[-1].startswith(f"no address was found, so {file} was not written")
+
+
+def test_the_cloud_of_the_config_counts_for_names_too(tmp_path: Path) -> None:
+    config, file = tmp_path / "flowlens.toml", tmp_path / "names.csv"
+    config.write_text('cloud = "china"\n', encoding="utf-8")
+    nobody = ("resolve", "windows-kms", "--server", "127.0.0.1:9", "--timeout", "0.2", "-o", file, "--config", config)
+    assert "kms.core.chinacloudapi.cn" in run(*nobody).err
+    assert "kms.core.windows.net" in run(*nobody, "--cloud", "global").err
 
 
 def told_rows(*arguments: str | Path) -> list[dict[str, Any]]:

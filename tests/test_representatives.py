@@ -20,27 +20,19 @@ from flowlens.analyses.judgement import (
     Totals,
     judge,
 )
+from flowlens.analyses.needs import OTHER_NAME
 from flowlens.analyses.representatives import REQUIREMENT, added, representatives, totals_of
 from flowlens.catalog import Endpoint, Expansion, Requirement
 from flowlens.catalog.expansion import Reach
-from flowlens.schema import EGRESS_PROBLEMS, MATCHES
+from flowlens.schema import EGRESS_PROBLEMS, EGRESS_STATUSES, MATCHES
 
 REQUIRED = Requirement("A", "global", "required", "tcp", "9000", "B", "2026", (Endpoint("ip", "20.0.0.1"),))
 NEED = Need("mine", REQUIRED, Expansion((Reach("address", "20.0.0.1", ("20.0.0.1/32",)),)))
 LENGTH = Length(dt.timedelta(days=8), 1, 1)
 T = dt.datetime(2026, 6, 15, 9, tzinfo=dt.UTC)
 TIMES = st.none() | st.integers(0, 3).map(lambda minutes: T + dt.timedelta(minutes=minutes))
-STATUSES = (
-    "Reached",
-    "Recovered",
-    "Partly denied",
-    "Pending",
-    "Answered without data",
-    "Unanswered",
-    "Denied at destination",
-    "Denied",
-    "Cannot tell",
-)
+# What can come of attempts at one address; the others are said of a requirement alone.
+STATUSES = [status for status in EGRESS_STATUSES if status not in ("Service reached", "Not seen", "Not observable")]
 ADDRESSES = [f"20.0.0.{n}" for n in range(9)]
 
 # What came of an address and port is one thing, however many endpoints it meets.
@@ -61,7 +53,9 @@ ROWS = st.dictionaries(
     st.tuples(
         OUTCOMES,
         st.lists(
-            st.tuples(st.sampled_from(MATCHES), st.sampled_from(["e1", "e2"]), st.sampled_from(["high", "low", ""])),
+            st.tuples(
+                st.sampled_from(MATCHES), st.sampled_from(["e1", "e2"]), st.sampled_from(["high", "low", OTHER_NAME])
+            ),
             min_size=1,
             max_size=3,
             unique_by=lambda label: label[:2],

@@ -15,7 +15,7 @@ import polars as pl
 from flowlens import schema
 from flowlens.analyses.attempts import WORKLOAD, attempts_of, destinations_tried
 from flowlens.analyses.judgement import NOTHING, Attempt, Length, Totals, judge
-from flowlens.analyses.needs import APPROXIMATE_TAG, EXACT, PORT_ONLY, SURE, TAG, Need
+from flowlens.analyses.needs import APPROXIMATE_TAG, EXACT, NAME, OTHER_NAME, PORT_ONLY, SURE, TAG, Need
 from flowlens.analyses.representatives import REQUIREMENT, added, representatives, totals_of
 from flowlens.analyses.tables import result, slim
 from flowlens.catalog import (
@@ -31,12 +31,13 @@ from flowlens.catalog import (
 from flowlens.catalog.names import endpoint_names
 from flowlens.catalog.placeholders import Settings, check_settings
 from flowlens.catalog.profiles import EGRESS
-from flowlens.evidence import Evidence, Scan
+from flowlens.evidence import Evidence, Inventory, Scan
 from flowlens.nic_hours import COVERED
 from flowlens.prefixes import PrefixTable
+from flowlens.views import subjects_of
 
 AUTO = "auto"
-HOUR = dt.timedelta(hours=1)
+_HOUR = dt.timedelta(hours=1)
 
 
 def denied_egress(
@@ -66,8 +67,10 @@ def denied_egress(
     known = _names(names)
 
     def compute() -> pl.LazyFrame:
-        needs = _needs(loaded, cloud, placeholders or {}, tags or load_tags(cloud), _of_its_time(known, scan))
-        return _statuses(scan, needs, asked, tags or load_tags(cloud)).lazy()
+        current = _of_its_time(known, scan)
+        needs = _needs(loaded, cloud, placeholders or {}, tags or load_tags(cloud), current)
+        named = pl.Series(current.known_addresses if current else [], dtype=pl.String)
+        return _statuses(scan, needs, asked, tags or load_tags(cloud), named).lazy()
 
     return result("denied_egress", compute)
 
@@ -99,43 +102,46 @@ def explained(
     return pl.concat([tied(part) for part in scan.evidence.parts])
 
 
-def met(
+def tying(
     scan: Scan,
-    attempts: Sequence[pl.DataFrame],
     *,
     profiles: Sequence[str] | str = AUTO,
     cloud: str = "global",
     placeholders: Settings | None = None,
     tags: ServiceTags | None = None,
     names: Names | str | Path | None = None,
-) -> pl.DataFrame:
-    """Workload, dst_ip, dst_port, protocol, match, profile and name (of the requirement) where a workload needs what it tried.
+) -> tuple[Callable[[pl.DataFrame], pl.DataFrame], Callable[[pl.DataFrame], pl.DataFrame]]:
+    """What ties the attempts of a part of the scan to requirements, and what keeps of all that was tied what a workload needs.
 
-    ``attempts`` are those of each part of the scan. A port alone and a service tag that is only plausible tie nothing.
+    The first gives workload, requirement, dst_ip, dst_port, protocol and match; a port alone and a service tag that is only
+    plausible tie nothing. Once it had the attempts of every part the second takes rows with workload and requirement, drops
+    those of profiles that the workload has no part in, and adds profile and name (of the requirement).
     """
     known_tags = tags or load_tags(cloud)
     needs = needs_of(scan, profiles=profiles, cloud=cloud, placeholders=placeholders, tags=known_tags, names=names)
-    match = _matcher(needs)
+    match = _in_its_vnet(_matcher(needs), _others(scan.evidence.inventory, needs))
     active: list[pl.DataFrame] = []
+    tried: list[pl.DataFrame] = []
 
-    def tied(part: pl.DataFrame) -> pl.DataFrame:
-        matched = match(part)
+    def tie(attempts: pl.DataFrame) -> pl.DataFrame:
+        matched = match(attempts)
         active.append(slim(_active(matched, needs, known_tags), WORKLOAD))
+        tried.append(attempts.select(WORKLOAD).unique())
         sure = (pl.col("match") != APPROXIMATE_TAG) | pl.col("confidence").is_in(SURE)
         told = matched.filter(pl.col("match") != PORT_ONLY, sure)
-        told = told.select(*REQUIREMENT, "dst_ip", "dst_port", "protocol", "match").unique()
-        return slim(told, [*WORKLOAD, "match"])
+        return told.select(*REQUIREMENT, "dst_ip", "dst_port", "protocol", "match").unique()
 
-    matched = pl.concat([tied(part) for part in attempts])
-    tried = pl.concat([part.select(WORKLOAD).unique() for part in attempts])
-    _, asked = _loaded(profiles)
-    wanted = _wanted(_workloads(scan.evidence, tried), needs, pl.concat(active), asked)
-    named = pl.DataFrame(
-        [(n, need.profile, need.requirement.name) for n, need in enumerate(needs)],
-        schema={"requirement": pl.Int64, "profile": pl.String, "name": pl.String},
-        orient="row",
-    )
-    return matched.join(wanted, on=REQUIREMENT, how="semi", nulls_equal=True).join(named, on="requirement")
+    def needed(rows: pl.DataFrame) -> pl.DataFrame:
+        _, asked = _loaded(profiles)
+        wanted = _wanted(_workloads(scan.evidence, pl.concat(tried)), needs, pl.concat(active), asked)
+        named = pl.DataFrame(
+            [(n, need.profile, need.requirement.name) for n, need in enumerate(needs)],
+            schema={"requirement": pl.Int64, "profile": pl.String, "name": pl.String},
+            orient="row",
+        )
+        return rows.join(wanted, on=REQUIREMENT, how="semi", nulls_equal=True).join(named, on="requirement")
+
+    return tie, needed
 
 
 def needs_of(
@@ -175,7 +181,7 @@ def _of_its_time(names: Names | None, scan: Scan) -> Names | None:
     if names is None:
         return own
     first, last = _hours(scan)
-    known = names.during(first, last + HOUR if last is not None else None)
+    known = names.during(first, last + _HOUR if last is not None else None)
     return known.beside(own) if own is not None else known
 
 
@@ -190,9 +196,14 @@ def _needs(
     ]
 
 
-def _statuses(scan: Scan, needs: Sequence[Need], asked: frozenset[str], tags: ServiceTags) -> pl.DataFrame:
+def _statuses(
+    scan: Scan, needs: Sequence[Need], asked: frozenset[str], tags: ServiceTags, named: pl.Series
+) -> pl.DataFrame:
+    """The rows of denied_egress; ``named`` are all addresses that some name is known to stand for."""
     columns = schema.polars_schema(schema.RESULTS["denied_egress"])
-    match = _matcher(needs)
+    others = _others(scan.evidence.inventory, needs)
+    match = _in_its_vnet(_matcher(needs), others)
+    others_in = {vnet: frozenset(held) for vnet, held in others.group_by("vnet").agg("dst_ip").iter_rows()}
     tried: list[pl.DataFrame] = []
     active: list[pl.DataFrame] = []
     totals: list[pl.DataFrame] = []
@@ -200,6 +211,13 @@ def _statuses(scan: Scan, needs: Sequence[Need], asked: frozenset[str], tags: Se
     def tied(views: pl.LazyFrame) -> pl.DataFrame:
         attempts = attempts_of(views)
         matched = match(attempts)
+        # Names of one service share its tag, often its addresses too: what fails at one is hardly the failure of another.
+        elsewhere = pl.col("status").is_in(schema.EGRESS_PROBLEMS) & pl.col("dst_ip").is_in(named.implode())
+        matched = matched.with_columns(
+            confidence=pl.when((pl.col("match") == APPROXIMATE_TAG) & elsewhere)
+            .then(pl.lit(OTHER_NAME))
+            .otherwise("confidence")
+        )
         tried.append(slim(attempts.select(WORKLOAD).unique(), WORKLOAD))
         active.append(slim(_active(matched, needs, tags), WORKLOAD))
         totals.append(slim(totals_of(matched), WORKLOAD))
@@ -209,8 +227,8 @@ def _statuses(scan: Scan, needs: Sequence[Need], asked: frozenset[str], tags: Se
     matched = pl.concat([tied(part) for part in scan.evidence.parts])
     wanted = _wanted(_workloads(scan.evidence, pl.concat(tried)), needs, pl.concat(active), asked)
     matched = representatives(matched.join(wanted, on=REQUIREMENT, how="semi", nulls_equal=True))
-    named = tags.identify(matched["dst_ip"].unique())
-    tag_of = dict(zip(named["address"], named["service_tag"], strict=True))
+    identified = tags.identify(matched["dst_ip"].unique())
+    tag_of = dict(zip(identified["address"], identified["service_tag"], strict=True))
     found: dict[tuple[object, ...], list[Attempt]] = {}
     for row in matched.iter_rows(named=True):
         key = tuple(row[k] for k in REQUIREMENT)
@@ -225,7 +243,8 @@ def _statuses(scan: Scan, needs: Sequence[Need], asked: frozenset[str], tags: Se
         workload = {k: row[k] for k in WORKLOAD}
         need = needs[row["requirement"]]
         key = (*workload.values(), row["requirement"])
-        judged = judge(need, found.get(key, []), sums.get(key, NOTHING), row["logged"], evidence)
+        others_here = others_in.get(workload["vnet"], frozenset())
+        judged = judge(need, found.get(key, []), sums.get(key, NOTHING), row["logged"], evidence, others_here)
         if judged is not None:
             tag = tag_of.get(judged.dst_ip) if judged.dst_ip else None
             rows.append({**workload, **judged._asdict(), "service_tag": tag})
@@ -287,12 +306,42 @@ def _matcher(needs: Sequence[Need]) -> Callable[[pl.DataFrame], pl.DataFrame]:
     return tied
 
 
+def _others(inventory: Inventory, needs: Sequence[Need]) -> pl.DataFrame:
+    """(vnet, dst_ip): private addresses that names stood for and that in this VNet are known to be somebody else's.
+
+    Private ranges repeat across VNets. A name means the private endpoint at its address where the inventory knows one, else
+    whoever has the address in the only VNet that is known to have it.
+    """
+    named = {prefix.partition("/")[0] for need in needs for prefix in need.expansion.private}
+    owners = inventory.table.filter(pl.col("address").is_in(sorted(named))).select("address", "vnet", "kind").unique()
+    endpoint = pl.col("kind") == "private endpoint"
+    meant = owners.filter(endpoint | ~endpoint.any().over("address")).select("address", vnet="vnet").unique()
+    alone = endpoint.any().over("address") | (pl.col("vnet").n_unique().over("address") == 1)
+    sure = meant.join(owners.filter(alone).select("address", "vnet").unique(), on=["address", "vnet"])
+    seen = subjects_of(inventory).filter(pl.col("address").is_in(owners["address"].unique().implode()))
+    return (
+        seen.join(sure.with_columns(right=pl.lit(True)), on=["address", "vnet"], how="left")
+        .filter(pl.col("right").is_null() | pl.col("ambiguous"))
+        .select(vnet="seen_in", dst_ip="address")
+        .unique()
+    )
+
+
+def _in_its_vnet(
+    match: Callable[[pl.DataFrame], pl.DataFrame], others: pl.DataFrame
+) -> Callable[[pl.DataFrame], pl.DataFrame]:
+    """The matcher, but a name ties no address that in the workload's VNet is somebody else's."""
+    if others.is_empty():
+        return match
+    wrong = others.with_columns(match=pl.lit(NAME))
+    return lambda attempts: match(attempts).join(wrong, on=["vnet", "dst_ip", "match"], how="anti")
+
+
 def _workloads(evidence: Evidence, tried: pl.DataFrame) -> pl.DataFrame:
     """Every workload that could need an endpoint, and whether its NIC is logged: the inventory knows others too."""
-    logged = evidence.coverage["mac_address"].drop_nulls().unique().to_list()
     own = (
         evidence.inventory.table.filter(pl.col("kind").is_in(["nic", "forwarder"]), pl.col("workload").is_not_null())
-        .with_columns(logged=pl.col("mac_address").is_in(logged).fill_null(False))
+        .with_columns(logged=pl.col("mac_address").is_in(evidence.logged_nics.implode()).fill_null(False))
         .select(*WORKLOAD, "logged")
     )
     tried = tried.select(*WORKLOAD, logged=pl.lit(True))
@@ -338,7 +387,7 @@ def _evidence(scan: Scan) -> Length:
     if first is None or last is None:
         return Length(dt.timedelta(), 0, 0)
     covered = coverage.filter(pl.col("state").is_in(COVERED)).height
-    return Length(last - first + HOUR, covered, coverage.height)
+    return Length(last - first + _HOUR, covered, coverage.height)
 
 
 def _hours(scan: Scan) -> tuple[dt.datetime | None, dt.datetime | None]:

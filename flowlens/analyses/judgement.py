@@ -7,14 +7,14 @@ the best counts; a service is judged over all its addresses, and a denial beside
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from flowlens import schema
 from flowlens.analyses.fixes import advice, private_address
-from flowlens.analyses.needs import ADDRESS, APPROXIMATE_TAG, EXACT, NAME, PORT_ONLY, SURE, TAG, Need
-from flowlens.prefixes import PLATFORM_PREFIXES, is_internal
+from flowlens.analyses.needs import ADDRESS, APPROXIMATE_TAG, EXACT, NAME, OTHER_NAME, PORT_ONLY, SURE, TAG, Need
+from flowlens.prefixes import PLATFORM_PREFIXES
 
 SUCCESS = ("Reached", "Service reached", "Recovered")
 ANSWERED = (*SUCCESS, "Partly denied")
@@ -22,9 +22,15 @@ LISTED = 4
 """How many of many things a note names; it counts the others."""
 
 _COMMON_PORTS = (53, 80, 123, 443)
-_WEEKLY = "windows-kms"
+
+# How rarely what a profile lists is asked for; a log of hours says next to nothing of it.
+_RARE = {
+    "windows-kms": "Windows renews weekly",
+    "rhui": "it is asked for when packages are updated",
+    "ubuntu-repos": "they are asked for when packages are updated",
+}
+# Windows renews its activation about every seven days (Microsoft Learn, windows-activation-stopped-working).
 _WEEK = dt.timedelta(days=7)
-"""Windows renews its activation about every seven days (Microsoft Learn, windows-activation-stopped-working)."""
 
 # Of alternatives the one that needs a person least speaks for all.
 _BEST_FIRST = (
@@ -108,16 +114,24 @@ class _Opinion(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def judge(need: Need, attempts: Sequence[Attempt], totals: Totals, logged: bool, evidence: Length) -> Judged | None:
+def judge(
+    need: Need,
+    attempts: Sequence[Attempt],
+    totals: Totals,
+    logged: bool,
+    evidence: Length,
+    others: Set[str] = frozenset(),
+) -> Judged | None:
     """One row of denied_egress; None where silence means nothing: retired and safe-to-block endpoints.
 
-    ``attempts`` are all at the requirement, or those that stand for all; ``totals`` are of all.
+    ``attempts`` are all at the requirement, or those that stand for all; ``totals`` are of all. ``others`` are addresses of
+    names that are somebody else's in this VNet, so that nothing was looked for there.
     """
     requirement = need.requirement
     quiet = requirement.retired or requirement.need == "safe-to-block"
     if not attempts and quiet:
         return None
-    opinion = _opinion(need, attempts, totals.failed) if attempts else _unseen(need, logged, evidence)
+    opinion = _opinion(need, attempts, totals.failed) if attempts else _unseen(need, logged, evidence, others)
     notes = [requirement.note, *opinion.notes]
     if opinion.best is None and need.expansion.untestable:
         notes.append(f"not tested: {_shortened(need.expansion.untestable)}")
@@ -169,19 +183,36 @@ def _opinion(need: Need, attempts: Sequence[Attempt], failures: int) -> _Opinion
     if best is not None and best.status in SUCCESS:
         return _Opinion(best.status, best.match, best, beside)
     named = {a.dst_ip for a in exact}
-    for match in (TAG, APPROXIMATE_TAG):
-        service = _service([a for a in attempts if a.match == match and a.dst_ip not in named])
+    by_tag = [a for a in attempts if a.match == TAG]
+    likely = [a for a in attempts if a.match == APPROXIMATE_TAG and a.confidence in SURE]
+    plausible = [a for a in attempts if a.match == APPROXIMATE_TAG and a.confidence not in SURE]
+    for kind in (by_tag, likely):
+        service = _service([a for a in kind if a.dst_ip not in named])
         # A tag that the requirement lists is one of its alternatives; one that only stands for a name is none.
-        if service is not None and service[0] in SUCCESS and (best is None or match == TAG):
+        if service is not None and service[0] in SUCCESS and (best is None or kind is by_tag):
             opinion = _service_success(service[0], service[1])
             return opinion._replace(notes=(*opinion.notes, *beside))
+    anywhere = _service([a for a in attempts if a.match == PORT_ONLY and a.dst_ip not in named])
     if best is not None:
-        return _Opinion(best.status, best.match, best)
-    for match in (TAG, APPROXIMATE_TAG, PORT_ONLY):
-        service = _service([a for a in attempts if a.match == match])
+        return _beside_any(_Opinion(best.status, best.match, best), anywhere)
+    for kind in (by_tag, likely, plausible, [a for a in attempts if a.match == PORT_ONLY]):
+        service = _service(kind)
         if service is not None:
-            return _claim(need, service[0], service[1])
+            return _beside_any(_claim(need, service[0], service[1]), anywhere)
     raise AssertionError("an attempt without a match")
+
+
+def _beside_any(opinion: _Opinion, anywhere: tuple[str, Attempt] | None) -> _Opinion:
+    """The opinion, but no failure where any address will do and some address answered: it may be the alternative."""
+    best = opinion.best
+    if best is None or best.match == PORT_ONLY or opinion.status not in schema.EGRESS_PROBLEMS:
+        return opinion
+    if anywhere is None or anywhere[0] not in SUCCESS:
+        return opinion
+    told = (
+        f"{best.dst_ip} was {opinion.status.lower()}, but {anywhere[1].dst_ip} answered on the port, where any may do"
+    )
+    return _Opinion("Cannot tell", best.match, best, (*opinion.notes, told))
 
 
 def _alternative_order(attempt: Attempt) -> tuple[int, str, str]:
@@ -218,10 +249,6 @@ def _when(time: Callable[[Attempt], dt.datetime | None]) -> Callable[[Attempt], 
 
 
 def _service_success(status: str, best: Attempt) -> _Opinion:
-    if best.match == APPROXIMATE_TAG and best.confidence not in SURE:
-        return _Opinion(
-            "Cannot tell", best.match, best, (f"some endpoint of its likely service answered ({best.dst_ip})",)
-        )
     word = "Service reached" if status == "Reached" else status
     return _Opinion(word, best.match, best, ("some endpoint of the service answered, not necessarily this one",))
 
@@ -233,7 +260,12 @@ def _claim(need: Need, status: str, best: Attempt) -> _Opinion:
         return _Opinion("Cannot tell", best.match, best, (f"only the port fits ({best.dst_ip}, {status.lower()})",))
     if best.match != APPROXIMATE_TAG:
         return _Opinion(status, best.match, best)
-    told = f"an endpoint of its likely service was {status.lower()} ({best.dst_ip})"
+    if status in SUCCESS:
+        told = f"some endpoint of its likely service answered ({best.dst_ip})"
+    else:
+        told = f"an endpoint of its likely service was {status.lower()} ({best.dst_ip})"
+    if best.confidence == OTHER_NAME:
+        return _Opinion("Cannot tell", best.match, best, (f"{told}, known by another name",))
     if any(reach.match == NAME for reach in need.expansion.reaches):
         return _Opinion("Cannot tell", best.match, best, (f"{told}, which is no address known of the name",))
     if best.confidence not in SURE:
@@ -241,30 +273,34 @@ def _claim(need: Need, status: str, best: Attempt) -> _Opinion:
     return _Opinion(status, best.match, best, ("some endpoint of the service; this name may be the one",))
 
 
-def _unseen(need: Need, logged: bool, evidence: Length) -> _Opinion:
+def _unseen(need: Need, logged: bool, evidence: Length, others: Set[str]) -> _Opinion:
     """Nothing matched: never tried, or the evidence cannot tell."""
     if not logged:
         return _Opinion("Not observable", None, None, ("no flow log covers this workload",))
     expansion = need.expansion
+    named = any(reach.match == NAME for reach in expansion.reaches)
+    elsewhere = sorted(others & {prefix.partition("/")[0] for prefix in expansion.private})
     # Silence says nothing of what could not be looked for: an alternative that is not tested may have been tried.
     testable = not expansion.untestable and any(
         reach.match in (ADDRESS, TAG)
         or (reach.match == APPROXIMATE_TAG and expansion.confidence.get(reach.endpoint) == "high")
         # A private endpoint is the only address of its name; a public name may have more than those that are known.
-        or (reach.match == NAME and any(map(is_internal, reach.prefixes)))
+        or (reach.match == NAME and not expansion.private.isdisjoint(reach.prefixes) and not elsewhere)
         for reach in expansion.reaches
     )
     notes = []
+    if elsewhere:
+        notes.append(f"{', '.join(elsewhere[:LISTED])}, known of its name, is somebody else's in this virtual network")
     # Documented to be exempt from rules; whether it is logged is not documented (network-security-groups-overview).
     platform = testable and all(set(PLATFORM_PREFIXES).issuperset(reach.prefixes) for reach in expansion.reaches)
     if platform:
         notes.append("flow logs need not hold what goes to the platform's own addresses")
-    if not testable and any(reach.match == NAME for reach in expansion.reaches):
+    elif not testable and named and not elsewhere:
         notes.append("the addresses known of its name were not tried, it may have others")
     if evidence.covered < evidence.expected:
         notes.append(f"only {evidence.covered} of {evidence.expected} NIC-hours are covered")
     if evidence.time < _WEEK:
         hours = f"{evidence.time.total_seconds() / 3600:.0f} h of logs"
-        notes.append(f"{hours} prove little: Windows renews weekly" if need.profile == _WEEKLY else hours)
+        notes.append(f"{hours} prove little: {_RARE[need.profile]}" if need.profile in _RARE else hours)
     silent = testable and not platform and evidence.covered
     return _Opinion("Not seen" if silent else "Cannot tell", None, None, tuple(notes))

@@ -13,6 +13,8 @@ ADDRESS, NAME, TAG, APPROXIMATE_TAG, PORT_ONLY = schema.MATCHES
 EXACT = (ADDRESS, NAME)
 SURE = ("high", "medium")
 """Confidence from which a service tag stands for a name."""
+OTHER_NAME = "another name"
+"""In place of a confidence: the address is known to stand for another name, so its failure says little of this one."""
 
 
 class Asked(NamedTuple):

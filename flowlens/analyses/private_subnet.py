@@ -17,9 +17,10 @@ import polars as pl
 
 from flowlens import schema
 from flowlens.analyses.attempts import WORKLOAD, attempts_of
-from flowlens.analyses.egress import AUTO, met
+from flowlens.analyses.egress import AUTO, tying
 from flowlens.analyses.needs import EXACT
-from flowlens.analyses.tables import protocol_name, result
+from flowlens.analyses.representatives import REQUIREMENT
+from flowlens.analyses.tables import protocol_name, result, slim
 from flowlens.catalog import Names, ServiceTags, load_tags, read_names
 from flowlens.catalog.placeholders import Settings, given
 from flowlens.errors import ConfigError, near_matches
@@ -103,19 +104,20 @@ def private_subnet_readiness(
         inventory = scan.evidence.inventory
         methods = by_subnet(inventory, outbound or {})
         services = by_subnet(inventory, service_endpoints or {})
-        parts = [attempts_of(part) for part in scan.evidence.parts]
-        named = met(
-            scan,
-            parts,
-            profiles=profiles,
-            cloud=cloud,
-            placeholders=placeholders,
-            tags=known_tags,
-            names=known_names,
+        tie, needed = tying(
+            scan, profiles=profiles, cloud=cloud, placeholders=placeholders, tags=known_tags, names=known_names
         )
         regions = regions_of(scan.evidence, placeholders or {})
-        tried = _with_paths(pl.concat(parts), scan.evidence, regions, services, known_tags)
-        return _readiness(tried, named, methods, scan.evidence).lazy()
+        sums, workloads, named = [], [], []
+        # A destination is in one part alone, so its addresses are counted there.
+        for part in scan.evidence.parts:
+            attempts = attempts_of(part)
+            tried = _with_paths(attempts, inventory, regions, services, known_tags)
+            sums.append(slim(_sums(tried), [*_SUBNET, "destination"]))
+            workloads.append(slim(tried.select(*_DESTINATION, "unsure", "workload").unique(), WORKLOAD))
+            named.append(slim(_by_destination(tie(attempts), tried), WORKLOAD))
+        told = needed(pl.concat(named))
+        return _readiness(pl.concat(sums), pl.concat(workloads), told, methods, scan.evidence).lazy()
 
     return result("private_subnet_readiness", compute)
 
@@ -161,6 +163,19 @@ def by_subnet(inventory: Inventory, given: Mapping[str, T], *, strict: bool = Tr
     return found
 
 
+def methods_by_subnet(
+    inventory: Inventory, outbound: Mapping[str, str] | None, known: Sequence[Mapping[str, str]] = ()
+) -> dict[tuple[str, str], str]:
+    """How each subnet goes out, by (vnet, subnet): the last word counts, of ``known`` and then of ``outbound``.
+
+    Raises what by_subnet raises: ``outbound`` must name subnets of these logs, ``known`` may name others too.
+    """
+    methods: dict[tuple[str, str], str] = {}
+    for mapping in known:
+        methods |= by_subnet(inventory, mapping, strict=False)
+    return methods | by_subnet(inventory, outbound or {})
+
+
 def regions_of(evidence: Evidence, settings: Settings) -> pl.DataFrame:
     """(vnet, region): by the Network Watcher of its flow logs, else by the user's setting; null where neither tells."""
     told = given(settings).get("region", [])
@@ -183,7 +198,7 @@ def regions_of(evidence: Evidence, settings: Settings) -> pl.DataFrame:
 
 def _with_paths(
     attempts: pl.DataFrame,
-    evidence: Evidence,
+    inventory: Inventory,
     regions: pl.DataFrame,
     services: Mapping[tuple[str, str], Sequence[str]],
     tags: ServiceTags,
@@ -191,7 +206,7 @@ def _with_paths(
     """Attempts with ``destination``, ``path`` and ``unsure``: whether the path hangs on a region that is not known."""
     external = (pl.col("dst_place") != INTERNAL) & (pl.col("dst_place") != PLATFORM)
     identified = tags.identify(attempts.filter(external)["dst_ip"].unique()).rename({"address": "dst_ip"})
-    kinds = subjects_of(evidence.inventory).select("seen_in", "address", "kind")
+    kinds = subjects_of(inventory).select("seen_in", "address", "kind")
     region_of = dict(tags.table.select("name", "region").iter_rows())
     held = (
         identified.select("dst_ip", tag="service_tags")
@@ -280,35 +295,53 @@ def _with_paths(
     )
 
 
-def _readiness(
-    tried: pl.DataFrame, named: pl.DataFrame, methods: Mapping[tuple[str, str], str], evidence: Evidence
-) -> pl.DataFrame:
+def _sums(tried: pl.DataFrame) -> pl.DataFrame:
+    """What came of each subnet's attempts at a destination, in one part."""
+
     def flows(statuses: Sequence[str]) -> pl.Expr:
         return pl.col("attempts").filter(pl.col("status").is_in(list(statuses))).sum()
 
+    inside = pl.col("path").is_in([PRIVATE_ENDPOINT, PRIVATE_PEER, THE_PLATFORM])
+    # A source that no subnet is known for, such as one on premises, loses nothing that stays for everybody.
+    concerned = tried.filter(pl.col("subnet").is_not_null() | ~inside)
+    return concerned.group_by([*_DESTINATION, "unsure"]).agg(
+        pl.col("dst_ip").min(),
+        addresses=pl.col("peer").n_unique(),
+        flows_reached=flows(_REACHED),
+        flows_unanswered=flows(_SILENT),
+        flows_denied=flows(("Denied",)),
+        last_success=pl.col("last_answered").max(),
+        ipv6=pl.col("dst_ip").str.contains(":", literal=True).any().fill_null(False),
+    )
+
+
+def _readiness(
+    sums: pl.DataFrame,
+    workloads: pl.DataFrame,
+    named: pl.DataFrame,
+    methods: Mapping[tuple[str, str], str],
+    evidence: Evidence,
+) -> pl.DataFrame:
     told = pl.DataFrame(
         [(*subnet, method.lower()) for subnet, method in methods.items()],
         schema={"vnet": pl.String, "subnet": pl.String, "outbound": pl.String},
         orient="row",
     )
-    inside = pl.col("path").is_in([PRIVATE_ENDPOINT, PRIVATE_PEER, THE_PLATFORM])
+    key = [*_DESTINATION, "unsure"]
     silent = (pl.col("flows_unanswered").sum() > 0) & (pl.col("flows_reached").sum() == 0)
     rows = (
-        # A source that no subnet is known for, such as one on premises, loses nothing that stays for everybody.
-        tried.filter(pl.col("subnet").is_not_null() | ~inside)
-        .group_by([*_DESTINATION, "unsure"])
+        sums.group_by(key)
         .agg(
             pl.col("dst_ip").min(),
-            workloads=pl.col("workload").n_unique(),
-            addresses=pl.col("peer").n_unique(),
-            flows_reached=flows(_REACHED),
-            flows_unanswered=flows(_SILENT),
-            flows_denied=flows(("Denied",)),
-            last_success=pl.col("last_answered").max(),
-            ipv6=pl.col("dst_ip").str.contains(":", literal=True).any().fill_null(False),
+            pl.col("addresses", "flows_reached", "flows_unanswered", "flows_denied").sum(),
+            pl.col("last_success").max(),
+            pl.col("ipv6").any(),
+        )
+        .join(
+            workloads.group_by(key).agg(workloads=pl.col("workload").n_unique()), on=key, how="left", nulls_equal=True
         )
         .join(told, on=_SUBNET, how="left", nulls_equal=True)
-        .join(_names(named, tried), on=_DESTINATION, how="left", nulls_equal=True)
+        .join(_names(named), on=_DESTINATION, how="left", nulls_equal=True)
         .with_columns(_status(), no_answer=silent.over([*_SUBNET, "path"]))
         .with_columns(_note())
         .rename({"dst_port": "port"})
@@ -318,18 +351,17 @@ def _readiness(
     return pl.concat([rows.select(pl.col(c).cast(k) for c, k in columns.items()), _blind(unlogged, columns)])
 
 
-def _names(named: pl.DataFrame, tried: pl.DataFrame) -> pl.DataFrame:
-    """Profiles and endpoints by destination; where some are tied to an address, those of the mere service are left out."""
+def _by_destination(tied: pl.DataFrame, tried: pl.DataFrame) -> pl.DataFrame:
+    """Workload, requirement, destination and ``exact`` of what was tied to requirements, each once."""
     key = [*WORKLOAD, "peer", "peer_port", "number"]
-    rows = named.select(
-        *WORKLOAD,
-        "profile",
-        "name",
-        peer="dst_ip",
-        peer_port="dst_port",
-        number="protocol",
-        exact=pl.col("match").is_in(EXACT),
+    rows = tied.select(
+        *REQUIREMENT, peer="dst_ip", peer_port="dst_port", number="protocol", exact=pl.col("match").is_in(EXACT)
     ).join(tried.select(*key, *_DESTINATION[2:]).unique(), on=key, nulls_equal=True)
+    return rows.select(*REQUIREMENT, *_DESTINATION[2:], "exact").unique()
+
+
+def _names(rows: pl.DataFrame) -> pl.DataFrame:
+    """Profiles and endpoints by destination; where some are tied to an address, those of the mere service are left out."""
     exact = pl.col("exact") | ~pl.col("exact").any()
     listed = {
         column: pl.col(source).filter(exact).unique().sort().str.join(", ")
@@ -386,11 +418,10 @@ def _note() -> pl.Expr:
 
 def _unlogged(evidence: Evidence) -> pl.DataFrame:
     """Subnets of which the inventory knows NICs and none has a flow log."""
-    logged = evidence.coverage["mac_address"].drop_nulls().unique().to_list()
     return (
         evidence.inventory.table.filter(pl.col("kind").is_in(["nic", "forwarder"]), pl.col("mac_address").is_not_null())
         .group_by(_SUBNET)
-        .agg(logged=pl.col("mac_address").is_in(logged).any())
+        .agg(logged=pl.col("mac_address").is_in(evidence.logged_nics.implode()).any())
         .filter(~pl.col("logged"))
         .select(_SUBNET)
     )

@@ -32,7 +32,7 @@ def representatives(matched: pl.DataFrame) -> pl.DataFrame:
     own = matched.filter(exact)
     by_service = matched.filter(~exact).join(own, on=[*REQUIREMENT, "dst_ip"], how="anti", nulls_equal=True)
     failed = own.filter(pl.col("status").is_in(schema.EGRESS_PROBLEMS))
-    group = [*REQUIREMENT, "match", "status", "denied"]
+    group = [*REQUIREMENT, "match", "confidence", "status", "denied"]
     chosen = [
         # The best of the addresses, and the first of those that fail beside it.
         _first(own, [*REQUIREMENT, "status"], ["endpoint", "dst_ip", "dst_port"]),

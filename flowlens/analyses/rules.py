@@ -174,10 +174,9 @@ def _dependencies(evidence: Evidence, rule: str) -> pl.LazyFrame:
 
 def _unlogged(evidence: Evidence) -> pl.DataFrame:
     """(of, subnet, unlogged): NICs that the inventory knows and no flow log covers."""
-    logged = evidence.coverage["mac_address"].drop_nulls().unique()
     return (
         evidence.inventory.table.filter(pl.col("kind") == "nic", pl.col("mac_address").is_not_null())
-        .join(logged.to_frame(), on="mac_address", how="anti")
+        .join(evidence.logged_nics.to_frame(), on="mac_address", how="anti")
         .group_by(pl.col("vnet").alias("of"), "subnet")
         .agg(unlogged=pl.col("mac_address").n_unique())
     )

@@ -42,13 +42,14 @@ class Expansion:
     where any address will do. ``endpoint`` is the endpoint's value with its placeholders filled. ``confidence`` is high,
     medium or low for each endpoint matched by an approximate tag. ``untestable`` gives one reason for each endpoint that no
     address can be tied to; if ``reaches`` is empty, nothing can be said about the requirement. ``names`` are all its names
-    and patterns of names.
+    and patterns of names, ``private`` the private ones of their prefixes.
     """
 
     reaches: tuple[Reach, ...]
     confidence: Mapping[str, str] = field(default_factory=dict)
     untestable: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
+    private: frozenset[str] = frozenset()
 
     @property
     def prefixes(self) -> tuple[tuple[str, str, str], ...]:
@@ -101,7 +102,9 @@ def expand(
                 untestable.append(f"{value}: {reason}")
     reaches += [Reach("approximate tag", value, tags.prefixes(tag)) for tag, value in approximate.items()]
     used = {value: confidence[value] for value in dict.fromkeys(approximate.values())}
-    return Expansion(tuple(reaches), used, tuple(dict.fromkeys(untestable)), tuple(confidence))
+    by_name = (reach.prefixes for reach in reaches if reach.match == "name") if names and names.private else ()
+    private = frozenset(p for prefixes in by_name for p in prefixes if names and p in names.private)
+    return Expansion(tuple(reaches), used, tuple(dict.fromkeys(untestable)), tuple(confidence), private)
 
 
 def names_of(
@@ -213,9 +216,8 @@ def _by_known_name(name: str, names: Names | None) -> tuple[Reach | None, str]:
     """Prefixes of the addresses that a name, or each name of a pattern, stood for; or the reason why none is used."""
     if names is None:
         return None, ""
-    addresses = dict.fromkeys(address for held in names.of(name).values() for address in held)
-    if addresses:
-        return Reach("name", name, tuple(normal(address) for address in addresses)), ""
+    if prefixes := names.prefixes(name):
+        return Reach("name", name, prefixes), ""
     if name in names.outdated:
         return None, f"its addresses are known for {names.outdated[name]:%Y-%m-%d} and not for the time of these logs"
     return None, "asked for in the names given, but without an address" if names.asked(name) else ""

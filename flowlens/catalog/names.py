@@ -27,7 +27,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+import polars as pl
+
 from flowlens.errors import CatalogError, near_matches
+from flowlens.prefixes import INTERNAL_PREFIXES, within
 
 COLUMNS = ("name", "address", "first_seen", "last_seen")
 """The columns of a names file; the first two must be there."""
@@ -84,6 +87,29 @@ class Names:
         fitting = (name for name in self.asked(pattern) if name in self.addresses)
         return {name: [one.address for one in self.addresses[name]] for name in fitting}
 
+    def prefixes(self, pattern: str) -> tuple[str, ...]:
+        """The prefixes of all addresses of names that fit ``pattern``, each once; kept, since many profiles ask for the same.
+
+        >>> Names({"a.example.com": (Resolved("203.0.113.7"),)}).prefixes("*.example.com")
+        ('203.0.113.7/32',)
+        """
+        if pattern not in self._prefixes:
+            addresses = dict.fromkeys(address for held in self.of(pattern).values() for address in held)
+            self._prefixes[pattern] = tuple(f"{a}/128" if ":" in a else f"{a}/32" for a in addresses)
+        return self._prefixes[pattern]
+
+    @functools.cached_property
+    def private(self) -> frozenset[str]:
+        """The prefixes of those addresses that are private, such as those of private endpoints."""
+        addresses = pl.Series(self.known_addresses, dtype=pl.String)
+        inside = addresses.filter(within(addresses, INTERNAL_PREFIXES).fill_null(False))
+        return frozenset(f"{a}/128" if ":" in a else f"{a}/32" for a in inside)
+
+    @functools.cached_property
+    def _prefixes(self) -> dict[str, tuple[str, ...]]:
+        """Prefixes by pattern, of those asked for so far."""
+        return {}
+
     def asked(self, pattern: str) -> list[str]:
         """All names that fit ``pattern``, with an address or without, sorted."""
         wanted = pattern.lower()
@@ -130,6 +156,15 @@ class Names:
         outdated = {name: time for name, time in {**others.outdated, **self.outdated}.items() if name not in both}
         unresolved = (self.unresolved | others.unresolved) - both.keys()
         return Names(both, unresolved, self.skipped + others.skipped, outdated)
+
+    @property
+    def known_addresses(self) -> list[str]:
+        """All addresses that some name stood for, sorted.
+
+        >>> Names({"a.example.com": (Resolved("203.0.113.7"),)}).known_addresses
+        ['203.0.113.7']
+        """
+        return sorted({one.address for known in self.addresses.values() for one in known})
 
     def describe(self) -> str:
         """What was read, in a sentence.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from flowlens.errors import ConfigError, near_matches
 
 if TYPE_CHECKING:
-    from flowlens.catalog.profiles import Profile
+    from flowlens.catalog.profiles import Profile, Requirement
 
 Settings = Mapping[str, str | list[str]]
 """Values by placeholder: a text, or a list where several will do."""
@@ -95,6 +95,37 @@ def configured_settings(settings: Settings, profiles: Iterable[Profile] = ()) ->
         if key_of(name) not in known and (error := _unknown(name, known)).hint.startswith("did you mean"):
             raise error
     return {name: value for name, value in settings.items() if key_of(name) in known}
+
+
+def chosen_settings(
+    texts: Iterable[str], configured: Settings, profiles: Iterable[Profile] = ()
+) -> dict[str, str | list[str]]:
+    """What fills these profiles and the package's: settings of texts (see parse_settings) above those of a config.
+
+    Raises what parse_settings, check_settings and configured_settings raise.
+
+    >>> chosen_settings(["location=japaneast"], {"location": "westus", "vault": "mine"})
+    {'location': 'japaneast', 'vault': 'mine'}
+    """
+    profiles = list(profiles)
+    given = parse_settings(texts)
+    check_settings(given, profiles)
+    return {**configured_settings(configured, profiles), **given}
+
+
+def left_open(requirements: Iterable[Requirement], settings: Settings | None = None) -> dict[str, str]:
+    """The placeholders that these requirements leave open and no setting fills, with what each stands for.
+
+    >>> from flowlens.catalog import load_profile
+    >>> sorted(left_open(load_profile("azure-sql").requirements, {"location": "japaneast"}))
+    ['server']
+    """
+    told = {key_of(name): (name, text) for name, text in PLACEHOLDERS.items()}
+    values = (endpoint.value for requirement in requirements for endpoint in requirement.endpoints)
+    used = {key_of(name): name for value in values for name in PLACEHOLDER.findall(value)}
+    for name in settings or {}:
+        used.pop(key_of(name), None)
+    return dict(told.get(key, (name, "yours")) for key, name in used.items())
 
 
 def _known(profiles: Iterable[Profile]) -> dict[str, str]:

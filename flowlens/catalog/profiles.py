@@ -237,7 +237,7 @@ class _Entry:
     def value(self, key: str) -> object:
         assert isinstance(self.table, dict)
         if key not in self.table:
-            raise self.wrong(f"expected a {key}, found none")
+            raise self.wrong(f"expected {key}, found none")
         return self.table[key]
 
     def text(self, key: str, *, default: str | None = None) -> str:

@@ -197,9 +197,9 @@ class ServiceTags:
 def load_tags(cloud: str = "global", path: Path | None = None) -> ServiceTags:
     """The service tags of ``cloud``: those of the published JSON file at ``path``, else the newest at hand.
 
-    At hand are those of the package and those that ``flowlens tags update`` put into the user's data folder. A file may also be what the Service Tag Discovery API answers (``az network list-service-tags``). Raises
-    CatalogError for an unknown cloud, and for a file that cannot be read, is cut off, is of another cloud or has a
-    wrong prefix.
+    At hand are those of the package and those that ``flowlens tags update`` put into the user's data folder. A file may
+    also be what the Service Tag Discovery API answers (``az network list-service-tags``). Raises CatalogError for an
+    unknown cloud, and for a file that cannot be read, is cut off, is of another cloud or has a wrong prefix.
 
     >>> load_tags("china").date
     '2026-07-20'
@@ -224,20 +224,42 @@ def read_update(path: Path, *, today: dt.date | None = None) -> ServiceTags:
     """
     data = _bytes_of(path)
     tags = read_published(data, date=_date_in(path.name), where=str(path))
-    present = load_tags(tags.cloud)
     if tags.date == UNKNOWN_DATE:
         hint = "keep the published name, ServiceTags_Public_20260720.json, or put the day of the download into it"
         raise CatalogError(str(path), "expected a date in the file's name, found none", hint=hint)
-    if tags.date < present.date:
-        raise CatalogError(str(path), f"is of {tags.date}, older than the one at hand of {present.date}", hint=_FRESH)
     # A file is dated up to a week ahead.
     if tags.date > ((today or dt.datetime.now(dt.UTC).date()) + dt.timedelta(days=7)).isoformat():
         raise CatalogError(str(path), f"is of {tags.date}, which is yet to come", hint=_FRESH)
+    return _not_less(tags, str(path))
+
+
+def read_answer(data: bytes, *, cloud: str, where: str, today: dt.date | None = None) -> ServiceTags:
+    """The service tags in an answer of the Service Tag Discovery API of ``cloud``; nothing is replaced here.
+
+    An answer bears no date, so it is of the day on which it was given. It may lag a published file by up to four weeks and
+    leaves out tags that no NSG rule can name (Microsoft Learn, "Virtual network service tags"). Raises CatalogError as
+    ``load_tags`` does, and for one so much smaller than what is at hand that it must be a part.
+    """
+    day = today or dt.datetime.now(dt.UTC).date()
+    tags = read_published(data, date=day.isoformat(), where=where, asked=cloud)
+    if tags.cloud != cloud:
+        problem = f"expected the service tags of {cloud}, found those of {tags.cloud}"
+        raise CatalogError(where, problem, hint="check --cloud and the endpoint")
+    return _not_less(tags, where)
+
+
+def _not_less(tags: ServiceTags, where: str) -> ServiceTags:
+    """The tags, where they may take the place of those at hand; raises CatalogError for older ones and for a part."""
+    present = load_tags(tags.cloud)
+    if tags.date < present.date:
+        raise CatalogError(where, f"is of {tags.date}, older than the one at hand of {present.date}", hint=_FRESH)
     for what, count in (("tags", len), ("prefixes", lambda rows: rows["prefixes"].list.len().sum())):
         found, before = count(tags.table), count(present.table)
         if found * 2 < before:
             problem = f"holds {found} {what} where the file of {present.date} has {before}: a part of a file"
-            raise CatalogError(str(path), problem, hint=_FRESH)
+            raise CatalogError(where, problem, hint=_FRESH)
+    if tags.find(_EVERYTHING) is None:
+        raise CatalogError(where, f"lacks {_EVERYTHING}, which holds what no other tag does", hint=_FRESH)
     return tags
 
 
@@ -272,8 +294,11 @@ def _data_folder() -> Path:
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "flowlens"
 
 
-def read_published(data: bytes, *, date: str, where: str) -> ServiceTags:
+def read_published(data: bytes, *, date: str, where: str, asked: str | None = None) -> ServiceTags:
     """The service tags in the bytes of a published JSON file; ``where`` names it in errors.
+
+    ``asked`` is the cloud whose endpoint gave them: it counts where they call their cloud by a name that no file uses, since
+    what the API calls the national clouds is not documented.
 
     Regions take the location name of Azure Resource Manager: tags are joined on ``regionId``, since ``AzureCloud`` and
     the ``region`` field spell some regions their own way. Raises CatalogError for any other shape.
@@ -282,7 +307,7 @@ def read_published(data: bytes, *, date: str, where: str) -> ServiceTags:
         file = msgspec.json.decode(data.removeprefix(b"\xef\xbb\xbf"), type=_Published)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise CatalogError(where, f"expected a service-tag file: {error}", hint=_FRESH) from error
-    cloud = PUBLISHED_CLOUDS.get(file.cloud)
+    cloud = PUBLISHED_CLOUDS.get(file.cloud, asked)
     if cloud is None:
         found = f"found cloud {file.cloud[:80]!r}"
         raise CatalogError(where, f"expected cloud {', '.join(PUBLISHED_CLOUDS)}, {found}", hint=_FRESH)

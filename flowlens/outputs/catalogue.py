@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import polars as pl
 
 from flowlens.catalog import Profile
-from flowlens.catalog.placeholders import PLACEHOLDER, PLACEHOLDERS, key_of
+from flowlens.catalog.placeholders import left_open
 from flowlens.catalog.profiles import EGRESS
 from flowlens.catalog.tags import CLOUDS
 from flowlens.outputs.page import Page, Row, Shown
@@ -50,11 +50,8 @@ def profile(one: Profile, cloud: str) -> Iterator[Line]:
     if not own:
         held = ", ".join(known for known in CLOUDS if any(r.cloud == known for r in one.requirements))
         yield f"No source was read for {cloud}; there are requirements for {held}.", ""
-    told = {key_of(name): (name, text) for name, text in PLACEHOLDERS.items()}
-    used = {key_of(name): name for r in own for e in r.endpoints for name in PLACEHOLDER.findall(e.value)}
-    for key, name in used.items():
-        known, text = told.get(key, (name, "yours"))
-        yield f"  to set: {known}, {text}", ""
+    for name, text in left_open(own).items():
+        yield f"  to set: {name}, {text}", ""
     for requirement in own:
         need = "retired" if requirement.retired else requirement.need
         words = need if requirement.concerns == EGRESS else f"{need}, {requirement.concerns}"

@@ -27,11 +27,13 @@ from flowlens.sources.refusals import Context, declared, redact, refusal
 
 if TYPE_CHECKING:
     from azure.storage.blob import ContainerClient
+    from requests import Session
 
 KEY_VARIABLE = "AZURE_STORAGE_KEY"
 SAS_VARIABLE = "AZURE_STORAGE_SAS_TOKEN"
 CONNECTION_STRING_VARIABLE = "AZURE_STORAGE_CONNECTION_STRING"  # the name of a variable, not a secret
-AUTHS = ("default", "cli", "managed-identity", "environment", "key", "sas", "connection-string")
+IDENTITIES = ("default", "cli", "managed-identity", "environment")
+AUTHS = (*IDENTITIES, "key", "sas", "connection-string")
 
 IDENTITY_DEADLINE = 30.0
 """Seconds that finding an identity may take in all; the default chain asks several places, some of which never answer."""
@@ -41,19 +43,37 @@ LONG_LIVED = dt.timedelta(days=7)
 
 @dataclass(frozen=True, slots=True)
 class Cloud:
-    """Where a cloud's accounts and sign-in are. The audience of storage is the same in all of them (Microsoft's page
-    "Authorize with Microsoft Entra ID" for storage, resource id, read 2026).
+    """Where a cloud's accounts, sign-in and Azure Resource Manager are. The audience of storage is the same in all of them
+    (Microsoft's page "Authorize with Microsoft Entra ID" for storage, resource id, read 2026); that of Resource Manager is the
+    one that Azure's own libraries ask for.
     """
 
     suffix: str
     authority: str
+    management: str
+    management_audience: str
     audience: str = "https://storage.azure.com"
 
 
 CLOUDS: Mapping[str, Cloud] = {
-    "global": Cloud("blob.core.windows.net", "login.microsoftonline.com"),
-    "usgov": Cloud("blob.core.usgovcloudapi.net", "login.microsoftonline.us"),
-    "china": Cloud("blob.core.chinacloudapi.cn", "login.chinacloudapi.cn"),
+    "global": Cloud(
+        "blob.core.windows.net",
+        "login.microsoftonline.com",
+        "https://management.azure.com",
+        "https://management.azure.com",
+    ),
+    "usgov": Cloud(
+        "blob.core.usgovcloudapi.net",
+        "login.microsoftonline.us",
+        "https://management.usgovcloudapi.net",
+        "https://management.core.usgovcloudapi.net",
+    ),
+    "china": Cloud(
+        "blob.core.chinacloudapi.cn",
+        "login.chinacloudapi.cn",
+        "https://management.chinacloudapi.cn",
+        "https://management.core.chinacloudapi.cn",
+    ),
 }
 # An account with DNS zones of its own has a zone between its name and this suffix.
 _ZONED = re.compile(r"z[0-9]{1,3}\.blob\.storage\.azure\.net")
@@ -235,12 +255,11 @@ def connect(location: Location, access: Access, *, connections: int = 32) -> Acc
 
     Raises SourceError where no identity is found within `IDENTITY_DEADLINE`, or where a SAS token cannot serve.
     """
-    import requests
     from azure.core.pipeline.transport import RequestsTransport
     from azure.storage.blob import ContainerClient
 
     quiet_loggers()
-    ca_file = _checked_ca_file(access.ca_file)
+    ca_file = checked_ca_file(access.ca_file)
     warnings: tuple[str, ...] = ()
     auth = "sas" if access.auth == "default" and location.sas else access.auth
     endpoint = location.account_url
@@ -255,23 +274,16 @@ def connect(location: Location, access: Access, *, connections: int = 32) -> Acc
     else:
         if not endpoint.startswith("https://"):
             raise declared("FL-S02", str(location))
-        credential, identity = _token_credential(location, access, ca_file)
-        auth = "token"
-    session = requests.Session()
-    for scheme in ("https://", "http://"):
-        session.mount(
-            scheme, requests.adapters.HTTPAdapter(pool_connections=4, pool_maxsize=connections, max_retries=0)
-        )
-    # Looked up once, not at each request. Without its environment the session also leaves ~/.netrc alone, which would replace
-    # the credential.
-    session.trust_env = False
-    proxies = requests.utils.get_environ_proxies(endpoint)
+        cloud = CLOUDS[location.cloud]
+        signed_in = sign_in(access, cloud, cloud.audience, str(location), ca_file)
+        auth, credential, identity = "token", signed_in.credential, signed_in.identity
+    session = session_for(endpoint, ca_file, connections=connections)
     transport = RequestsTransport(
         session=session,
         use_env_settings=False,
         connection_timeout=min(10.0, access.timeout),
         read_timeout=access.timeout,
-        connection_verify=ca_file or os.environ.get("REQUESTS_CA_BUNDLE") or True,
+        connection_verify=session.verify,
         connection_data_block_size=1 << 20,
     )
     client = ContainerClient(
@@ -283,13 +295,31 @@ def connect(location: Location, access: Access, *, connections: int = 32) -> Acc
         # Retries are this package's own, bounded in time; a redirect could carry the credential elsewhere.
         retry_total=0,
         permit_redirects=False,
-        proxies=dict(proxies),
+        proxies=dict(session.proxies),
         user_agent="flowlens",
     )
     return Account(location, client, auth, identity, warnings, access.timeout)
 
 
-def _checked_ca_file(path: Path | None) -> str | None:
+def session_for(endpoint: str, ca_file: str | None, *, connections: int = 4) -> Session:
+    """A session for requests to ``endpoint``: certificates and proxy are settled, nothing is tried again."""
+    import requests
+
+    session = requests.Session()
+    for scheme in ("https://", "http://"):
+        session.mount(
+            scheme, requests.adapters.HTTPAdapter(pool_connections=4, pool_maxsize=connections, max_retries=0)
+        )
+    # Looked up once, not at each request. Without its environment the session also leaves ~/.netrc alone, which would replace
+    # the credential.
+    session.trust_env = False
+    session.proxies = dict(requests.utils.get_environ_proxies(endpoint))
+    session.verify = ca_file or os.environ.get("REQUESTS_CA_BUNDLE") or True
+    return session
+
+
+def checked_ca_file(path: Path | None) -> str | None:
+    """The file of certificates as libraries take it; raises ConfigError where it holds none."""
     if path is None:
         return None
     try:
@@ -393,11 +423,22 @@ def _connection_string(location: Location) -> tuple[str, Any, str, tuple[str, ..
     raise declared("FL-S34", where, "holds neither AccountKey nor SharedAccessSignature")
 
 
-def _token_credential(location: Location, access: Access, ca_file: str | None) -> tuple[Any, str]:
-    """A credential that has just given a token, and whose token it was."""
+@dataclass(frozen=True, slots=True)
+class SignedIn:
+    """A credential, the token that it has just given, and in words whose that is."""
+
+    credential: Any = field(repr=False)
+    token: str = field(repr=False)
+    identity: str
+
+
+def sign_in(access: Access, cloud: Cloud, audience: str, where: str, ca_file: str | None) -> SignedIn:
+    """The identity that ``access`` asks for, one of `IDENTITIES`, with a token for ``audience``; errors name ``where``.
+
+    Raises SourceError where none is found within `IDENTITY_DEADLINE`.
+    """
     import azure.identity as identity
 
-    cloud = CLOUDS[location.cloud]
     host = os.environ.get("AZURE_AUTHORITY_HOST") or cloud.authority
     own = (urlsplit(host).netloc or host) not in {each.authority for each in CLOUDS.values()}
     options: dict[str, Any] = {"authority": host, "connection_timeout": 10.0, "read_timeout": 10.0}
@@ -415,22 +456,22 @@ def _token_credential(location: Location, access: Access, ca_file: str | None) -
         ),
         "environment": lambda: identity.EnvironmentCredential(**options),
     }
-    scope = f"{cloud.audience}/.default"
+    scope = f"{audience}/.default"
     try:
         credential = makers[access.auth]()
     except ValueError as error:
-        raise declared("FL-S07", str(location), str(error)) from None
-    token = within(IDENTITY_DEADLINE, lambda: credential.get_token(scope), location)
+        raise declared("FL-S07", where, str(error)) from None
+    token = within(IDENTITY_DEADLINE, lambda: credential.get_token(scope), where)
     # The chain keeps the credential that succeeded; where a version does not say, the kind asked for is still right.
     used = getattr(credential, "_successful_credential", None) or credential
-    return credential, f"{type(used).__name__}{principal(token.token)}"
+    return SignedIn(credential, token.token, f"{type(used).__name__}{principal(token.token)}")
 
 
 def _without_authority(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name not in ("authority", "disable_instance_discovery")}
 
 
-def within(seconds: float, get: Callable[[], Any], location: Location) -> Any:
+def within(seconds: float, get: Callable[[], Any], where: str) -> Any:
     """What ``get`` gives, or the declared error: the sign-in was refused, no identity was found, or it took too long."""
     from azure.core.exceptions import AzureError, ClientAuthenticationError
     from azure.identity import CredentialUnavailableError
@@ -450,7 +491,6 @@ def within(seconds: float, get: Callable[[], Any], location: Location) -> Any:
     thread.join(seconds)
     if result:
         return result[0]
-    where = str(location)
     if not failure:
         raise declared("FL-S08", where, f"{seconds:g}")
     error = failure[0]

@@ -17,14 +17,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import polars as pl
 
+from flowlens.catalog.names import COLUMNS as NAMES_COLUMNS
 from flowlens.errors import ConfigError, SourceError
 
 if TYPE_CHECKING:
     from dns.message import QueryMessage
 
 PORT = 53
-COLUMNS = ("name", "address", "first_seen", "last_seen", "canonical_name", "resolver")
-"""The columns that ``resolve`` writes; read_names needs the first four."""
+COLUMNS = (*NAMES_COLUMNS, "canonical_name", "resolver")
+"""The columns that ``resolve`` writes: those of a names file, and where the answer came from."""
 KINDS = ("A", "AAAA")
 
 _LONGEST_CHAIN = 16

@@ -1,4 +1,4 @@
-"""What a storage account can refuse, one table: an id, the problem, and what to do next.
+"""What a storage account and Azure Resource Manager can refuse, one table: an id, the problem, and what to do next.
 
 Refusals are told apart by status, error code, message and the chain of causes of what the SDK raised. No text that comes from
 outside stands in an error before its secrets are taken out.
@@ -39,7 +39,7 @@ REFUSALS: Mapping[str, Refusal] = {
     "FL-S06": Refusal("the SAS token is valid from {detail} on", "wait, or make one that starts 15 minutes ago"),
     "FL-S07": Refusal(
         "no identity was found: {detail}",
-        "sign in with `az login`, or choose --auth cli, managed-identity, environment, key or sas",
+        "sign in with `az login`, or choose with --auth: cli, managed-identity, environment; for storage also key and sas",
     ),
     "FL-S08": Refusal("finding an identity took longer than {detail} s", "choose one with --auth, or check the proxy"),
     "FL-S09": Refusal("the sign-in was refused: {detail}", "check tenant, client id and secret of this identity"),
@@ -61,8 +61,8 @@ REFUSALS: Mapping[str, Refusal] = {
     ),
     "FL-S15": Refusal("this account takes no account keys and no tokens made from them", "use --auth default or cli"),
     "FL-S16": Refusal(
-        "no such account: the name {detail} has no address",
-        "check the account's name and --cloud; behind a private endpoint check that this machine uses its DNS zone",
+        "the name {detail} has no address",
+        "check the name of the account, --cloud and DNS; behind a private endpoint this machine must use its DNS zone",
     ),
     "FL-S17": Refusal(
         "{detail} does not answer",
@@ -99,8 +99,19 @@ REFUSALS: Mapping[str, Refusal] = {
     "FL-S36": Refusal("the account is disabled", "check the subscription of the account"),
     "FL-S37": Refusal("reading was stopped", "run again"),
     "FL-S38": Refusal("more than {detail} folders above the hours", "narrow the prefix down to one flow log"),
+    "FL-A01": Refusal(
+        "the token is not for this endpoint: wrong tenant, cloud or audience",
+        "sign in to the tenant of the subscription (`az login --tenant`, AZURE_TENANT_ID) and check --cloud",
+    ),
+    "FL-A02": Refusal(
+        "the identity may not read this ({detail})",
+        "any role that can read will do: assign Reader on {scope} to {identity}",
+    ),
+    "FL-A03": Refusal("refused: {detail}", "check --subscription, --location and --cloud"),
+    "FL-A04": Refusal("throttled or failing, and stays so ({detail})", "run again later, or use --file"),
+    "FL-A05": Refusal("expected service tags, found {detail}", "check the address and the proxy, or use --file"),
 }
-"""Every error of this source; the id stands in the message, so that it can be looked up."""
+"""Every error of these sources; the id stands in the message, so that it can be looked up."""
 
 _WRONG_USAGE = {"FL-S01", "FL-S02", "FL-S03", "FL-S33", "FL-S34"}
 
@@ -154,7 +165,8 @@ class Context(NamedTuple):
     timeout: float = 0.0
 
 
-_RETRIED_STATUS = {408, 429, 500, 502, 503, 504}
+RETRIED_STATUS = frozenset({408, 429, 500, 502, 503, 504})
+"""HTTP statuses after which asking again can help."""
 
 
 def status_of(error: BaseException) -> int:
@@ -167,7 +179,7 @@ def is_passing(error: BaseException) -> bool:
     """Whether trying again can help: throttling, server faults, broken or silent connections."""
     status = status_of(error)
     if status:
-        return status in _RETRIED_STATUS
+        return status in RETRIED_STATUS
     causes = list(_causes(error))
     return not any(_is_untrusted(cause) or _is_refused_proxy(cause) or _is_credential(cause) for cause in causes)
 
@@ -230,7 +242,7 @@ def _by_status(status: int, code: str, error: BaseException, context: Context) -
         return declared("FL-S26", where)
     if is_throttling(error):
         return declared("FL-S23", where)
-    if status in _RETRIED_STATUS:
+    if status in RETRIED_STATUS:
         return declared("FL-S24", where, f"{status} {code}".strip())
     return declared("FL-S35", where, f"{status} {code or _first_line(message)}".strip())
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import datetime as dt
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 
 import flowlens as fl
 from flowlens import schema
 from flowlens.analyses.private_subnet import SERVICE_ENDPOINTS, by_subnet
 from flowlens.errors import ConfigError
+from flowlens.evidence import Scan
 from tests.flow_logs import NIC, OTHER_NIC, SAMPLE, SUBSCRIPTION, flow_tuple, record, run, vnet_id, write_blob
 
 LATER = dt.datetime(2027, 1, 1, tzinfo=dt.UTC)
@@ -445,3 +449,23 @@ def test_names_tell_who_needs_an_address(tmp_path: Path) -> None:
     assert needed["--names", names] == {STRANGER: ("mine", "API"), "private addresses": ("mine", "API")}
     ran = asked(tmp_path, *way, "--names", names)
     assert ran.document["settings"]["names"] and ran.err.startswith(f"{names}: ")
+
+
+def test_the_answer_does_not_depend_on_how_the_evidence_is_split() -> None:
+    whole = fl.scan(SAMPLE)
+    evidence = whole.evidence
+    part_of = pl.col("dst_ip").rank("dense") % 3
+    parts = tuple(evidence.views.filter(part_of == n) for n in range(3))
+    assert all(part.head(1).collect().height for part in parts)
+    split = Scan(
+        read=lambda: replace(evidence, parts=parts),
+        flows=lambda: whole.flows,
+        window=whole.window,
+        settings=whole.settings,
+    )
+    told = [
+        fl.private_subnet_readiness(scan, outbound={"10.10.1.0/24": "default"}, profiles=["auto", "aks-core"]).collect()
+        for scan in (whole, split)
+    ]
+    assert told[0].height > 5 and told[0]["profiles"].drop_nulls().len()
+    assert_frame_equal(told[0], told[1])

@@ -225,14 +225,14 @@ def test_an_unknown_profile_is_refused_with_the_nearest_names():
 
 # What is changed in OWN, and what the error says of it.
 WRONG = [
-    ('title = "My own"', "", "expected a title, found none"),
+    ('title = "My own"', "", "expected title, found none"),
     ('title = "My own"', "title = 3", "expected title as one line of text, found '3'"),
     ('title = "My own"', 'titel = "My own"', "unknown key 'titel'"),
     ('["the wiki"]', "[]", "expected a list of sources"),
     ('["the wiki"]', "[1]", "expected sources as one line"),
     ("as_of = 2026-01-15", "as_of = 2026-01-15T00:00:00Z", "expected as_of such as"),
     ("as_of = 2026-01-15", 'as_of = "yesterday"', "expected as_of such as"),
-    ('name = "Licence server"', "", "requirement 1: expected a name, found none"),
+    ('name = "Licence server"', "", "requirement 1: expected name, found none"),
     ('name = "Licence server"', 'name = "a\\u001b[31m"', "requirement 1: expected name as one line"),
     ('name = "Licence server"', 'name = "a\\nb"', "requirement 1: expected name as one line"),
     ('cloud = "global"', 'cloud = "mars"', "requirement 1 ('Licence server'): expected cloud global, usgov, china"),

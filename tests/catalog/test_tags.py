@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from flowlens.catalog import load_tags
-from flowlens.catalog.tags import packed, read_update, stored_file
+from flowlens.catalog.tags import packed, read_answer, read_update, stored_file
 from flowlens.errors import CatalogError
 
 
@@ -326,6 +326,32 @@ def test_an_update_that_is_not_whole_changes_nothing(update, given, problem):
     assert problem in error.value.problem and error.value.hint and error.value.problem.isprintable()
     assert load_tags("china").date == "2026-07-20"
     assert not stored_file("china").parent.exists()
+
+
+def answer(values=REAL_SIZE, cloud="China", asked="china"):
+    data = json.dumps({"changeNumber": "1", "cloud": cloud, "values": values}).encode()
+    return read_answer(data, cloud=asked, where="https://management", today=TODAY)
+
+
+def test_an_answer_of_the_discovery_api_is_of_its_day(update):
+    assert answer().date == TODAY.isoformat()
+    # What it calls the national clouds is not documented, so the endpoint tells the cloud.
+    assert answer(cloud="AzureChinaCloud").cloud == "china"
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({"asked": "usgov"}, "expected the service tags of usgov, found those of china"),
+        ({"values": REAL_SIZE[:100]}, "holds 100 tags where the file of 2026-07-20 has 327"),
+        ({"values": [tag("Azure", REAL_SIZE[0]["properties"]["addressPrefixes"]), *REAL_SIZE[1:]]}, "lacks AzureCloud"),
+        ({"values": [{"name": "A"}]}, "expected a service-tag file"),
+    ],
+)
+def test_an_answer_that_is_not_whole_is_refused(update, given, problem):
+    with pytest.raises(CatalogError) as error:
+        answer(**given)
+    assert problem in error.value.problem and error.value.where == "https://management"
 
 
 def test_a_file_of_next_week_is_taken(update):

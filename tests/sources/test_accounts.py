@@ -338,7 +338,7 @@ def test_an_opaque_token_says_nothing_and_breaks_nothing(token: str) -> None:
 def test_an_identity_that_hangs_ends_at_the_deadline() -> None:
     never = __import__("threading").Event()
     with pytest.raises(SourceError, match=r"FL-S08 .* 0\.05 s"):
-        accounts.within(0.05, lambda: never.wait(20), parse_location(URL, Access()))
+        accounts.within(0.05, lambda: never.wait(20), URL)
     never.set()
 
 
@@ -362,7 +362,7 @@ def test_a_refused_sign_in_is_told_by_its_cause(error: Exception, code: str) -> 
         raise error
 
     with pytest.raises(SourceError) as caught:
-        accounts.within(5, get, parse_location(URL, Access()))
+        accounts.within(5, get, URL)
     assert id_of(caught.value) == code
     assert caught.value.__suppress_context__
 
@@ -454,8 +454,8 @@ def test_only_what_can_pass_is_tried_again(error: Exception, passing: bool, thro
 def test_every_declared_error_is_raised_somewhere_and_only_those() -> None:
     sources = Path(refusals.__file__).parent
     code = "".join(path.read_text(encoding="utf-8") for path in sources.glob("*.py"))
-    table = code[code.index("REFUSALS: Mapping") : code.index("Every error of this source")]
-    used = set(re.findall(r'"(FL-S\d\d)"', code.replace(table, "")))
+    table = code[code.index("REFUSALS: Mapping") : code.index("Every error of these sources")]
+    used = set(re.findall(r'"(FL-[AS]\d\d)"', code.replace(table, "")))
     assert used == set(REFUSALS)
 
 

@@ -8,6 +8,12 @@ facts are read from the published table, the service tags from the snapshot; not
 been missed, else *Cannot tell*. An address or a prefix is seen; so is a service tag with published prefixes, and a name that
 a tag stands for with high confidence. A name is no more than the addresses known of it, so it may be missed. What goes to the
 platform's own addresses need not be logged at all. A retired endpoint, or one that may be blocked, has no row.
+
+**What a service says.** Where no name is known, the logs of generate_services try an address of every tag that stands for a
+name; a requirement is then told by what it has in common with these, never by its own name.
+
+**What a sibling says.** Of a group of which any member will do one is denied and another answers: reached. Where that other is
+any address at all, it proves nothing, but neither is the denied one missed for sure.
 """
 
 from __future__ import annotations
@@ -41,6 +47,7 @@ REGIONS = {
 PLATFORM = ("168.63.129.16", "169.254.169.254")
 NUMBER = {"tcp": 6, "udp": 17, "any": 6}
 ELSEWHERE = "198.51.100.9"
+ANYWHERE = EVERYWHERE, _ = ("0.0.0.0/0", "::/0")
 WRONG_PORT = 4444
 UNTESTABLE = 9
 
@@ -72,6 +79,7 @@ CASES = {
     "pending": ([(59, "B", DENIED)], "Pending"),
 }
 QUIET = ("absent", "wrong-port")
+SERVICE_CASES = ("reached", "denied")
 WORKLOADS = (*CASES, "service", "sibling", *QUIET)
 UNLOGGED = "unlogged"
 RULES = {"denied-admin": ("DenyAdmin", ADMIN)}
@@ -126,6 +134,16 @@ class Truth:
     testable: frozenset[str]
 
 
+@dataclass(frozen=True)
+class Services:
+    """Logs in which services were tried, by their addresses alone; ``tried`` has address, protocol and port."""
+
+    settings: dict[str, str]
+    logs: Path
+    inventory: Path
+    tried: frozenset[tuple[str, int, int]]
+
+
 def facts(cloud: str) -> list[Fact]:
     """Egress facts of a cloud, in their published order."""
     with FACTS.open(newline="") as file:
@@ -162,7 +180,7 @@ def filled(value: str, cloud: str) -> str:
 
 def is_address(fact: Fact) -> bool:
     """Whether the fact is an address that can be told from all others."""
-    return fact.kind in ("ip", "cidr") and fact.value not in ("0.0.0.0/0", "::/0")
+    return fact.kind in ("ip", "cidr") and fact.value not in ANYWHERE
 
 
 @functools.cache
@@ -190,7 +208,7 @@ def _stand_ins() -> list[tuple[re.Pattern[str], dict[str, object]]]:
         (
             re.compile(
                 "".join(
-                    ".*" if p == "*" else "[^.]+" if p[:1] == "<" else re.escape(p)
+                    ".*" if p == "*" else "([^.]+)" if p[:1] == "<" else re.escape(p)
                     for p in re.split(r"(\*|<\w+>)", text)
                 )
             ),
@@ -201,15 +219,23 @@ def _stand_ins() -> list[tuple[re.Pattern[str], dict[str, object]]]:
     ]
 
 
-def surely_stood_for(name: str, cloud: str) -> bool:
-    """Whether a tag with prefixes stands for a name with high confidence."""
+def stand_in(name: str, cloud: str) -> tuple[str, list[list[str]]]:
+    """How sure a name is stood for, and the prefixes of each tag that does; none where its tags are not in this cloud."""
     for pattern, entry in _stand_ins():
-        if pattern.fullmatch(name.lower()):
+        if held := pattern.fullmatch(name.lower()):
             clouds, tags = entry.get("clouds", [cloud]), entry["tags"]
             assert isinstance(clouds, list) and isinstance(tags, list)
-            here = [tag_prefixes(cloud).get(filled(str(tag), cloud).lower()) for tag in tags]
-            return entry["confidence"] == "high" and cloud in clouds and any(here)
-    return False
+            # What stands in the name for the region stands in the tag too.
+            texts = [re.sub(r"<\w+>", held[1] if held.groups() else r"\g<0>", str(tag)) for tag in tags]
+            here = [tag_prefixes(cloud).get(filled(text, cloud).lower(), []) for text in texts]
+            return str(entry["confidence"]), [prefixes for prefixes in here if prefixes and cloud in clouds]
+    return "none", []
+
+
+def surely_stood_for(name: str, cloud: str) -> bool:
+    """Whether a tag with prefixes stands for a name with high confidence."""
+    confidence, prefixes = stand_in(name, cloud)
+    return confidence == "high" and bool(prefixes)
 
 
 def silence(endpoints: Iterable[tuple[str, str]], cloud: str) -> str:
@@ -218,7 +244,7 @@ def silence(endpoints: Iterable[tuple[str, str]], cloud: str) -> str:
     every = [(kind, filled(value, cloud)) for kind, value in endpoints]
     for kind, value in every:
         if kind in ("ip", "cidr"):
-            seen = seen or (value not in ("0.0.0.0/0", "::/0") and value not in PLATFORM)
+            seen = seen or (value not in ANYWHERE and value not in PLATFORM)
         elif kind == "service-tag":
             held = bool(tag_prefixes(cloud).get(value.lower()))
             seen, missed = seen or held, missed or not held
@@ -259,15 +285,14 @@ def generate(cloud: str, folder: Path) -> Truth:
         address = _first_of(fact)
         tuples["service"] += _tuples("service", address, fact, CASES["reached"][0], number)
         answers.append(Answer("service", fact, "Service reached", "service tag", address, None))
-    groups: dict[tuple[str, str], list[Fact]] = {}
-    for fact in known:
-        if fact.one_of and fact.kind == "ip" and not fact.quiet and "<" not in fact.value:
-            groups.setdefault((fact.profile, fact.one_of), []).append(fact)
-    for number, members in enumerate(group for group in groups.values() if len(group) > 1):
-        denied, reached = members[0], members[-1]
-        tuples["sibling"] += _tuples("denied", denied.value, denied, CASES["denied"][0], number)
-        tuples["sibling"] += _tuples("sibling", reached.value, reached, CASES["reached"][0], number + 500)
-        answers.append(Answer("sibling", denied, "Reached", "address", reached.value, None))
+    for number, (denied, reached) in enumerate(_siblings(known)):
+        address, other = _address(denied, addresses), _address(reached, addresses)
+        tuples["sibling"] += _tuples("denied", address, denied, CASES["denied"][0], number)
+        tuples["sibling"] += _tuples("sibling", other, reached, CASES["reached"][0], number + 500)
+        match = "address" if is_address(denied) else "name"
+        # Where any address will do, one that answers proves nothing, and neither does one that is denied.
+        status, shown = ("Cannot tell", address) if reached.value == EVERYWHERE else ("Reached", other)
+        answers.append(Answer("sibling", denied, status, match, shown, None))
     tuples["absent"] += _tuples(
         "absent", ELSEWHERE, Fact("", cloud, "", "", "", "tcp", "443", "", False), CASES["reached"][0], 0
     )
@@ -276,7 +301,7 @@ def generate(cloud: str, folder: Path) -> Truth:
         if held:
             _write_blob(logs, number, held)
     rows = [
-        f"{SUBSCRIPTION}/rg-a/vnet-a,{_own(n)},{_mac(n)},{w},snet-a,nic"
+        f"{SUBSCRIPTION}/rg-a/vnet-a,{_own(n)},{_mac(n)},{w},{'snet-b' if w == UNLOGGED else 'snet-a'},nic"
         for n, w in enumerate((*WORKLOADS, UNLOGGED))
         if w == UNLOGGED or tuples[w]
     ]
@@ -293,6 +318,80 @@ def generate(cloud: str, folder: Path) -> Truth:
         )
     )
     return Truth(cloud, tuple(answers), settings(cloud), logs, inventory, names, frozenset(targets))
+
+
+def _siblings(known: Sequence[Fact]) -> list[tuple[Fact, Fact]]:
+    """Of each group of which any member will do, one that is denied and one that answers."""
+    groups: dict[tuple[str, str], list[Fact]] = {}
+    for fact in known:
+        if fact.one_of:
+            groups.setdefault((fact.profile, fact.one_of), []).append(fact)
+    chosen = []
+    for members in groups.values():
+        exact = [m for m in members if is_address(m) or m.kind == "fqdn"]
+        anywhere = [m for m in members if m.value == EVERYWHERE]
+        chosen.append((exact[0], exact[-1] if len(exact) > 1 else anywhere[0]))
+    return chosen
+
+
+def generate_services(cloud: str, folder: Path) -> Services:
+    """Logs of one cloud in which each service behind a name answers one workload and is denied to another, without names."""
+    known = [fact for fact in facts(cloud) if fact.kind in ("fqdn", "fqdn-wildcard")]
+    tried = {
+        (str(next(ipaddress.ip_network(p)[0] for p in prefixes if ":" not in p)), NUMBER[fact.protocol], fact.port)
+        for fact in known
+        for prefixes in stand_in(filled(fact.value, cloud), cloud)[1]
+    }
+    logs = folder / "logs"
+    for number, case in enumerate(SERVICE_CASES):
+        written: list[tuple[str, str, str]] = []
+        for n, (address, protocol, port) in enumerate(sorted(tried)):
+            word = "udp" if protocol == NUMBER["udp"] else "tcp"
+            fact = Fact("", cloud, "", "", "", word, str(port), "", False)
+            written += _tuples(case, address, fact, CASES[case][0], n)
+        _write_blob(logs, number, written)
+    rows = [f"{SUBSCRIPTION}/rg-a/vnet-a,{_own(n)},{_mac(n)},{case},snet-a,nic" for n, case in enumerate(SERVICE_CASES)]
+    inventory = folder / "inventory.csv"
+    inventory.write_text("\n".join(["vnet,address,mac_address,workload,subnet,kind", *rows, ""]))
+    return Services(settings(cloud), logs, inventory, frozenset(tried))
+
+
+def by_service(
+    endpoints: Iterable[tuple[str, str]], protocol: str, ports: str, cloud: str, tried: Iterable[tuple[str, int, int]]
+) -> tuple[str, str, str] | None:
+    """The status where the services that were tried answered, where they were denied, and the match; None where none was.
+
+    A tag that a name is surely behind, or likely (a documented dependency), stands for it; one that is plausible tells nothing.
+    """
+    ranges = [(0, 65535)] if ports == "any" else [tuple(map(int, f"{p}-{p}".split("-")[:2])) for p in ports.split(",")]
+    ranges = [(low, high) for low, high in ranges]
+    addresses = [
+        int(ipaddress.ip_address(address))
+        for address, number, port in tried
+        if protocol in ("any", "udp" if number == NUMBER["udp"] else "tcp")
+        and any(low <= port <= high for low, high in ranges)
+    ]
+
+    def held(prefixes: Sequence[str]) -> bool:
+        return any(low <= a <= high for low, high in _spans(tuple(prefixes)) for a in addresses)
+
+    every = [(kind, filled(value, cloud)) for kind, value in endpoints]
+    if any(kind in ("ip", "cidr") and value not in ANYWHERE and held([value]) for kind, value in every):
+        return "Reached", "Denied", "address"
+    if any(kind == "service-tag" and held(tag_prefixes(cloud).get(value.lower(), [])) for kind, value in every):
+        return "Service reached", "Denied", "service tag"
+    names = [stand_in(value, cloud) for kind, value in every if kind in ("fqdn", "fqdn-wildcard")]
+    confidences = {confidence for confidence, tags in names if any(map(held, tags))}
+    if confidences & {"high", "medium"}:
+        return "Service reached", "Denied", "approximate tag"
+    return ("Cannot tell", "Cannot tell", "approximate tag") if confidences else None
+
+
+@functools.lru_cache(maxsize=4096)
+def _spans(prefixes: tuple[str, ...]) -> list[tuple[int, int]]:
+    """First and last address of each IPv4 prefix."""
+    networks = [ipaddress.ip_network(prefix) for prefix in prefixes if ":" not in prefix]
+    return [(int(network[0]), int(network[-1])) for network in networks]
 
 
 def _rank(fact: Fact) -> int:
@@ -319,6 +418,8 @@ def _addresses_of_names(known: Sequence[Fact]) -> dict[str, str]:
 
 
 def _address(fact: Fact, addresses: dict[str, str]) -> str:
+    if fact.value == EVERYWHERE:
+        return ELSEWHERE
     if is_address(fact):
         return str(ipaddress.ip_network(filled(fact.value, fact.cloud))[0])
     return _first_of(fact) if fact.kind == "service-tag" else addresses[_name(fact.value, fact.cloud)]

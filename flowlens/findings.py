@@ -78,7 +78,10 @@ def find(
     destinations: pl.DataFrame | None,
     inventory: Inventory,
 ) -> tuple[Finding, ...]:
-    """The findings, worst first, of rows that are problems: of encryption_status, denied_egress and unexpected_destinations."""
+    """The findings, worst first, of rows that are problems: of encryption_status, denied_egress and unexpected_destinations.
+
+    Rows of pairs have two more columns, first_seen and last_seen.
+    """
     groups = _groups(inventory)
     found = [
         *(_pair_findings(pairs, groups) if pairs is not None else ()),
@@ -138,8 +141,8 @@ def _pair_findings(bad: pl.DataFrame, groups: Mapping[tuple[str | None, str], st
                 subject=f"to {row['dst_workload']}: {row['encryption_status']} ({row['encryption_code']})",
                 rule=None,
                 state="new",
-                first_seen=None,
-                last_seen=row["last_unencrypted"],
+                first_seen=row["first_seen"],
+                last_seen=row["last_seen"],
                 evidence={k: row[k] for k in ("bytes_encrypted", "bytes_unencrypted", "flows_dropped", "advice")},
             )
         )

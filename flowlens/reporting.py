@@ -18,7 +18,7 @@ from flowlens import schema
 from flowlens.analyses import ANALYSES, denied_egress, unexpected_destinations
 from flowlens.analyses.destinations import Expected
 from flowlens.analyses.egress import AUTO, explained
-from flowlens.analyses.encryption import TURNED
+from flowlens.analyses.encryption import PAIR, TURNED, unprotected
 from flowlens.catalog import Names, ServiceTags, load_profile, load_tags, profile_names, read_names
 from flowlens.catalog.tags import UNKNOWN_DATE
 from flowlens.errors import ConfigError
@@ -136,7 +136,7 @@ def report(
         table, judged_rows = _unlisted(tables["unexpected_destinations"], baseline, evidence)
         tables["unexpected_destinations"] = table
         told = {**tables, "unexpected_destinations": table.filter(judged_rows)}
-    findings = find(*_problem_rows(told, judged), evidence.inventory)
+    findings = find(*_problem_rows(scan, told, judged), evidence.inventory)
     if isinstance(baseline, Baseline):
         whole = not incomplete(coverage, evidence.ledger)
         findings = compared(findings, baseline, asked=tables, settings=settings, whole=whole)
@@ -331,13 +331,18 @@ def _unlisted(
 
 
 def _problem_rows(
-    tables: Mapping[str, pl.DataFrame], judged: bool
+    scan: Scan, tables: Mapping[str, pl.DataFrame], judged: bool
 ) -> tuple[pl.DataFrame | None, pl.DataFrame | None, pl.DataFrame | None]:
-    """Of each question the rows that are findings; None where it was not asked or not judged."""
+    """Of each question the rows that are findings, pairs with their times; None where it was not asked or not judged."""
     pairs, egress = tables.get("encryption_status"), tables.get("denied_egress")
-    bad = pl.col("encryption_status").is_in(_BAD_PAIRS) & ~_turned() & (pl.col("eligibility") == "eligible")
+    if pairs is not None:
+        pairs = pairs.filter(
+            pl.col("encryption_status").is_in(_BAD_PAIRS) & ~_turned() & (pl.col("eligibility") == "eligible")
+        )
+        if pairs.height:
+            pairs = pairs.join(unprotected(scan), on=PAIR, how="left", nulls_equal=True, maintain_order="left")
     return (
-        pairs.filter(bad) if pairs is not None else None,
+        pairs,
         _problems(egress) if egress is not None else None,
         tables.get("unexpected_destinations") if judged else None,
     )

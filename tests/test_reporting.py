@@ -279,6 +279,26 @@ def test_findings_are_ordered_by_severity() -> None:
     assert ranks == sorted(ranks) and len(set(ranks)) > 1
 
 
+def test_a_finding_on_a_pair_tells_when_it_was_first_and_last_seen(tmp_path: Path) -> None:
+    # In clear at 9:03 and 10:05, encrypted before and between; a Begin carries no traffic yet.
+    first = [flow(WEB, APP, 443, code="X", minute=1), flow(WEB, APP, 443, state="B", minute=2)]
+    write_blob(tmp_path, MACS[1], [*first, flow(WEB, APP, 443, minute=3), flow(WEB, APP, 443, code="X", minute=4)])
+    write_blob(tmp_path, MACS[1], [flow(WEB, APP, 443, minute=65)], hour=10)
+    write_blob(tmp_path, MACS[2], [flow(WEB, APP, 443, "I", code="X", minute=minute) for minute in (1, 4)])
+    write_blob(tmp_path, MACS[2], hour=10)
+    (finding,) = report_on(tmp_path).findings
+    assert (finding.first_seen, finding.last_seen) == (at(3), at(65))
+
+
+def test_a_dropped_pair_tells_when_it_was_first_and_last_seen(tmp_path: Path) -> None:
+    denied = [flow(WEB, APP, 443, "I", "D", minute=minute) for minute in (7, 12)]
+    write_blob(tmp_path, MACS[1], [flow(WEB, "203.0.113.7", 443)])
+    write_blob(tmp_path, MACS[2], denied, acl="unspecified", rule="unspecified")
+    (finding,) = report_on(tmp_path).findings
+    assert "Dropped" in finding.subject
+    assert (finding.first_seen, finding.last_seen) == (at(7), at(12))
+
+
 # ---- an earlier report
 
 

@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SEED ?= 1
 
-.PHONY: demo test fuzz faults scenario bench matching memory wheel clean
+.PHONY: demo test fuzz agreement literals faults scenario bench bench-storage matching memory wheel clean
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/.installed
@@ -27,11 +27,23 @@ fuzz: $(VENV)/.installed-dev
 faults: $(VENV)/.installed-dev
 	FAULTS_LONG=1 $(BIN)/pytest -n 2 --dist loadgroup --no-skips tests/faults
 
+# The same findings from blobs, rows and queries: 50 networks, some minutes.
+agreement: $(VENV)/.installed-dev
+	AGREEMENT_LONG=1 $(BIN)/pytest tests/test_agreement.py
+
+# A million hostile texts through the encoder of literals, read back by the language service; about a quarter of an hour.
+literals: $(VENV)/.installed-dev
+	LITERALS_LONG=1 $(BIN)/pytest tests/test_literals.py
+
 scenario: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.scenario $(SEED)
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m bench
+
+# 50,000 small blobs from a server on loopback and from disk; half an hour.
+bench-storage: $(VENV)/.installed-dev
+	$(BIN)/python -m bench.storage
 
 # Matching of addresses: against ipaddress on 100,000 nested prefixes of each family, and its cost beside decoding.
 matching: $(VENV)/.installed-dev

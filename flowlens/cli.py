@@ -18,11 +18,12 @@ import polars as pl
 import typer
 
 import flowlens
-from flowlens import catalogue_cli, reporting
+from flowlens import catalogue_cli, query_cli, reporting
 from flowlens.analyses import ANALYSES
 from flowlens.analyses.destinations import read_expected
 from flowlens.analyses.egress import AUTO
 from flowlens.analyses.needs import Asked
+from flowlens.budget import MB, parse_size, peak
 from flowlens.catalog import load_profile, read_names
 from flowlens.catalog.placeholders import chosen_settings, left_open
 from flowlens.catalog.profiles import EGRESS
@@ -91,6 +92,7 @@ app = typer.Typer(
 app.add_typer(catalogue_cli.profiles_app, name="profiles")
 app.add_typer(catalogue_cli.tags_app, name="tags")
 app.command()(catalogue_cli.resolve)
+app.command()(query_cli.query)
 
 
 def _zone(common: Common) -> ZoneInfo | None:
@@ -118,6 +120,7 @@ def _scan(
         networks=settings.networks,
         scope=scope,
         threads=common.threads,
+        memory_limit=_memory_limit(common),
         strict=common.strict,
         progress=progress_on(sys.stderr),
         access=_access_of(common),
@@ -130,6 +133,10 @@ def _scan(
         )
     result.settings["config"] = str(settings.path) if settings.path else None
     return result, zone
+
+
+def _memory_limit(common: Common) -> int | None:
+    return parse_size(common.memory_limit) if common.memory_limit is not None else None
 
 
 def _access_of(common: Common) -> Access:
@@ -216,6 +223,7 @@ def _report(
         zone=zone,
     )
     _told_apart(target, report.ledger)
+    _told_memory(common)
     if "denied_egress" in report.tables:
         _tell_what_is_open(report.tables["denied_egress"], required)
     raise typer.Exit(_exit_code(report, gates))
@@ -226,6 +234,13 @@ def _told_apart(target: Target, ledger: Ledger) -> None:
     if target.face in (*BY_TABLE, SCRIPT):
         for line in terminal.evidence_lines(ledger):
             say(line)
+
+
+def _told_memory(common: Common) -> None:
+    """Whether the run stayed below its limit; what the answer itself holds, no limit bounds."""
+    limit, taken = _memory_limit(common), peak()
+    if limit is not None and taken is not None and taken > limit:
+        say(f"the run took {taken / MB:.0f} MB, more than --memory-limit {common.memory_limit}: narrow window or scope")
 
 
 def _tell_what_is_open(table: pl.DataFrame, required: Asked) -> None:
@@ -264,6 +279,7 @@ def _baseline(text: str, common: Common) -> Scan | Baseline:
         inventory_file=common.inventory,
         networks=settings.networks,
         threads=common.threads,
+        memory_limit=_memory_limit(common),
         access=_access_of(common),
     )
 
@@ -406,6 +422,7 @@ def flows(
         zone=zone,
     )
     _told_apart(target, ledger)
+    _told_memory(common)
     raise typer.Exit(_ledger_code(ledger))
 
 
@@ -429,6 +446,7 @@ def convert(sources: Sources, common: Common) -> None:
             found, ledger = find_flows(result, FlowFilter(), scope)
             write_parquet(found, file)
     _told_apart(target, ledger)
+    _told_memory(common)
     say(f"wrote {target.path}")
     raise typer.Exit(_ledger_code(ledger))
 

@@ -7,6 +7,7 @@ import os
 import platform
 from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from urllib.parse import urlsplit
 
 from flowlens.catalog import load_tags, profile_names
 from flowlens.config import read_config
@@ -15,11 +16,14 @@ from flowlens.evidence import Window
 from flowlens.sources.accounts import Access, connect, is_remote, parse_location
 from flowlens.sources.files import find_blobs
 from flowlens.sources.ranges import RANGE
+from flowlens.sources.refusals import address_words, redact
 from flowlens.sources.storage import Listing, default_window, list_blobs, try_reading
 
 _ENGINES = ("polars", "pyarrow", "msgspec")
-_MB_PER_CPU_SECOND = 70
-"""What one core decodes and rolls up of plain JSON, from `make bench` on a 2-core machine; an estimate, not a promise."""
+_MB_PER_SECOND = 25
+_BLOBS_PER_SECOND = 250
+"""What one run decodes and rolls up of plain JSON, and how many blobs, which cost time each; from `make bench` and `make
+bench-storage` on a 2-core machine. Threads share an interpreter, so more cores gain little. An estimate, not a promise."""
 
 
 def describe(sources: Sequence[str], access: Access | None = None, window: Window | None = None) -> Iterator[str]:
@@ -48,6 +52,8 @@ def describe(sources: Sequence[str], access: Access | None = None, window: Windo
         except FlowlensError as error:
             failures.append(error)
             yield f"  {error.where}: {error.problem}"
+            if error.hint:
+                yield f"  next: {error.hint}"
     if failures:
         raise failures[0]
 
@@ -58,6 +64,8 @@ def _account(source: str, access: Access, window: Window | None) -> Iterator[str
     now = dt.datetime.now(dt.UTC)
     window = window or Window(*default_window(now))
     yield f"{location}:"
+    if route := _route(location.account_url):
+        yield f"  network: {route}"
     account = connect(location, access)
     yield f"  identity: {account.identity}"
     listing = list_blobs(account, window, now=now)
@@ -67,6 +75,14 @@ def _account(source: str, access: Access, window: Window | None) -> Iterator[str
         try_reading(readable)
     yield f"  read: {'yes' if readable else 'not tried, since there is no blob'}"
     yield from (f"  {line}" for line in _amount(listing, window))
+
+
+def _route(account_url: str) -> str:
+    """How requests get there: by which proxy, else to which address the account's name leads; empty where it leads nowhere."""
+    import requests
+
+    proxy = requests.utils.select_proxy(account_url, requests.utils.get_environ_proxies(account_url))
+    return f"through the proxy {redact(proxy)}" if proxy else address_words(urlsplit(account_url).netloc)
 
 
 def _amount(listing: Listing, window: Window) -> Iterator[str]:
@@ -83,12 +99,15 @@ def _amount(listing: Listing, window: Window) -> Iterator[str]:
     if hours:
         yield f"hours {hours[0].isoformat()} to {hours[-1].isoformat()}"
     reads = sum(max(1, -(-blob.size // RANGE)) + blob.is_open for blob in listing.blobs)
-    seconds = size / 1e6 / _MB_PER_CPU_SECOND / (os.cpu_count() or 1)
     yield (
-        f"a run takes about {max(1, round(seconds))} s on this machine where the network keeps up, {reads} read and "
+        f"a run takes about {_seconds(size, len(listing.blobs))} s on this machine where the network keeps up, {reads} read and "
         f"{listing.requests} list operations, {size / 1e9:.2f} GB out of the account"
     )
     yield from listing.notes
+
+
+def _seconds(size: int, blobs: int) -> int:
+    return max(1, round(size / 1e6 / _MB_PER_SECOND + blobs / _BLOBS_PER_SECOND))
 
 
 def _source(source: str) -> list[str]:
@@ -100,8 +119,7 @@ def _source(source: str) -> list[str]:
     lines = [f"{source}: {len(found.blobs)} file(s), {size / 1e6:.1f} MB, {len(logs)} flow log(s), {len(nics)} NIC(s)"]
     if hours:
         lines.append(f"  hours {hours[0].isoformat()} to {hours[-1].isoformat()}")
-    seconds = size / 1e6 / _MB_PER_CPU_SECOND / (os.cpu_count() or 1)
-    lines.append(f"  a run takes about {max(1, round(seconds))} s on this machine (gzip counts for more)")
+    lines.append(f"  a run takes about {_seconds(size, len(found.blobs))} s on this machine (gzip counts for more)")
     return lines + [f"  {sentence}" for sentence in found.skipped]
 
 

@@ -125,6 +125,10 @@ class Common:
         list[str] | None, _result("GATE", "Exit with 1 when this holds, e.g. 'unencrypted > 0'; repeatable.")
     ] = None
     threads: Annotated[int | None, _reading("N", "Threads that decode. Default: one per core.", min=1)] = None
+    memory_limit: Annotated[
+        str | None,
+        _reading("SIZE", "What a run may take, e.g. 800MB: fewer threads then decode and less is read ahead."),
+    ] = None
     strict: Annotated[bool, _reading(None, "Decode with the reference decoder only.", "--strict")] = False
     auth: Auth = "default"
     cloud: Cloud = None

@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from polars.io.plugins import register_io_source
 
-from flowlens import conversations, inventory, nic_hours, schema, views
+from flowlens import budget, conversations, inventory, nic_hours, schema, views
 from flowlens.errors import FlowlensError
 from flowlens.evidence import Evidence, Ledger, Reject, Scan, Window, checked, total
 from flowlens.formats import decode_flow_log
@@ -68,6 +68,7 @@ def scan(
     networks: Networks | None = None,
     scope: Scope | None = None,
     threads: int | None = None,
+    memory_limit: int | None = None,
     strict: bool = False,
     progress: Progress | None = None,
     access: Access | None = None,
@@ -79,9 +80,11 @@ def scan(
     CONTAINER[/PREFIX]``), which ``access`` says how to read. With a storage account among them and neither start nor end, the
     window is the 24 hours that ended 15 minutes ago; after reading, ``settings["identities"]`` says who read. ``start`` and
     ``end`` are aware datetimes, half-open; ``changed_at`` cuts the buckets there, so that before and after can be told apart.
-    ``strict`` decodes with the reference decoder only. ``now`` decides which hour is open; it defaults to the clock.
+    ``memory_limit`` is in bytes: fewer threads decode and less is read ahead, so that a run with up to 100,000 conversations stays
+    below it. ``strict`` decodes with the reference decoder only. ``now`` decides which hour is open; it defaults to the clock.
 
-    Raises SourceError where nothing is found, ConfigError for an address that is no storage account's, ValueError for a time
+    Raises SourceError where nothing is found, ConfigError for an address that is no storage account's or a limit too low to
+    work with, ValueError for a time
     without zone.
 
     >>> scan("sample_logs").window
@@ -101,7 +104,7 @@ def scan(
         window,
         changed_at,
         strict,
-        threads or os.cpu_count() or 1,
+        budget.shared(memory_limit, threads or os.cpu_count() or 1),
         progress,
         access=access,
         subscriptions=scope.subscriptions if scope else (),
@@ -115,7 +118,8 @@ def scan(
         "inventory": os.fspath(inventory_file) if inventory_file is not None else None,
         "scope": scope.describe() if scope else None,
         "changed_at": changed_at,
-        "threads": plan.threads,
+        "threads": plan.budget.threads,
+        "memory_limit": memory_limit,
         "strict": strict,
     }
     if by_default:
@@ -215,7 +219,7 @@ class _Unit:
                     self._flush()
         except FlowlensError as error:
             failed = True
-            ledger += Ledger(unread=1, rejects=(Reject(item.blob.name, ledger.bytes, error.problem, ""),))
+            ledger += _unread(item, ledger.bytes, error)
         return _Blob(ledger, failed=failed)
 
     def _flush(self) -> None:
@@ -276,6 +280,12 @@ def _read_flow_logs(
     return results
 
 
+def _unread(item: Item, offset: int, error: FlowlensError) -> Ledger:
+    """A blob that could not be read to its end, with the reason and what to do about it."""
+    reason = f"{error.problem} ({error.hint})" if error.hint else error.problem
+    return Ledger(unread=1, rejects=(Reject(item.blob.name, offset, reason, ""),))
+
+
 def _units(items: Sequence[Item]) -> list[list[Item]]:
     """Blobs in pieces of work: large ones alone, small ones together, in the order of their names."""
     units: list[list[Item]] = []
@@ -323,7 +333,7 @@ def _read_export(item: Item, plan: Plan, meter: _Meter, store: Pieces) -> _Blob:
         for decoded in decode_traffic_analytics(meter.chunks(item), where=item.blob.name):
             store.add(_take_rows(result, decoded, plan))
     except FlowlensError as error:
-        result.ledger += Ledger(unread=1, rejects=(Reject(item.blob.name, result.ledger.bytes, error.problem, ""),))
+        result.ledger += _unread(item, result.ledger.bytes, error)
     checked(result.ledger, item.blob.name)
     return result
 
@@ -382,12 +392,12 @@ def _run(
             return _read_flow_logs(unit, plan, meter, store, folder)
         return [_read_export(item, plan, meter, store) for item in unit]
 
-    if plan.threads == 1 or len(units) == 1:
+    if plan.budget.threads == 1 or len(units) == 1:
         try:
             return [result for unit in units for result in work(unit)]
         finally:
             selected.close()
-    pool = ThreadPoolExecutor(plan.threads, thread_name_prefix="flowlens")
+    pool = ThreadPoolExecutor(plan.budget.threads, thread_name_prefix="flowlens")
     try:
         return [result for results in pool.map(work, units) for result in results]
     except BaseException:
@@ -524,7 +534,7 @@ def _write_items(plan: Plan, selected: Selected, file: BinaryIO) -> Ledger:
                         writer.write_table(pa.concat_tables(pending).combine_chunks())
                         pending.clear()
             except FlowlensError as error:
-                blob += Ledger(unread=1, rejects=(Reject(item.blob.name, blob.bytes, error.problem, ""),))
+                blob += _unread(item, blob.bytes, error)
             ledger += checked(blob, item.blob.name)
         if pending:
             writer.write_table(pa.concat_tables(pending).combine_chunks())

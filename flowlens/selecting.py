@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+from flowlens.budget import Budget
 from flowlens.errors import FlowlensError, SourceError
 from flowlens.evidence import Window
 from flowlens.formats.traffic_analytics import looks_like_traffic_analytics
@@ -47,7 +48,7 @@ class Plan:
     window: Window
     changed_at: dt.datetime | None
     strict: bool
-    threads: int
+    budget: Budget
     progress: Progress | None
     access: Access = field(default_factory=Access)
     subscriptions: tuple[str, ...] = ()
@@ -138,7 +139,7 @@ def _select_stored(locations: Sequence[Location], plan: Plan, others: bool) -> S
     if given > len(blobs):
         notes.append(f"{given - len(blobs)} blob(s) were given twice and are read once")
     ordered = sorted(blobs.values(), key=lambda blob: blob.name)
-    reader = Reader(ordered, threads=plan.threads) if ordered else None
+    reader = Reader(ordered, threads=plan.budget.threads, ahead=plan.budget.ahead) if ordered else None
     items = tuple(Item(blob, partial(reader.chunks, index)) for index, blob in enumerate(ordered) if reader)
     return Selected(items, (), tuple(notes), len(failures), tuple(identities), reader)
 

@@ -1,44 +1,50 @@
 """The queries in kql/: their form, and that they give what flowlens gives from the same rows.
 
-A query is executed as it is by an interpreter of the language over made rows; the columns and types of NTANetAnalytics
-in data/ are those of the Azure Monitor table reference, 2026-07.
+A query is executed as it is by an interpreter of the language over made rows.
 """
 
 from __future__ import annotations
 
-import csv
 import datetime as dt
-import functools
+import ipaddress
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import duckdb
-import duckdb_kql
 import polars as pl
 import pytest
-from duckdb_kql import engine
 
 import flowlens as fl
 from flowlens import schema
-from tests import truth
+from flowlens.formats.conversation_rows import NOT_KEPT, convert_conversations
+from flowlens.prefixes import INTERNAL_PREFIXES, PLATFORM_PREFIXES
+from flowlens.queries import bind, find_query, parse_query, query_names
+from flowlens.query_values import required_endpoints
+from tests import kql_engine, truth
 
 TOP = Path(__file__).resolve().parents[1]
 QUERIES = sorted((TOP / "kql").glob("*.kql"))
 EXPORT = TOP / "sample_logs" / "traffic_analytics" / "ntanetanalytics.json"
-HEADINGS = ("Title", "Purpose", "Table", "Parameters", "Columns")
 # What a query leaves out of its result table, and why.
-LEFT_OUT = {"encryption_status": {"advice": "its sentences stand in the package and nowhere else"}}
-DUCKDB_TYPE = {
-    "string": "VARCHAR",
-    "long": "BIGINT",
-    "int": "INTEGER",
-    "real": "DOUBLE",
-    "bool": "BOOLEAN",
-    "datetime": "TIMESTAMP",
+LEFT_OUT = {
+    "coverage": {"rejected": "what cannot be read stands in conversations, with its problem"},
+    "denied_egress": {
+        "service_tag": "the published prefixes are in the package",
+        "note": "its sentences stand in the package and nowhere else",
+        "fix": "as above",
+    },
+    "encryption_status": {"advice": "its sentences stand in the package and nowhere else"},
+    "unexpected_destinations": {
+        "service_tag": "the published prefixes are in the package",
+        "owner": "needs a file of the user's",
+        "is_new": "needs a baseline",
+    },
+    "conversations": dict.fromkeys(NOT_KEPT, "Traffic Analytics does not keep it"),
 }
+ANALYSES = ("coverage", "denied_egress", "encryption_status", "rule_usage", "unexpected_destinations")
 DAY_AFTER = dt.datetime(2026, 6, 16, 6, tzinfo=dt.UTC)
 SWITCH = dt.datetime(2026, 6, 15, 11, tzinfo=dt.UTC)
 SEEDS = (5, 17)
@@ -48,46 +54,18 @@ SEEDS = (5, 17)
 Row = Mapping[str, object]
 
 
-def header(text: str) -> dict[str, str]:
-    """Heading -> its text, of the comment lines at the top."""
-    return dict(re.findall(r"^// (\w+): (.+)$", text, re.MULTILINE)[: len(HEADINGS)])
-
-
 def export() -> list[dict[str, object]]:
     return json.loads(EXPORT.read_bytes())
 
 
-def database() -> duckdb.DuckDBPyConnection:
-    """A database with an empty table NTANetAnalytics."""
-    with (TOP / "tests" / "data" / "ntanetanalytics_columns.csv").open(encoding="utf-8", newline="") as file:
-        columns = ", ".join(f'"{row["column"]}" {DUCKDB_TYPE[row["type"]]}' for row in csv.DictReader(file))
-    connection = duckdb_kql.connect()
-    connection.sql(f"CREATE TABLE NTANetAnalytics ({columns})")
-    return connection
-
-
-@functools.cache
-def translated(query: str, now: dt.datetime) -> duckdb_kql.TranslationResult:
-    """The query in the interpreter's own language; translating takes longer than running."""
-    with database() as connection:
-        return duckdb_kql.to_sql(query, schema=engine.schema(connection), query_now=now)
-
-
 def executed(query: str, rows: Sequence[Row], *, now: dt.datetime = DAY_AFTER) -> list[dict[str, Any]]:
     """The result of the query over ``rows`` of NTANetAnalytics, run at ``now``."""
-    sql = translated(query, now)
-    with database() as connection:
-        connection.register("given", pl.DataFrame(rows, infer_schema_length=None))
-        connection.sql("INSERT INTO NTANetAnalytics BY NAME SELECT * FROM given")
-        return connection.sql(str(sql), params=sql.parameters).pl().to_dicts()
+    return kql_engine.executed(query, rows, now=now).to_dicts()
 
 
 def bound(query: str, start: dt.datetime, end: dt.datetime) -> str:
-    """The query with its two ``let`` lines set to a window."""
-    lines = {"ago(1d)": start, "now()": end}
-    for name, (default, time) in zip(("start", "end"), lines.items(), strict=True):
-        query = query.replace(f"let {name} = {default};", f"let {name} = datetime({time.isoformat()});")
-    return query
+    """The query with its window set."""
+    return bind(parse_query("bound", query), start=start, end=end)
 
 
 def encryption_query() -> str:
@@ -116,31 +94,183 @@ def analysed(path: Path, **window: dt.datetime) -> list[dict[str, object]]:
     return pairs.filter(~pl.col("eligibility").is_in(["public peer", "platform"])).to_dicts()
 
 
-def test_there_is_a_query() -> None:
-    assert [path.stem for path in QUERIES] == ["encryption_status"]
+def test_there_is_a_query_for_each_question_and_one_for_all() -> None:
+    assert [path.stem for path in QUERIES] == sorted((*ANALYSES, "conversations")) == list(query_names())
 
 
 @pytest.mark.parametrize("path", QUERIES, ids=lambda path: path.stem)
 def test_header_and_parameters(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    assert tuple(header(text)) == HEADINGS
-    assert header(text)["Table"] == "NTANetAnalytics"
-    for name, kind in re.findall(r"(\w+) \((\w+)\)", header(text)["Parameters"]):
-        assert kind in ("datetime", "timespan", "dynamic", "string")
-        assert len(re.findall(rf"^let {name} = [^\n]+;$", text, re.MULTILINE)) == 1
+    query = parse_query(path.stem, path.read_text(encoding="utf-8"))
+    assert query.table == "NTANetAnalytics"
+    assert [(p.name, p.type, p.default) for p in query.parameters[:3]] == [
+        ("start", "datetime", "ago(1d)"),
+        ("end", "datetime", "now()"),
+        ("late", "timespan", "1d"),
+    ]
+    # Lists stand in short form where the package binds long ones.
+    assert all(len(parameter.default) < 250 for parameter in query.parameters)
 
 
 @pytest.mark.parametrize("path", QUERIES, ids=lambda path: path.stem)
 def test_columns_are_those_of_the_result_table(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    listed = header(text)["Columns"].split(", ")
-    last = text.rstrip().splitlines()[-1]
-    assert last == f"| project {', '.join(listed)}"
-    assert listed == [name for name in schema.RESULTS[path.stem].names if name not in LEFT_OUT[path.stem]]
+    query = parse_query(path.stem, path.read_text(encoding="utf-8"))
+    last = query.text.rstrip().splitlines()[-1]
+    assert last == f"| project {', '.join(query.columns)}"
+    contract = [name for name in schema.TABLES[path.stem].names if name not in LEFT_OUT.get(path.stem, {})]
+    own = [name for name in query.columns if name not in contract]
+    assert list(query.columns) == [*contract, *own]
+    assert not own or path.stem == "conversations"
+
+
+def test_what_several_queries_define_is_the_same_in_each() -> None:
+    texts = {path.stem: path.read_text(encoding="utf-8") for path in QUERIES}
+    found: dict[str, dict[str, str]] = {}
+    for stem, text in texts.items():
+        for statement in re.findall(r"^let .*?;$", text, re.MULTILINE | re.DOTALL):
+            found.setdefault(re.split(r"\W+", statement)[1], {})[stem] = statement
+    # Two are made for what follows them: codes with or without their rank, rules with the log's prefix or without.
+    shared = {name: set(ways.values()) for name, ways in found.items() if name not in ("codes", "rules", "endpoints")}
+    assert {name for name, ways in shared.items() if len(ways) > 1} == set()
+    assert {"logged", "who", "covered", "lines", "decided", "flows"} <= set(shared)
+    rules = {way.replace("DefaultRule_", "") for way in found["rules"].values()}
+    assert len(rules) == 1
+    for name in (*schema.DEFAULT_RULES, schema.PLATFORM_RULE, schema.UNSPECIFIED):
+        assert f'"{name.lower()}", "{name}"' in rules.copy().pop()
+
+
+def test_prefixes_are_those_of_the_package() -> None:
+    text = (TOP / "kql" / "denied_egress.kql").read_text(encoding="utf-8")
+    listed = re.findall(r"^let internal\w* = dynamic\((.*)\);$", text, re.MULTILINE)
+    assert [*json.loads(listed[0]), *json.loads(listed[1])] == list(INTERNAL_PREFIXES)
+    destinations = (TOP / "kql" / "unexpected_destinations.kql").read_text(encoding="utf-8")
+    assert all(f'"{prefix.partition("/")[0]}"' in destinations for prefix in PLATFORM_PREFIXES)
+
+
+def test_default_endpoints_are_those_of_the_profile() -> None:
+    (default,) = [p.default for p in find_query("denied_egress").parameters if p.name == "endpoints"]
+    assert set(json.loads(default[len("dynamic(") : -1])) <= set(required_endpoints(["windows-kms"]))
+
+
+def services(folder: Path) -> list[str]:
+    """A profile with addresses, and one of services that have nothing but a tag."""
+    lines = ['title = "Services"', 'as_of = "2026-01-01"', 'sources = ["none"]']
+    for tag in ("AzureMonitor.JapanEast", "Storage.JapanEast", "AzureResourceManager.JapanEast", "Sql.JapanEast"):
+        words = {"name": tag, "cloud": "global", "need": "required", "protocol": "tcp", "ports": "80,400-500"}
+        words |= {"purpose": "test", "as_of": "2026-01-01"}
+        lines += ["[[requirement]]", *(f'{key} = "{value}"' for key, value in words.items()), "telling = true"]
+        lines += [f'endpoints = [{{ kind = "service-tag", value = "{tag}" }}]']
+    path = folder / "services.toml"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return ["windows-kms", str(path)]
+
+
+def analysed_rows(name: str, profiles: Sequence[str], **window: dt.datetime) -> list[dict[str, Any]]:
+    scan = fl.scan(EXPORT, **window)
+    if name == "denied_egress":
+        return fl.denied_egress(scan, profiles=profiles).collect().to_dicts()
+    return getattr(fl, name)(scan).collect().to_dicts()
+
+
+@pytest.mark.parametrize("name", [name for name in ANALYSES if name != "encryption_status"])
+def test_the_sample_gives_the_same_table(name: str, tmp_path: Path) -> None:
+    query, profiles = find_query(name), services(tmp_path)
+    hours = [dt.datetime.fromisoformat(str(row["FlowIntervalStartTime"])) for row in export()]
+    window = {"start": min(hours), "end": max(hours) + dt.timedelta(hours=1)}
+    values: dict[str, Any] = dict(window)
+    if name == "denied_egress":
+        values["endpoints"] = required_endpoints(profiles)
+    columns = [column for column in query.columns if column != "region"]
+
+    def cells(rows: Iterable[Row]) -> list[str]:
+        return sorted(str([_number(row[column]) or None for column in columns]) for row in rows)
+
+    found, expected = cells(executed(bind(query, **values), export())), cells(analysed_rows(name, profiles, **window))
+    assert len(found) > 10
+    assert found == expected
+
+
+def _number(value: object) -> object:
+    return int(value) if isinstance(value, Decimal) else value
+
+
+def test_expected_destinations_are_left_out() -> None:
+    query = find_query("unexpected_destinations")
+    everything = executed(query.text, export())
+    listed = ["203.0.113.0/24|443|tcp", "2001:db8::/32||", "20.0.0.0/8||UDP", ""]
+    left = executed(bind(query, expected=listed), export())
+
+    def is_expected(row: Row) -> bool:
+        address = ipaddress.ip_address(str(row["dst_ip"]))
+        if address.version == 6:
+            return address in ipaddress.ip_network("2001:db8::/32")
+        web = address in ipaddress.ip_network("203.0.113.0/24") and (row["dst_port"], row["protocol"]) == (443, "TCP")
+        return web or (address in ipaddress.ip_network("20.0.0.0/8") and row["protocol"] == "UDP")
+
+    assert 0 < len(left) < len(everything)
+    places = [
+        {(row["workload"], row["dst_ip"], row["dst_port"], row["protocol"]) for row in rows}
+        for rows in (left, everything)
+    ]
+    assert places[0] == {
+        (row["workload"], row["dst_ip"], row["dst_port"], row["protocol"]) for row in everything if not is_expected(row)
+    }
+    assert {row["reason"] for row in left} == {"not in the expected list"}
+
+
+def test_letters_give_the_same_conversations() -> None:
+    query = find_query("conversations")
+    letters = {"Inbound": "I", "Outbound": "O", "Allowed": "A", "Denied": "D", "TCP": "T", "UDP": "U", "ICMP": "1"}
+    codes = {wording: code.lower() for code, _, wording, _ in schema.ENCRYPTION_CODES}
+    written = [
+        row
+        | {name: letters[row[name]] for name in ("FlowDirection", "FlowStatus", "L4Protocol")}
+        | {"FlowEncryption": codes[row["FlowEncryption"]], "MacAddress": row["MacAddress"].replace("-", "").lower()}
+        for row in export()
+    ]
+    found, expected = (executed(query.text, rows) for rows in (written, export()))
+    assert sorted(map(str, found)) == sorted(map(str, expected))
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"L4Protocol": "carrier pigeon"}, "cannot read L4Protocol"),
+        ({"FlowDirection": ""}, "cannot read FlowDirection"),
+        ({"FlowStatus": ""}, "cannot read FlowStatus"),
+        ({"DestPort": 70000}, "cannot read DestPort"),
+        ({"SrcIp": "", "SrcPublicIps": ""}, "expected a source address"),
+        ({"DestIp": "", "DestPublicIps": "203.0.113.1|1|1|1|1|1"}, "a broken public address"),
+        ({"DestIp": "", "DestPublicIps": "203.0.113.1|1|1|x|1|1|1"}, "a broken public address"),
+        (
+            {
+                "SrcIp": "",
+                "DestIp": "",
+                "SrcPublicIps": "a|1|1|1|1|1|1 b|1|1|1|1|1|1",
+                "DestPublicIps": "c|1|1|1|1|1|1 d|1|1|1|1|1|1",
+            },
+            "several public addresses on both sides cannot be paired",
+        ),
+    ],
+)
+def test_what_is_no_conversation_is_counted_with_its_problem(change: dict[str, object], problem: str) -> None:
+    (good, *_) = (row for row in export() if row["SrcIp"] and row["DestIp"])
+    answer = pl.DataFrame(executed(find_query("conversations").text, [good, good | change, good | change]))
+    assert sorted(answer.select("problem", "lines").rows()) == [("", 1), (problem, 2)]
+    decoded = convert_conversations(answer, where="answer")
+    assert (decoded.ledger.records, decoded.ledger.rows, decoded.ledger.rejected_records) == (3, 1, 2)
+    assert decoded.ledger.rejects[0].reason == f"{problem} (2 line(s))"
+
+
+def test_an_answer_without_a_column_is_a_fault() -> None:
+    with pytest.raises(ValueError, match="lacks hour"):
+        convert_conversations(pl.DataFrame({"src_ip": ["10.0.0.4"]}), where="answer")
 
 
 def test_codes_are_those_of_the_schema() -> None:
     (table,) = re.findall(r"let codes = datatable\([^)]+\) \[(.*?)\];", encryption_query(), re.DOTALL)
+    (without_rank,) = re.findall(
+        r"let codes = datatable\([^)]+\) \[(.*?)\];", find_query("conversations").text, re.DOTALL
+    )
     found = {
         (word, code, status, int(rank))
         for word, code, status, rank in re.findall(r'"([^"]+)", "([^"]+)", "([^"]+)", (\d+)', table)
@@ -151,6 +281,8 @@ def test_codes_are_those_of_the_schema() -> None:
         for word in (code, wording)
     }
     assert found == expected
+    pairs = set(re.findall(r'"([^"]+)", "([^"]+)"', without_rank))
+    assert pairs == {(word, code) for word, code, _, _ in expected}
 
 
 def test_pairs_are_those_of_the_analysis() -> None:

@@ -15,8 +15,10 @@ LINES = 600
 # A module or package imports from lower layers and, inside one package, from its siblings.
 LAYERS = {
     "errors": 0,
+    "budget": 1,
     "schema": 1,
     "evidence": 2,
+    "not_kept": 2,
     "options": 2,
     "pieces": 2,
     "prefixes": 2,
@@ -29,7 +31,8 @@ LAYERS = {
     "signals": 3,
     "windows": 3,
     "config": 4,
-    "queries": 4,
+    "queries": 3,
+    "query_check": 3,
     "sources": 4,
     "views": 4,
     "doctor": 5,
@@ -38,6 +41,7 @@ LAYERS = {
     "analyses": 7,
     "findings": 7,
     "flow_search": 8,
+    "query_values": 8,
     "reporting": 8,
     "__init__": 9,
     "gates": 9,
@@ -45,8 +49,9 @@ LAYERS = {
     "whatif": 9,
     "catalogue_cli": 10,
     "mending": 10,
-    "cli": 11,
-    "__main__": 12,
+    "query_cli": 11,
+    "cli": 12,
+    "__main__": 13,
 }
 
 

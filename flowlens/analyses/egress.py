@@ -185,6 +185,15 @@ def _of_its_time(names: Names | None, scan: Scan) -> Names | None:
     return known.beside(own) if own is not None else known
 
 
+def needs_of_profiles(
+    profiles: Sequence[str], cloud: str, placeholders: Settings, tags: ServiceTags, names: Names | None = None
+) -> list[Need]:
+    """What the named profiles need in a cloud. Raises as ``denied_egress`` does."""
+    loaded, _ = _loaded(profiles)
+    check_settings(placeholders, loaded)
+    return _needs(loaded, cloud, placeholders, tags, names)
+
+
 def _needs(
     profiles: Iterable[Profile], cloud: str, placeholders: Settings, tags: ServiceTags, names: Names | None
 ) -> list[Need]:

@@ -273,26 +273,39 @@ def _claim(need: Need, status: str, best: Attempt) -> _Opinion:
     return _Opinion(status, best.match, best, ("some endpoint of the service; this name may be the one",))
 
 
+def is_testable(need: Need, *, taken: bool) -> bool:
+    """Whether traffic to the requirement would show as such, so that silence says something.
+
+    It says nothing of what could not be looked for: an alternative that is not tested may have been tried. ``taken``: a
+    private address known of its name may be somebody else's in this virtual network.
+    """
+    expansion = need.expansion
+    return not expansion.untestable and any(
+        reach.match in (ADDRESS, TAG)
+        or (reach.match == APPROXIMATE_TAG and expansion.confidence.get(reach.endpoint) == "high")
+        # A private endpoint is the only address of its name; a public name may have more than those that are known.
+        or (reach.match == NAME and not expansion.private.isdisjoint(reach.prefixes) and not taken)
+        for reach in expansion.reaches
+    )
+
+
+def is_platform(need: Need) -> bool:
+    """Whether all of the requirement is the platform's own addresses, of which flow logs need not tell."""
+    return all(set(PLATFORM_PREFIXES).issuperset(reach.prefixes) for reach in need.expansion.reaches)
+
+
 def _unseen(need: Need, logged: bool, evidence: Length, others: Set[str]) -> _Opinion:
     """Nothing matched: never tried, or the evidence cannot tell."""
     if not logged:
         return _Opinion("Not observable", None, None, ("no flow log covers this workload",))
-    expansion = need.expansion
-    named = any(reach.match == NAME for reach in expansion.reaches)
-    elsewhere = sorted(others & {prefix.partition("/")[0] for prefix in expansion.private})
-    # Silence says nothing of what could not be looked for: an alternative that is not tested may have been tried.
-    testable = not expansion.untestable and any(
-        reach.match in (ADDRESS, TAG)
-        or (reach.match == APPROXIMATE_TAG and expansion.confidence.get(reach.endpoint) == "high")
-        # A private endpoint is the only address of its name; a public name may have more than those that are known.
-        or (reach.match == NAME and not expansion.private.isdisjoint(reach.prefixes) and not elsewhere)
-        for reach in expansion.reaches
-    )
+    named = any(reach.match == NAME for reach in need.expansion.reaches)
+    elsewhere = sorted(others & {prefix.partition("/")[0] for prefix in need.expansion.private})
+    testable = is_testable(need, taken=bool(elsewhere))
     notes = []
     if elsewhere:
         notes.append(f"{', '.join(elsewhere[:LISTED])}, known of its name, is somebody else's in this virtual network")
     # Documented to be exempt from rules; whether it is logged is not documented (network-security-groups-overview).
-    platform = testable and all(set(PLATFORM_PREFIXES).issuperset(reach.prefixes) for reach in expansion.reaches)
+    platform = testable and is_platform(need)
     if platform:
         notes.append("flow logs need not hold what goes to the platform's own addresses")
     elif not testable and named and not elsewhere:

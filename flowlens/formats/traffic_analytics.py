@@ -202,7 +202,7 @@ def _word(name: str, known: dict[str, str]) -> pl.Expr:
     return text.str.to_lowercase().replace_strict(known, default=None, return_dtype=pl.String).fill_null(unknown)
 
 
-def _canonical(addresses: pl.Series) -> pl.Series:
+def canonical(addresses: pl.Series) -> pl.Series:
     """Canonical text of each address, IPv4-mapped ones as IPv4; null for text that is none."""
     distinct = addresses.drop_nulls().unique()
     texts = pl.Series([_address(text) for text in distinct.to_list()], dtype=pl.String)
@@ -240,13 +240,13 @@ def _convert(cells: pl.DataFrame, where: str) -> tuple[DecodedRows, Counter[str]
         rows=whole.height,
         rejected=broken.height,
         rejected_records=bad.height,
-        unknown_codes=_unknown(good),
+        unknown_codes=unknown_words(good),
         rejects=tuple(
             Reject(where, offset, reason, sample(found))
             for offset, reason, found in sorted(rejects, key=lambda reject: reject[0])[:REJECTS_KEPT]
         ),
     )
-    return DecodedRows(_conversations(whole), _inventory(good), ledger), seen
+    return DecodedRows(_conversations(whole), inventory_of(good), ledger), seen
 
 
 def _not_flows(others: pl.DataFrame) -> Counter[str]:
@@ -356,8 +356,8 @@ def _with_addresses(rows: pl.DataFrame) -> pl.DataFrame:
     )
     return rows.with_columns(
         entries.alias("entries"),
-        _canonical(rows["Src"]).alias("src_ip"),
-        _canonical(rows["Dest"]).alias("dst_ip"),
+        canonical(rows["Src"]).alias("src_ip"),
+        canonical(rows["Dest"]).alias("dst_ip"),
     )
 
 
@@ -416,7 +416,7 @@ def _with_entries(rows: pl.DataFrame) -> pl.DataFrame:
         for n, name in enumerate(_ENTRY, 1)
     ]
     lines = lines.with_columns(part.list.first().alias("public"), part.list.len().alias("parts"), *numbers)
-    lines = lines.with_columns(_canonical(lines["public"]).alias("public"))
+    lines = lines.with_columns(canonical(lines["public"]).alias("public"))
     wrong = (pl.col("parts") != 1 + len(_ENTRY)) | pl.any_horizontal(pl.col("public", *_ENTRY).is_null())
     return lines.with_columns(
         (pl.col("entry").is_not_null() & wrong).alias("broken"),
@@ -432,7 +432,7 @@ def _stray_addresses(rows: pl.DataFrame) -> pl.DataFrame:
         beside = rows.filter(pl.col(side + "Ip").is_not_null(), pl.col(side + "PublicIps").is_not_null())
         entry = pl.col(side + "PublicIps").str.extract_all(r"\S+").alias("entry")
         lines = beside.select("offset", column, entry).explode("entry").drop_nulls("entry")
-        public = _canonical(lines["entry"].str.extract(r"^([^|]*)", 1))
+        public = canonical(lines["entry"].str.extract(r"^([^|]*)", 1))
         strays.append(lines.filter(public.is_null() | (public != lines[column])).select("offset", "entry"))
     return pl.concat(strays)
 
@@ -494,7 +494,7 @@ def _conversations(lines: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _unknown(rows: pl.DataFrame) -> dict[str, int]:
+def unknown_words(rows: pl.DataFrame) -> dict[str, int]:
     """What no table of schema.py knows, and MACs that are none, with the number of rows."""
     prefixed = pl.col("word").str.starts_with(schema.UNKNOWN_PREFIX)
     odd = {
@@ -510,7 +510,7 @@ def _unknown(rows: pl.DataFrame) -> dict[str, int]:
     return fields.bounded(notes)
 
 
-def _inventory(rows: pl.DataFrame) -> pl.DataFrame:
+def inventory_of(rows: pl.DataFrame) -> pl.DataFrame:
     """What rows say of the addresses on both sides."""
     own = {"Src": schema.DIRECTION_NAME["O"], "Dest": schema.DIRECTION_NAME["I"]}
     # Few things are said over and over again, so repeats are dropped before anything is made of them.

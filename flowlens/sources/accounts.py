@@ -23,6 +23,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from flowlens.errors import ConfigError, near_matches
 from flowlens.evidence import sample
+from flowlens.sources.plain_reads import PlainReads, Tokens, authorize_by, plain_reads
 from flowlens.sources.refusals import Context, declared, redact, refusal
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ AUTHS = (*IDENTITIES, "key", "sas", "connection-string")
 
 IDENTITY_DEADLINE = 30.0
 """Seconds that finding an identity may take in all; the default chain asks several places, some of which never answer."""
+PATIENCE = 6
+"""A request ends with all its tries within so many times the seconds that a server may stay silent; a sign-in does too."""
 CLOCK_TOLERANCE = dt.timedelta(minutes=5)
 LONG_LIVED = dt.timedelta(days=7)
 
@@ -88,7 +91,7 @@ class Access:
     """How storage accounts are read: which identity, which cloud, which endpoint, how patiently. Holds no secret.
 
     ``cloud`` None means that the address tells it. ``timeout`` is how many seconds a server may stay silent; a request with all
-    its retries ends within six times as much.
+    its tries ends within `PATIENCE` times as much.
 
     >>> Access(auth="password")
     Traceback (most recent call last):
@@ -233,11 +236,12 @@ def _refuse_plain(shown: str, scheme: str, host: str) -> None:
 class Account:
     """A container that can be listed and read, and who reads it.
 
-    ``identity`` says it in words, ``warnings`` what is doubtful about it.
+    ``client`` lists, ``reads`` gives bytes. ``identity`` says it in words, ``warnings`` what is doubtful about it.
     """
 
     location: Location
     client: ContainerClient = field(repr=False)
+    reads: PlainReads = field(repr=False)
     auth: str
     identity: str
     warnings: tuple[str, ...]
@@ -278,13 +282,13 @@ def connect(location: Location, access: Access, *, connections: int = 32) -> Acc
         signed_in = sign_in(access, cloud, cloud.audience, str(location), ca_file)
         auth, credential, identity = "token", signed_in.credential, signed_in.identity
     session = session_for(endpoint, ca_file, connections=connections)
+    timeouts = min(10.0, access.timeout), access.timeout
     transport = RequestsTransport(
         session=session,
         use_env_settings=False,
-        connection_timeout=min(10.0, access.timeout),
-        read_timeout=access.timeout,
+        connection_timeout=timeouts[0],
+        read_timeout=timeouts[1],
         connection_verify=session.verify,
-        connection_data_block_size=1 << 20,
     )
     client = ContainerClient(
         endpoint,
@@ -298,7 +302,16 @@ def connect(location: Location, access: Access, *, connections: int = 32) -> Acc
         proxies=dict(session.proxies),
         user_agent="flowlens",
     )
-    return Account(location, client, auth, identity, warnings, access.timeout)
+    reads = plain_reads(
+        session,
+        f"{endpoint}/{location.container}",
+        authorize_by(credential),
+        version=str(client.api_version),
+        verify=session.verify,
+        proxies=session.proxies,
+        timeouts=timeouts,
+    )
+    return Account(location, client, reads, auth, identity, warnings, access.timeout)
 
 
 def session_for(endpoint: str, ca_file: str | None, *, connections: int = 4) -> Session:
@@ -461,10 +474,11 @@ def sign_in(access: Access, cloud: Cloud, audience: str, where: str, ca_file: st
         credential = makers[access.auth]()
     except ValueError as error:
         raise declared("FL-S07", where, str(error)) from None
-    token = within(IDENTITY_DEADLINE, lambda: credential.get_token(scope), where)
+    tokens = Tokens(credential)
+    token = within(min(IDENTITY_DEADLINE, PATIENCE * access.timeout), lambda: tokens.get_token(scope), where)
     # The chain keeps the credential that succeeded; where a version does not say, the kind asked for is still right.
     used = getattr(credential, "_successful_credential", None) or credential
-    return SignedIn(credential, token.token, f"{type(used).__name__}{principal(token.token)}")
+    return SignedIn(tokens, token.token, f"{type(used).__name__}{principal(token.token)}")
 
 
 def _without_authority(options: Mapping[str, Any]) -> dict[str, Any]:

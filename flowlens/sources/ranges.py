@@ -20,19 +20,16 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from typing import IO, Any, TypeVar
 
+from flowlens.budget import MOST_AHEAD
 from flowlens.errors import ConfigError, SourceError
-from flowlens.sources.accounts import Account
+from flowlens.sources.accounts import PATIENCE, Account
 from flowlens.sources.files import inflated
 from flowlens.sources.refusals import declared, is_passing, is_throttling, refusal, status_of
 from flowlens.sources.storage import StoredBlob, quoted
 
 RANGE = 4 << 20
 """Bytes of one request: large enough that the round trip costs little, small enough that trying again does too."""
-AHEAD_BYTES = 16 << 20
-"""Bytes that may lie ready before each decoding thread."""
 AHEAD_PARTS = 16
-MEMORY = 256 << 20
-"""Bytes that may lie ready in all."""
 WORKERS_PER_THREAD = 6
 WORKERS_LIMIT = 32
 
@@ -48,16 +45,16 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 
+class StoppedError(Exception):
+    """Reading was ended while someone waited for it: the run is over, and nobody takes what this thread would give."""
+
+
 class _VersionChangedError(Exception):
     """Another version of the blob is there than the one that is read."""
 
 
 class _IncompleteError(Exception):
     """The body was shorter or longer than the headers said, or came too slowly."""
-
-
-class _TakenError(Exception):
-    """Ends the SDK's own handling of a body, which would try broken ones again with waits of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,15 +172,15 @@ class _Workers:
 class Reader:
     """Reads blobs in the order given, ahead of whoever takes them; close it to end what is under way.
 
-    Memory stays near `AHEAD_BYTES` for each of ``threads``, `MEMORY` in all, whatever the size of the blobs.
+    At most about ``ahead`` bytes lie ready before each of ``threads``, whatever the size of the blobs.
     """
 
-    def __init__(self, blobs: Sequence[StoredBlob], *, threads: int) -> None:
+    def __init__(self, blobs: Sequence[StoredBlob], *, threads: int, ahead: int = MOST_AHEAD) -> None:
         self._blobs = blobs
         self._stopped = threading.Event()
         workers = min(WORKERS_LIMIT, max(4, WORKERS_PER_THREAD * threads))
         self._workers = _Workers(workers, self._stopped)
-        self._ahead = min(AHEAD_BYTES, MEMORY // threads)
+        self._ahead = ahead
         self._range = max(1 << 20, min(RANGE, self._ahead // 4))
         self._tasks: dict[tuple[int, int], Future[Any]] = {}
         self._begun = bytearray(len(blobs))
@@ -194,7 +191,7 @@ class Reader:
         self._broken: dict[int, SourceError | ConfigError] = {}
 
     def close(self) -> None:
-        """End all reading; whoever still waits gets an error."""
+        """End all reading; whoever still waits gets `StoppedError`."""
         self._workers.stop()
         with self._lock:
             dropped = list(self._tasks.values())
@@ -270,22 +267,22 @@ class Reader:
         elif not future.done():
             self._workers.hasten(future)
         self._read_ahead(index, part)
-        taken = self._result(index, future)
+        taken = self._result(future)
         if taken is None:
-            taken = self._result(index, self._workers.submit(self._task(index), urgent=True))
+            taken = self._result(self._workers.submit(self._task(index), urgent=True))
         assert taken is not None
         return taken
 
-    def _result(self, index: int, future: Future[list[bytes] | IO[bytes] | None]) -> list[bytes] | IO[bytes] | None:
+    def _result(self, future: Future[list[bytes] | IO[bytes] | None]) -> list[bytes] | IO[bytes] | None:
         while True:
             try:
                 return future.result(timeout=0.5)
             except FutureTimeoutError:
                 if not self._stopped.is_set():
                     continue
-                raise declared("FL-S37", self._blobs[index].name) from None
+                raise StoppedError from None
             except CancelledError:
-                raise declared("FL-S37", self._blobs[index].name) from None
+                raise StoppedError from None
 
     def _read_ahead(self, index: int, part: int) -> None:
         """Have the parts behind this one read, as far as bytes and count allow, those of the blobs behind too."""
@@ -354,7 +351,7 @@ class Reader:
 
     def _whole(self, blob: StoredBlob) -> IO[bytes]:
         """The whole of one version as a file at its start; the version that is there when reading begins, if it stays readable."""
-        deadline = time.monotonic() + 6 * blob.account.timeout
+        deadline = time.monotonic() + PATIENCE * blob.account.timeout
         file: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=self._range)  # noqa: SIM115 - who takes it closes it
         try:
             goal = now = self._committed(blob)
@@ -367,7 +364,7 @@ class Reader:
                     ends, shift = goal.size, now.size - goal.size
                 try:
                     file.writelines(self._get(blob, start + shift, min(self._range, ends - start), now.etag))
-                    deadline = time.monotonic() + 6 * blob.account.timeout
+                    deadline = time.monotonic() + PATIENCE * blob.account.timeout
                 except _VersionChangedError:
                     versions += 1
                     if versions > _VERSIONS_LIMIT or time.monotonic() > deadline:
@@ -403,46 +400,28 @@ class Reader:
 
     def _get(self, blob: StoredBlob, start: int, length: int, etag: str) -> list[bytes]:
         """The bytes [start, start + length) of the version ``etag`` in pieces; never fewer, never of another version."""
-        from azure.core import MatchConditions
-
         silent = blob.account.timeout
 
         def get() -> list[bytes]:
             pieces: list[bytes] = []
-
-            def take(response: Any, body: Any, _headers: Any) -> None:
-                began, read = time.monotonic(), 0
-                for piece in filter(None, body):
+            began, read = time.monotonic(), 0
+            with blob.account.reads.range(blob.key, start, length, etag) as (headers, body):
+                for piece in body:
                     pieces.append(piece)
                     read += len(piece)
                     if self._stopped.is_set():
-                        raise declared("FL-S37", blob.name)
+                        raise StoppedError
+                    if read > length:
+                        raise _IncompleteError(f"asked for {length} bytes at {start}, more came")
                     # A server that drips is as good as one that is silent.
                     if time.monotonic() - began > silent * (1 + read / (64 << 10)):
                         raise _IncompleteError(f"{read} of {length} bytes came in time")
-                headers = response.http_response.headers
-                told = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
-                if "ETag" in headers and quoted(headers["ETag"]) != etag:
-                    raise _VersionChangedError
-                if read != length or told is None or (int(told[1]), int(told[2])) != (start, start + length - 1):
-                    raise _IncompleteError(f"asked for {length} bytes at {start}, {read} came")
-                raise _TakenError
-
-            try:
-                blob.account.client.download_blob(
-                    blob.key,
-                    offset=start,
-                    length=length,
-                    etag=etag,
-                    match_condition=MatchConditions.IfNotModified,
-                    max_concurrency=1,
-                    decompress=False,
-                    headers={"Accept-Encoding": "identity"},
-                    cls=take,
-                )
-            except _TakenError:
-                return pieces
-            raise AssertionError("the body was not handed over")
+            told = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
+            if "ETag" in headers and quoted(headers["ETag"]) != etag:
+                raise _VersionChangedError
+            if read != length or told is None or (int(told[1]), int(told[2])) != (start, start + length - 1):
+                raise _IncompleteError(f"asked for {length} bytes at {start}, {read} came")
+            return pieces
 
         return self._tried(blob, get)
 
@@ -451,13 +430,13 @@ class Reader:
         from azure.core.exceptions import AzureError
 
         gate = self._gates[id(blob.account)]
-        deadline = time.monotonic() + 6 * blob.account.timeout
+        deadline = time.monotonic() + PATIENCE * blob.account.timeout
         for attempt in range(_TRIES):
             throttled = False
             gate.enter(self._stopped)
             try:
                 if self._stopped.is_set():
-                    raise declared("FL-S37", blob.name)
+                    raise StoppedError
                 return request()
             except (AzureError, _IncompleteError, OSError, ValueError, LookupError) as error:
                 # The SDK takes headers apart without looking: one that is cut off gives a ValueError or an IndexError.
@@ -477,7 +456,7 @@ class Reader:
         raise AssertionError("unreachable")
 
 
-_OF_THE_BLOB = {"FL-S26", "FL-S27", "FL-S28", "FL-S29", "FL-S30", "FL-S37"}
+_OF_THE_BLOB = {"FL-S26", "FL-S27", "FL-S28", "FL-S29", "FL-S30"}
 _PASSING = {"FL-S16", "FL-S17", "FL-S21", "FL-S22", "FL-S23", "FL-S24", "FL-S35"}
 
 

@@ -49,7 +49,8 @@ REFUSALS: Mapping[str, Refusal] = {
     ),
     "FL-S11": Refusal(
         "the network rules of the account shut out this machine{detail}",
-        "allow its address or network in the account's networking settings, or run inside the VNet",
+        "allow its address or network in the account's networking settings, or run inside the VNet; with a private endpoint the "
+        "account's name must lead to a private address here",
     ),
     "FL-S12": Refusal(
         "the account key is wrong", "copy key1 or key2 again into AZURE_STORAGE_KEY; keys may be rotated"
@@ -97,8 +98,7 @@ REFUSALS: Mapping[str, Refusal] = {
     "FL-S34": Refusal("the connection string {detail}", "copy it again into AZURE_STORAGE_CONNECTION_STRING"),
     "FL-S35": Refusal("refused: {detail}", "the error code is in the storage documentation"),
     "FL-S36": Refusal("the account is disabled", "check the subscription of the account"),
-    "FL-S37": Refusal("reading was stopped", "run again"),
-    "FL-S38": Refusal("more than {detail} folders above the hours", "narrow the prefix down to one flow log"),
+    "FL-S37": Refusal("more than {detail} folders above the hours", "narrow the prefix down to one flow log"),
     "FL-A01": Refusal(
         "the token is not for this endpoint: wrong tenant, cloud or audience",
         "sign in to the tenant of the subscription (`az login --tenant`, AZURE_TENANT_ID) and check --cloud",
@@ -364,6 +364,11 @@ def _first_line(text: str) -> str:
 
 
 def _address_words(host: str) -> str:
+    found = address_words(host)
+    return f" ({found})" if found else ""
+
+
+def address_words(host: str) -> str:
     """Where the name of the account leads, since a private endpoint's DNS is the usual fault; empty where it leads nowhere."""
     name = host.rpartition(":")[0] if re.search(r":\d+$", host) else host
     if not name:
@@ -373,4 +378,4 @@ def _address_words(host: str) -> str:
         kind = "private" if ipaddress.ip_address(address.partition("%")[0]).is_private else "public"
     except (OSError, ValueError, UnicodeError):
         return ""
-    return f" ({name} leads to the {kind} address {address})"
+    return f"{name} leads to the {kind} address {address}"

@@ -10,15 +10,15 @@ from __future__ import annotations
 import datetime as dt
 import re
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 from flowlens.evidence import Window, sample
-from flowlens.sources.accounts import Account
+from flowlens.sources.accounts import PATIENCE, Account
 from flowlens.sources.files import parse_blob_path
 from flowlens.sources.refusals import SKEW_LIMIT, clock_skew, declared, is_passing, refusal, status_of
 
@@ -58,7 +58,6 @@ class StoredBlob:
     key: str
     size: int
     etag: str
-    created: dt.datetime | None
     flow_log: str
     hour: dt.datetime
     mac_address: str
@@ -169,7 +168,7 @@ class _Lister:
         from azure.core.exceptions import AzureError
 
         where = f"{self._account.location.account_url}/{self._account.location.container}/{prefix}"
-        deadline = time.monotonic() + 6 * self._account.timeout
+        deadline = time.monotonic() + PATIENCE * self._account.timeout
         for attempt in range(1, _TRIES + 1):
             try:
                 self.requests += 1
@@ -207,7 +206,7 @@ class _Lister:
                 break
         return found
 
-    def blobs(self, prefix: str) -> Iterator[Any]:
+    def pages(self, prefix: str) -> Iterator[list[Any]]:
         """Everything whose name begins with ``prefix``, page by page."""
         client = self._account.client
         token: str | None = None
@@ -218,7 +217,7 @@ class _Lister:
 
         while True:
             items, token = self._page(start, token, prefix)
-            yield from items
+            yield items
             if token is None:
                 return
 
@@ -250,8 +249,7 @@ def list_blobs(
     if abs(lister.skew) > _CLOCK_NOTE:
         notes.append(f"the clock of this machine differs by {abs(lister.skew) / 60:.0f} minutes from the server's")
     sieve = _Sieve(account, window, moment)
-    for items in _listed(lister, prefixes):
-        sieve.take(items)
+    _list_into(sieve, lister, prefixes)
     if not roots:
         notes.append(f"no flow log was found below {sample(str(account.location))}")
     notes += sieve.notes()
@@ -270,18 +268,21 @@ def try_reading(blob: StoredBlob) -> None:
         raise refusal(error, blob.account.context(blob.name)) from None
 
 
-def _listed(lister: _Lister, prefixes: Sequence[str]) -> Iterator[list[Any]]:
-    """What lies below each prefix, several listed at once, in the order given."""
+def _list_into(sieve: _Sieve, lister: _Lister, prefixes: Sequence[str]) -> None:
+    """Sift what lies below each prefix, several listed at once, a page of each in memory."""
+
+    def list_one(prefix: str) -> None:
+        for page in lister.pages(prefix):
+            sieve.take(page)
+
     if len(prefixes) < 2:
         for prefix in prefixes:
-            for _, page in groupby(enumerate(lister.blobs(prefix)), key=lambda numbered: numbered[0] // _PAGE):
-                yield [item for _, item in page]
+            list_one(prefix)
         return
     pool = ThreadPoolExecutor(min(_LISTERS, len(prefixes)), thread_name_prefix="flowlens-list")
     try:
-        # In small groups, so that what was listed ahead stays small.
-        for start in range(0, len(prefixes), _LISTERS):
-            yield from pool.map(lambda prefix: list(lister.blobs(prefix)), prefixes[start : start + _LISTERS])
+        for _ in pool.map(list_one, prefixes):
+            pass
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
@@ -338,7 +339,7 @@ def _walk(lister: _Lister, starts: Sequence[str]) -> list[tuple[str, tuple[int, 
         folder = pending.pop()
         asked += 1
         if asked > _FOLDERS_LIMIT:
-            raise declared("FL-S38", folder, f"{_FOLDERS_LIMIT:,}")
+            raise declared("FL-S37", folder, f"{_FOLDERS_LIMIT:,}")
         below = lister.folders(folder)
         # A prefix that ends inside a folder's name lists that folder and its neighbours, all to be looked into.
         if years := _years(below):
@@ -360,10 +361,17 @@ class _Sieve:
         self._window = window
         self._foreign: list[str] = []
         self._foreign_count = 0
+        self._lock = threading.Lock()
         self._growing = (now - GRACE).replace(minute=0, second=0, microsecond=0)
         self._names: dict[str, str] = {}
+        self._hours: dict[dt.datetime, dt.datetime] = {}
 
     def take(self, items: Sequence[Any]) -> None:
+        """Take a page of a listing; threads may do so at the same time."""
+        with self._lock:
+            self._take(items)
+
+    def _take(self, items: Sequence[Any]) -> None:
         for item in items:
             if item.snapshot or item.deleted or item.is_current_version is False:
                 raise declared("FL-S32", str(self._account.location), "snapshots, versions or deleted blobs")
@@ -380,10 +388,9 @@ class _Sieve:
                     key=item.name,
                     size=item.size or 0,
                     etag=quoted(item.etag),
-                    created=item.creation_time,
-                    # Many blobs share one text.
+                    # Many blobs share these.
                     flow_log=self._names.setdefault(facts.flow_log, facts.flow_log),
-                    hour=facts.hour,
+                    hour=self._hours.setdefault(facts.hour, facts.hour),
                     mac_address=self._names.setdefault(facts.mac_address, facts.mac_address),
                     is_open=facts.hour >= self._growing,
                     refused=_refused(item),
@@ -394,14 +401,14 @@ class _Sieve:
         if _FOLDER.search(name.rstrip("/")):
             return
         self._foreign_count += 1
-        if len(self._foreign) < 3:
-            self._foreign.append(sample(name))
+        # The first by name, in whatever order pages come.
+        self._foreign = sorted([*self._foreign, name])[:3]
 
     def notes(self) -> list[str]:
         if not self._foreign_count:
             return []
         more = ", ..." if self._foreign_count > len(self._foreign) else ""
-        names = ", ".join(self._foreign)
+        names = ", ".join(map(sample, self._foreign))
         return [
             f"{self._foreign_count} blob(s) were not read, since their names are not those of flow logs: {names}{more}"
         ]

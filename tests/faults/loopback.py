@@ -14,6 +14,8 @@ class Handler(BaseHTTPRequestHandler):
     """A request handler that keeps connections open and writes no log."""
 
     protocol_version = "HTTP/1.1"
+    # Head and body are two writes; held together with the client's patience they would cost 40 ms an answer.
+    disable_nagle_algorithm = True
     # A client that never sends its next request must not hold a thread for ever.
     timeout = 120
 

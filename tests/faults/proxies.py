@@ -79,7 +79,7 @@ class Broken:
     """The server's response, broken. ``kind`` is one of:
 
     ``cut`` ends the connection after byte ``at`` of the response (head and body together); ``reset`` does so with RST;
-    ``stall`` sends nothing behind byte ``at`` and holds the connection; ``short`` gives the first ``at`` bytes of the body with a
+    ``stall`` sends nothing behind byte ``at`` and holds the connection, ``drip`` a byte now and then; ``short`` gives the first ``at`` bytes of the body with a
     Content-Length that agrees with them; ``long`` claims more bytes than follow and holds the connection. A negative ``at`` counts
     from the end.
     """
@@ -253,6 +253,12 @@ def fault_proxy(server: str, plan: Plan = no_faults) -> Iterator[FaultProxy]:
             elif fault.kind == "stall":
                 self.wfile.write(whole[: fault.at])
                 self._hold()
+            elif fault.kind == "drip":
+                self.wfile.write(whole[: fault.at])
+                for place in range(fault.at, len(whole)):
+                    if over.wait(0.02):
+                        return
+                    self.wfile.write(whole[place : place + 1])
             elif fault.kind == "short":
                 some = content[: fault.at]
                 self.wfile.write(_with_length(head, len(some)) + some)

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +22,8 @@ from hypothesis import strategies as st
 from flowlens.errors import FormatError, SourceError
 from flowlens.sources import ranges
 from flowlens.sources.accounts import Access, Account, parse_location
-from flowlens.sources.ranges import Reader
+from flowlens.sources.plain_reads import Opened
+from flowlens.sources.ranges import Reader, StoppedError
 from flowlens.sources.storage import StoredBlob
 
 MIB = 1 << 20
@@ -30,7 +32,7 @@ HOUR = dt.datetime(2026, 6, 15, 9, tzinfo=dt.UTC)
 
 @dataclass
 class Server:
-    """Blobs by name, answering as the client library does; ``meet`` is called before each request and may raise.
+    """Blobs by name, answering as an account's client and its reads do; ``meet`` is called before each request and may raise.
 
     A blob is a list of blocks; its ETag is a hash of them. ``served`` counts bytes of bodies, ``calls`` the requests.
     """
@@ -46,12 +48,11 @@ class Server:
     def etag(self, name: str) -> str:
         return f'"{hash(tuple(self.blobs[name])):x}"'
 
-    def download_blob(
-        self, name: str, *, offset: int, length: int, etag: str, cls: Callable[..., Any], **_options: Any
-    ) -> None:
+    @contextmanager
+    def range(self, name: str, start: int, length: int, etag: str) -> Iterator[Opened]:
         with self.lock:
             number = len(self.calls)
-            self.calls.append((name, offset))
+            self.calls.append((name, start))
             self.inside += 1
             self.most = max(self.most, self.inside)
         try:
@@ -59,15 +60,14 @@ class Server:
             if self.etag(name) != etag:
                 raise failure(412, "ConditionNotMet")
             data = b"".join(self.blobs[name])
-            piece = data[offset : offset + length] if body is None else body
+            piece = data[start : start + length] if body is None else body
             with self.lock:
                 self.served += len(piece)
-            headers = {"ETag": etag, "Content-Range": f"bytes {offset}-{offset + len(piece) - 1}/{len(data)}"}
-            response = SimpleNamespace(http_response=SimpleNamespace(headers=headers))
+            headers = {"ETag": etag, "Content-Range": f"bytes {start}-{start + len(piece) - 1}/{len(data)}"}
         finally:
             with self.lock:
                 self.inside -= 1
-        cls(response, iter([piece[: len(piece) // 2], piece[len(piece) // 2 :]]), {})
+        yield Opened(headers, filter(None, iter([piece[: len(piece) // 2], piece[len(piece) // 2 :]])))
 
     def get_blob_client(self, name: str) -> SimpleNamespace:
         def get_block_list(_kind: str, raw_response_hook: Callable[[Any], None]) -> Any:
@@ -89,9 +89,9 @@ def failure(status: int, code: str = "", **headers: str) -> HttpResponseError:
 
 def listed(server: Server, *, timeout: float = 5, is_open: bool = False) -> list[StoredBlob]:
     place = parse_location("https://contoso.blob.core.windows.net/logs", Access())
-    account = Account(place, server, "key", "me", (), timeout)  # type: ignore[arg-type]
+    account = Account(place, server, server, "key", "me", (), timeout)  # type: ignore[arg-type]
     return [
-        StoredBlob(account, name, sum(map(len, blocks)), server.etag(name), HOUR, "LOG", HOUR, "MAC", is_open)
+        StoredBlob(account, name, sum(map(len, blocks)), server.etag(name), "LOG", HOUR, "MAC", is_open)
         for name, blocks in sorted(server.blobs.items())
     ]
 
@@ -296,32 +296,55 @@ def test_closing_ends_whoever_waits_and_all_threads_that_can_end() -> None:
         assert asked.wait(5)
         began = time.monotonic()
         reader.close()
-        with pytest.raises(SourceError, match="FL-S37"):
+        with pytest.raises(StoppedError):
             waiting.result(10)
         assert time.monotonic() - began < 5
     held.set()
-    with pytest.raises(SourceError, match="FL-S37"):
+    with pytest.raises(StoppedError):
         list(reader.chunks(0))
 
 
 def test_a_body_that_drips_ends_within_the_time() -> None:
     server = Server({"b": [b"x" * 100_000]})
 
-    def dripping(name: str, *, cls: Callable[..., Any], **_options: Any) -> None:
+    @contextmanager
+    def dripping(*_asked: object) -> Iterator[Opened]:
         def drops() -> Iterator[bytes]:
             while True:
                 threading.Event().wait(0.01)
                 yield b"x"
 
-        cls(SimpleNamespace(http_response=SimpleNamespace(headers={})), drops(), {})
+        yield Opened({}, drops())
 
-    server.download_blob = dripping  # type: ignore[method-assign]
+    server.range = dripping  # type: ignore[method-assign]
     reader = Reader(listed(server, timeout=0.1), threads=1)
     began = time.monotonic()
     with pytest.raises(SourceError, match="FL-S22"):
         list(reader.chunks(0))
     reader.close()
     assert time.monotonic() - began < 3
+
+
+def test_a_body_that_goes_on_for_ever_is_left_at_once() -> None:
+    server = Server({"b": [b"x" * 100_000]})
+    given = 0
+
+    @contextmanager
+    def endless(*_asked: object) -> Iterator[Opened]:
+        def pieces() -> Iterator[bytes]:
+            nonlocal given
+            while True:
+                given += 1
+                yield b"x" * 60_000
+
+        yield Opened({}, pieces())
+
+    server.range = endless  # type: ignore[method-assign]
+    reader = Reader(listed(server), threads=1)
+    with pytest.raises(SourceError, match="FL-S22"):
+        list(reader.chunks(0))
+    reader.close()
+    assert given == 2 * ranges._TRIES
 
 
 def test_an_account_that_refuses_is_asked_no_more() -> None:

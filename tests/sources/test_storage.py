@@ -108,7 +108,7 @@ class Container:
 
 def listing(container: Container, window: Window = DAY, *, prefix: str = "", **options: Any) -> Listing:
     place = parse_location(f"https://contoso.blob.core.windows.net/logs/{prefix}", Access())
-    account = Account(place, container, "key", "me", (), 30)  # type: ignore[arg-type]
+    account = Account(place, container, None, "key", "me", (), 30)  # type: ignore[arg-type]
     return list_blobs(account, window, **{"now": NOW, **options})
 
 
@@ -357,5 +357,5 @@ def test_a_wrong_clock_is_told_and_a_very_wrong_one_is_an_error(minutes: int, to
 
 def test_folders_without_end_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "_FOLDERS_LIMIT", 50)
-    with pytest.raises(SourceError, match="FL-S38"):
+    with pytest.raises(SourceError, match="FL-S37"):
         listing(Container([f"flowLogResourceID=/{n}/x" for n in range(100)]))

@@ -1,0 +1,71 @@
+"""How a limit of memory is shared: among what lies ready before decoding and what is decoded at a time."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from flowlens.errors import ConfigError
+
+MB = 10**6
+BASE = 370 * MB
+"""The program, its libraries and the tables of an answer with 100,000 conversations; measured, see bench/RESULTS.md."""
+PER_THREAD = 16 * MB
+"""A batch that is decoded and the flow tuples that are rolled up together."""
+LEAST_AHEAD, MOST_AHEAD = 4 * MB, 16 * MB
+"""Bytes that lie ready before a decoding thread: less and it waits for the network, more gains nothing."""
+READY = 256 * MB
+"""Bytes that lie ready in all, where nothing else is asked for."""
+_SIZE = re.compile(r"(\d+(?:\.\d+)?) *(MB|GB|MiB|GiB|M|G)", re.IGNORECASE)
+_UNITS = {"mb": MB, "m": MB, "gb": 1000 * MB, "g": 1000 * MB, "mib": 1 << 20, "gib": 1 << 30}
+
+
+class Budget(NamedTuple):
+    """How many threads decode, and how many bytes may lie ready before each of them."""
+
+    threads: int
+    ahead: int
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size with its unit; MB are 10^6 bytes, MiB 2^20. Raises ConfigError for anything else.
+
+    >>> parse_size("1.5 GB")
+    1500000000
+    """
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        raise ConfigError(f"--memory-limit {text:.40}", "expected a size with its unit", hint="e.g. 800MB or 2GB")
+    return int(float(found[1]) * _UNITS[found[2].lower()])
+
+
+def shared(limit: int | None, threads: int) -> Budget:
+    """At most ``threads`` threads and what lies ready before them, so that both and `BASE` stay below ``limit`` bytes.
+
+    Raises ConfigError where the limit leaves no room for one thread.
+
+    >>> shared(None, 2), shared(420 * MB, 8)
+    (Budget(threads=2, ahead=16000000), Budget(threads=2, ahead=9000000))
+    """
+    if limit is None:
+        return Budget(threads, min(MOST_AHEAD, READY // threads))
+    least = BASE + PER_THREAD + LEAST_AHEAD
+    if limit < least:
+        raise ConfigError(
+            f"--memory-limit {limit / MB:.0f}MB",
+            f"is too low to work with: flowlens itself takes most of {least // MB} MB",
+            hint=f"give it {least // MB}MB or more",
+        )
+    threads = min(threads, (limit - BASE) // (PER_THREAD + LEAST_AHEAD))
+    return Budget(threads, min(MOST_AHEAD, (limit - BASE) // threads - PER_THREAD, READY // threads))
+
+
+def peak() -> int | None:
+    """The most memory in bytes that this process has held so far; None where the system is not Linux, which tells it."""
+    try:
+        # Not what the process's usage tells: that begins with what its parent held.
+        found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii", errors="replace"))
+    except OSError:
+        return None
+    return int(found[1]) * 1024 if found else None

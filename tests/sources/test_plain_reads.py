@@ -1,0 +1,160 @@
+"""Single reads against a small server: one connection, what is sent, tokens that end, and answers that are errors."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import pytest
+import requests
+from azure.core.credentials import AccessToken
+from azure.core.exceptions import HttpResponseError, ServiceRequestError, ServiceResponseError
+
+from flowlens.sources.plain_reads import PlainReads, Tokens, by_signature, plain_reads
+from tests.faults.loopback import Handler, serving
+
+
+class Asked(NamedTuple):
+    """A request as a server got it, and over which connection."""
+
+    path: str
+    headers: dict[str, str]
+    port: int
+
+
+def reads(port: int, authorize: Any, **proxies: str) -> PlainReads:
+    return plain_reads(
+        requests.Session(),
+        f"http://127.0.0.1:{port}/account/logs",
+        authorize,
+        version="2025-11-05",
+        verify=True,
+        proxies=proxies,
+        timeouts=(2, 2),
+    )
+
+
+def read(source: PlainReads) -> bytes:
+    with source.range("a b", 3, 4, '"e"') as (_, pieces):
+        return b"".join(pieces)
+
+
+@contextmanager
+def answering(asked: list[Asked], *statuses: int) -> Iterator[int]:
+    """A server that answers with these statuses and then 206, and keeps what was asked."""
+    left = list(statuses)
+
+    class Answers(Handler):
+        def respond(self) -> None:
+            asked.append(Asked(self.path, dict(self.headers), self.client_address[1]))
+            self.answer(left.pop(0) if left else 206, b"body", x_ms_error_code="Code")
+
+    with serving(Answers) as port:
+        yield port
+
+
+class Credential:
+    """Gives tokens 1, 2, ...; each is valid for ``seconds``."""
+
+    def __init__(self, seconds: float = 3600) -> None:
+        self.asked: list[dict[str, Any]] = []
+        self._seconds = seconds
+
+    def get_token(self, *_scopes: str, **more: Any) -> AccessToken:
+        self.asked.append(more)
+        return AccessToken(str(len(self.asked)), int(time.time() + self._seconds))
+
+
+def test_a_read_is_one_request_and_all_share_a_connection() -> None:
+    asked: list[Asked] = []
+    with answering(asked) as port:
+        source = reads(port, by_signature("?sp=rl&sig=x%3D"))
+        assert [read(source), read(source)] == [b"body"] * 2
+    first, second = asked
+    assert first.path == second.path == "/account/logs/a%20b?sp=rl&sig=x%3D"
+    assert first.port == second.port
+    sent = {name.lower(): value for name, value in first.headers.items()}
+    assert (sent["x-ms-range"], sent["if-match"], sent["accept-encoding"]) == ("bytes=3-6", '"e"', "identity")
+    assert "sig" not in repr(source)
+
+
+def test_a_body_that_is_left_does_not_reach_the_next_read() -> None:
+    asked: list[Asked] = []
+    with answering(asked) as port:
+        source = reads(port, by_signature("sig=x"))
+        with pytest.raises(KeyError), source.range("a", 0, 4, '"e"'):
+            raise KeyError
+        assert read(source) == b"body"
+
+
+def test_an_answer_that_is_an_error_tells_status_code_and_message() -> None:
+    with answering([], 403) as port, pytest.raises(HttpResponseError) as caught:
+        read(reads(port, by_signature("sig=x")))
+    response: Any = caught.value.response
+    assert (caught.value.status_code, caught.value.message) == (403, "body")
+    assert response.headers["x-ms-error-code"] == "Code"
+
+
+def test_a_server_that_is_not_there_or_hangs_up_is_an_error_of_the_connection() -> None:
+    class HangsUp(Handler):
+        def respond(self) -> None:
+            self.close_connection = True
+
+    with serving(HangsUp) as port, pytest.raises(ServiceResponseError):
+        read(reads(port, by_signature("sig=x")))
+    with pytest.raises(ServiceRequestError):
+        read(reads(port, by_signature("sig=x")))
+
+
+def test_plain_http_goes_through_its_proxy_with_the_whole_address() -> None:
+    asked: list[Asked] = []
+    with answering(asked) as port:
+        read(reads(9, by_signature("sig=x"), http=f"http://user:word@127.0.0.1:{port}"))
+    assert asked[0].path == "http://127.0.0.1:9/account/logs/a%20b?sig=x"
+    assert asked[0].headers["Proxy-Authorization"].startswith("Basic ")
+
+
+# ---- tokens
+
+
+def test_a_token_is_kept_until_shortly_before_its_end() -> None:
+    for seconds, tokens in ((3600, 1), (60, 3)):
+        credential, asked = Credential(seconds), []
+        with answering(asked) as port:
+            held = Tokens(credential)
+            held.get_token("scope")
+            for _ in range(2):
+                read(reads(port, held))
+        assert len(credential.asked) == tokens
+        assert asked[-1].headers["Authorization"] == f"Bearer {tokens}"
+
+
+def test_a_token_that_is_refused_is_renewed_once() -> None:
+    credential, asked = Credential(), []
+    with answering(asked, 401) as port:
+        held = Tokens(credential)
+        held.get_token("scope")
+        assert read(reads(port, held)) == b"body"
+    assert [each.headers["Authorization"] for each in asked] == ["Bearer 1", "Bearer 2"]
+    with answering(asked, 401, 401) as port, pytest.raises(HttpResponseError):
+        read(reads(port, held))
+    assert len(asked) == 4
+
+
+def test_the_tenant_that_the_account_asked_for_is_kept() -> None:
+    credential = Credential()
+    held = Tokens(credential)
+    held.get_token("scope", enable_cae=True)
+    held.get_token("scope")
+    assert len(credential.asked) == 1
+    held.get_token("scope", tenant_id="t")
+    headers: dict[str, str] = {}
+    assert held("/path", headers) == "/path" and headers["Authorization"] == "Bearer 2"
+    held.renew("Bearer 1")
+    held("/path", headers)
+    assert len(credential.asked) == 2
+    held.renew("Bearer 2")
+    held("/path", headers)
+    assert credential.asked == [{"enable_cae": True}, {"tenant_id": "t"}, {"tenant_id": "t"}]

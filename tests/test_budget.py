@@ -1,0 +1,98 @@
+"""A limit of memory: how it is shared, and that a run keeps below it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.generate import BLOBS, Order, generate
+from bench.storage import run as analyzed
+from bench.storage import serving
+from flowlens.budget import BASE, LEAST_AHEAD, MB, MOST_AHEAD, PER_THREAD, READY, parse_size, peak, shared
+from flowlens.cli import DONE, WRONG_USAGE
+from flowlens.errors import ConfigError
+from tests.flow_logs import SAMPLE, run
+
+LEAST = BASE + PER_THREAD + LEAST_AHEAD
+
+
+@given(limit=st.integers(LEAST, 10**11), threads=st.integers(1, 64))
+def test_what_is_shared_stays_below_the_limit_and_is_no_less_than_needed(limit: int, threads: int) -> None:
+    budget = shared(limit, threads)
+    assert BASE + budget.threads * (PER_THREAD + budget.ahead) <= limit
+    assert 1 <= budget.threads <= threads
+    assert LEAST_AHEAD <= budget.ahead <= MOST_AHEAD
+
+
+@given(low=st.integers(LEAST, 10**10), more=st.integers(0, 10**10), threads=st.integers(1, 64))
+def test_more_memory_never_gives_less(low: int, more: int, threads: int) -> None:
+    few, many = shared(low, threads), shared(low + more, threads)
+    assert few.threads <= many.threads and few.threads * few.ahead <= many.threads * many.ahead
+
+
+@pytest.mark.parametrize("threads", [1, 2, 16, 64])
+def test_without_a_limit_all_threads_decode_and_what_lies_ready_is_bounded(threads: int) -> None:
+    budget = shared(None, threads)
+    assert budget.threads == threads and threads * budget.ahead <= READY
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("800MB", 800 * MB), ("1.5 GB", 1500 * MB), ("1gib", 1 << 30), ("512M", 512 * MB)]
+)
+def test_sizes(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "800", "-1GB", "800 KB", "MB", "1e3MB", "nan GB"])
+def test_other_sizes_are_wrong_usage(text: str) -> None:
+    with pytest.raises(ConfigError, match="size with its unit"):
+        parse_size(text)
+
+
+def test_a_limit_too_low_to_work_with_is_refused_in_one_line() -> None:
+    ran = run("coverage", SAMPLE, "--memory-limit", "100MB")
+    lines = ran.err.splitlines()
+    assert (ran.code, len(lines), ran.stdout) == (WRONG_USAGE, 2, b"")
+    assert "too low" in lines[0] and f"{LEAST // MB}MB" in lines[1]
+
+
+def test_a_run_with_a_limit_says_what_it_used() -> None:
+    ran = run("coverage", SAMPLE, "--memory-limit", f"{LEAST // MB}MB", "--threads", "8", "--format", "json")
+    assert ran.code == DONE, ran.err
+    settings = ran.document["settings"]
+    assert (settings["threads"], settings["memory_limit"]) == (1, LEAST)
+
+
+def test_a_run_that_took_more_than_its_limit_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = {}
+    for taken in (LEAST, LEAST + 1):
+        monkeypatch.setattr("flowlens.cli.peak", lambda taken=taken: taken)
+        said[taken] = run("coverage", SAMPLE, "--memory-limit", f"{LEAST // MB}MB", "--format", "json").err
+    assert "more than --memory-limit" not in said[LEAST]
+    assert "more than --memory-limit" in said[LEAST + 1]
+
+
+@pytest.mark.skipif("sys.platform != 'linux'", reason="peaks are told by Linux")
+def test_the_peak_is_that_of_the_process() -> None:
+    program = "from flowlens.budget import peak; before = peak(); held = bytearray(80_000_000); print(peak() - before)"
+    top = Path(__file__).parents[1]
+    said = subprocess.run([sys.executable, "-c", program], cwd=top, capture_output=True, text=True, check=True).stdout
+    assert 60 * MB < int(said) < 100 * MB
+    assert peak() is not None
+
+
+@pytest.mark.skipif("sys.platform != 'linux'", reason="peaks are told by Linux")
+def test_a_run_over_an_account_keeps_below_its_limit_however_many_threads_were_asked_for(tmp_path: Path) -> None:
+    generate(tmp_path, Order(megabytes=24, blobs=6, keys=10_000))
+    (container,) = (tmp_path / BLOBS).iterdir()
+    limit = f"{LEAST // MB}MB"
+    with serving(container) as served:
+        access = ("--auth", "key", "--account-url", served.url.rpartition("/")[0])
+        measured, answer = analyzed("analyze", served.url, tmp_path, *access, "--threads", "8", "--memory-limit", limit)
+    assert measured.memory < LEAST
+    assert answer["ledger"]["blobs"] == 6 and answer["ledger"]["complete"]

@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SEED ?= 1
 
-.PHONY: demo test fuzz agreement literals faults scenario bench bench-storage matching memory wheel clean
+.PHONY: demo test fuzz agreement literals faults workspace scenario bench bench-storage matching memory wheel clean
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/.installed
@@ -26,6 +26,10 @@ fuzz: $(VENV)/.installed-dev
 # The long forms: more positions, more seeds, more blobs; takes an hour or so.
 faults: $(VENV)/.installed-dev
 	FAULTS_LONG=1 $(BIN)/pytest -n 2 --dist loadgroup --no-skips tests/faults
+
+# A workspace: 200 runs with random limits, and the answers of 50 invented networks by either way.
+workspace: $(VENV)/.installed-dev
+	WORKSPACE_LONG=1 $(BIN)/pytest -n 2 --dist loadgroup --no-skips tests/workspace
 
 # The same findings from blobs, rows and queries: 50 networks, some minutes.
 agreement: $(VENV)/.installed-dev

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from flowlens.evidence import Ledger, Reject, Scan, Window
     from flowlens.findings import Baseline, Finding
     from flowlens.inventory import Networks, read_inventory
+    from flowlens.query_running import run_query
     from flowlens.reporting import Report, Verdict, report
     from flowlens.scanning import scan
     from flowlens.scope import Scope
@@ -65,6 +66,7 @@ __all__ = [
     "report",
     "rule_dependencies",
     "rule_usage",
+    "run_query",
     "scan",
     "unexpected_destinations",
 ]
@@ -82,6 +84,7 @@ _HOMES = {
     "evidence": ("Ledger", "Reject", "Scan", "Window"),
     "findings": ("Baseline", "Finding"),
     "inventory": ("Networks", "read_inventory"),
+    "query_running": ("run_query",),
     "reporting": ("Report", "Verdict", "report"),
     "scanning": ("scan",),
     "scope": ("Scope",),

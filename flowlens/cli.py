@@ -18,13 +18,13 @@ import polars as pl
 import typer
 
 import flowlens
-from flowlens import catalogue_cli, query_cli, reporting
+from flowlens import catalogue_cli, compare_cli, query_cli, reporting
 from flowlens.analyses import ANALYSES
 from flowlens.analyses.destinations import read_expected
 from flowlens.analyses.egress import AUTO
 from flowlens.analyses.needs import Asked
 from flowlens.budget import MB, parse_size, peak
-from flowlens.catalog import load_profile, read_names
+from flowlens.catalog import load_profile, load_tags, read_names
 from flowlens.catalog.placeholders import chosen_settings, left_open
 from flowlens.catalog.profiles import EGRESS
 from flowlens.catalogue_cli import known_cloud, told_lines
@@ -78,6 +78,7 @@ from flowlens.scanning import scan
 from flowlens.scope import Scope
 from flowlens.signals import Interrupts
 from flowlens.sources.accounts import Access, is_remote
+from flowlens.sources.workspace import is_workspace
 from flowlens.whatif import dependencies_report
 from flowlens.windows import parse_time, parse_window
 
@@ -93,6 +94,7 @@ app.add_typer(catalogue_cli.profiles_app, name="profiles")
 app.add_typer(catalogue_cli.tags_app, name="tags")
 app.command()(catalogue_cli.resolve)
 app.command()(query_cli.query)
+app.command("compare")(compare_cli.compare_sources)
 
 
 def _zone(common: Common) -> ZoneInfo | None:
@@ -129,7 +131,7 @@ def _scan(
     if result.settings.get("default_window"):
         first, last = (edge.isoformat() if edge else "" for edge in (result.window.start, result.window.end))
         say(
-            f"window: {first} to {last}, the default for a storage account; choose another with --start, --end or --window"
+            f"window: {first} to {last}, the default for what is not on disk; choose another with --start, --end or --window"
         )
     result.settings["config"] = str(settings.path) if settings.path else None
     return result, zone
@@ -198,7 +200,10 @@ def _report(
     required = required or _required(common)
     expected = expect or (settings.path if settings.has_expected else None)
     if expected is not None:
-        read_expected(expected)
+        # An unknown tag is told before the source is read, which may take hours.
+        for entry in read_expected(expected):
+            if entry.service_tag:
+                load_tags(required.cloud).prefixes(entry.service_tag)
     earlier = _baseline(baseline, common) if baseline else None
     result, zone = _scan(sources, common, _scope_of(common), changed_at)
     result.settings["expected"] = str(expected) if expected else None
@@ -270,7 +275,7 @@ def _ledger_code(ledger: Ledger) -> int:
 
 def _baseline(text: str, common: Common) -> Scan | Baseline:
     """An earlier report's JSON, or an earlier source to scan."""
-    earlier = None if is_remote(text) else read_baseline(Path(text))
+    earlier = None if is_remote(text) or is_workspace(text) else read_baseline(Path(text))
     if earlier is not None:
         return earlier
     settings = read_config(common.config)

@@ -16,7 +16,8 @@ from flowlens.schema import OUTBOUND_METHODS
 CLOUDS = ("global", "usgov", "china")
 VARIABLE = "FLOWLENS_CONFIG"
 FILE = "flowlens.toml"
-_SECTIONS = {"cloud", "networks", "placeholders", "expected", "outbound", "service_endpoints"}
+SECTIONS = {"cloud", "networks", "placeholders", "expected", "outbound", "service_endpoints"}
+"""What flowlens.toml may hold."""
 _NETWORKS = {"internal", "names"}
 
 
@@ -54,7 +55,7 @@ def read_config(path: str | Path | None = None) -> Config:
 
 
 def _config(file: Path, content: Mapping[str, object]) -> Config:
-    _only_known(str(file), content, _SECTIONS)
+    _only_known(str(file), content, SECTIONS)
     cloud = content.get("cloud", "global")
     if cloud not in CLOUDS:
         raise ConfigError(str(file), f"unknown cloud {cloud!r:.40}", hint=near_matches(str(cloud), CLOUDS))

@@ -13,11 +13,15 @@ from flowlens.catalog import load_tags, profile_names
 from flowlens.config import read_config
 from flowlens.errors import FlowlensError
 from flowlens.evidence import Window
+from flowlens.sources import workspace
 from flowlens.sources.accounts import Access, connect, is_remote, parse_location
 from flowlens.sources.files import find_blobs
 from flowlens.sources.ranges import RANGE
 from flowlens.sources.refusals import address_words, redact
+from flowlens.sources.slices import Asker
 from flowlens.sources.storage import Listing, default_window, list_blobs, try_reading
+from flowlens.sources.workspace import is_workspace, parse_workspace
+from flowlens.workspace_rows import ROWS_AT_ONCE, count_rows
 
 _ENGINES = ("polars", "pyarrow", "msgspec")
 _MB_PER_SECOND = 25
@@ -29,7 +33,7 @@ bench-storage` on a 2-core machine. Threads share an interpreter, so more cores 
 def describe(sources: Sequence[str], access: Access | None = None, window: Window | None = None) -> Iterator[str]:
     """Lines for a person: engine, catalogue, config, and for each source what there is and what a run would cost.
 
-    Of a storage account also who reads it and what that identity may do, over ``window``, else the last 24 hours.
+    Of a storage account or workspace also who reads it and what that identity may do, over ``window``, else the last 24 hours.
 
     Raises SourceError where a source is not there or says no, after all others were described, and ConfigError where
     flowlens.toml is wrong.
@@ -48,7 +52,10 @@ def describe(sources: Sequence[str], access: Access | None = None, window: Windo
     failures: list[FlowlensError] = []
     for source in sources:
         try:
-            yield from _account(source, access or Access(), window) if is_remote(source) else _source(source)
+            if is_workspace(source):
+                yield from _workspace(source, access or Access(), window)
+            else:
+                yield from _account(source, access or Access(), window) if is_remote(source) else _source(source)
         except FlowlensError as error:
             failures.append(error)
             yield f"  {error.where}: {error.problem}"
@@ -75,6 +82,26 @@ def _account(source: str, access: Access, window: Window | None) -> Iterator[str
         try_reading(readable)
     yield f"  read: {'yes' if readable else 'not tried, since there is no blob'}"
     yield from (f"  {line}" for line in _amount(listing, window))
+
+
+def _workspace(source: str, access: Access, window: Window | None) -> Iterator[str]:
+    """Who asks, whether that is allowed, and how many rows there are."""
+    place = parse_workspace(source, access)
+    now = dt.datetime.now(dt.UTC)
+    usual = workspace.default_window(now)
+    start, end = (window.start or usual[0], window.end or now) if window else usual
+    yield f"{place}:"
+    connection = workspace.connect(place, access)
+    yield f"  identity: {connection.identity}"
+    counts = count_rows(Asker(connection), start, end)
+    yield "  query: yes"
+    yield f"  window: {start.isoformat()} to {end.isoformat()}"
+    if counts is None:
+        yield f"  rows of {place.table}: too many to be counted in time; narrow the window"
+        return
+    rows, hours = int(counts["flows"].sum()), counts.height
+    parts = -(-rows // ROWS_AT_ONCE)
+    yield f"  {rows} flow row(s) of {place.table} in {hours} hour(s); a run takes {1 + 2 * parts} queries or more"
 
 
 def _route(account_url: str) -> str:

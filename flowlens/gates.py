@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from flowlens.errors import ConfigError, near_matches
-from flowlens.reporting import Report
 
 _GATE = re.compile(r"^\s*([a-z_]+)\s*(?:(>=|<=|==|>|<)\s*(\d+)\s*)?$")
 _COMPARE: dict[str, Callable[[int, int], bool]] = {
@@ -32,6 +32,16 @@ GATES = (
 """Metrics of a report that a gate may name; a metric is there when its question was asked."""
 WHAT_IF_GATES = ("lost", "at_risk")
 """Metrics of a report on a change that is only thought of."""
+QUERY_GATES = ("rows",)
+"""Metrics of a query's result alone."""
+
+
+class Measured(Protocol):
+    """What a gate is held against: a report, or the result of a query."""
+
+    @property
+    def metrics(self) -> Mapping[str, int]:
+        """A number by each metric's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +56,7 @@ class Gate:
     compare: str
     limit: int
 
-    def fires(self, report: Report) -> bool:
+    def fires(self, report: Measured) -> bool:
         """Whether the report meets the condition; a metric of a question that was not asked never does."""
         value = report.metrics.get(self.metric)
         return value is not None and _COMPARE[self.compare](value, self.limit)
@@ -64,7 +74,7 @@ def parse_gate(text: str) -> Gate:
     'incomplete > 0'
     """
     found = _GATE.match(text)
-    known = (*GATES, *WHAT_IF_GATES)
+    known = (*GATES, *WHAT_IF_GATES, *QUERY_GATES)
     if found is None or found[1] not in known:
         near = near_matches(found[1] if found else text, known)
         raise ConfigError(f"--fail-on {text!r:.60}", "is no gate", hint=near)

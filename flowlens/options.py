@@ -17,7 +17,7 @@ DONE, GATE_FIRED, WRONG_USAGE, ERROR, INCOMPLETE = range(5)
 Sources = Annotated[
     list[str],
     typer.Argument(
-        help="Files, folders or globs of flow logs, or https://ACCOUNT.blob.core.windows.net/CONTAINER.",
+        help="Files, folders or globs of flow logs, https://ACCOUNT.blob.core.windows.net/CONTAINER or workspace:GUID.",
         metavar="SOURCE",
     ),
 ]
@@ -33,7 +33,7 @@ _scope = functools.partial(option, "Scope: which part of the network")
 _network = functools.partial(option, "Your network")
 _result = functools.partial(option, "Result")
 _reading = functools.partial(option, "Reading")
-_storage = functools.partial(option, "Storage account")
+_storage = functools.partial(option, "Storage account or workspace")
 
 Auth = Annotated[
     str,

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import sys
-from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
 from flowlens.catalogue_cli import told_lines
 from flowlens.errors import ConfigError, near_matches
-from flowlens.options import DONE, ERROR
+from flowlens.options import DONE, ERROR, AccountUrl, Auth, CaFile, Cloud, Timeout, option
 from flowlens.outputs.delivery import say, standard_output
-from flowlens.queries import Query, Value, bind, find_query, parse_value, query_names
+from flowlens.queries import Query, bind, find_query, query_names
 from flowlens.query_check import check_query
-from flowlens.query_values import ENDPOINTS, required_endpoints
+from flowlens.query_run_cli import Asked, run, values_of
+from flowlens.sources.accounts import Access
+
+_run_option = functools.partial(option, "Running it")
 
 
 def query(
@@ -33,56 +36,60 @@ def query(
         bool, typer.Option("--check", help="Type-check with Microsoft's language service; without NAME all queries.")
     ] = False,
     listed: Annotated[bool, typer.Option("--list", help="All queries with their parameters.")] = False,
+    workspace: Annotated[
+        list[str] | None, _run_option("GUID", "Run it in this workspace; repeatable.", "--workspace")
+    ] = None,
+    resource_id: Annotated[
+        list[str] | None,
+        _run_option("ID", "Run it in the context of this Azure resource; repeatable.", "--resource-id"),
+    ] = None,
+    start: Annotated[str | None, _run_option("TIME", "From this time on: ISO 8601 with zone, or 24h, 7d.")] = None,
+    end: Annotated[str | None, _run_option("TIME", "Up to, not including, this time.")] = None,
+    window: Annotated[str | None, _run_option("WORD", "today, yesterday, last-week, a month or a day.")] = None,
+    tz: Annotated[str | None, _run_option("ZONE", "Zone of what yesterday means. Default UTC.")] = None,
+    format: Annotated[str | None, _run_option("FORMAT", "table, json, csv or parquet.")] = None,  # noqa: A002
+    output: Annotated[str | None, _run_option("FILE", "Write here.", "--output", "-o")] = None,
+    limit: Annotated[int, _run_option("N", "Rows on the terminal.", min=1)] = 20,
+    fail_on: Annotated[
+        list[str] | None, _run_option("GATE", "Exit with 1 when this holds, e.g. 'rows > 0'; repeatable.")
+    ] = None,
+    auth: Auth = "default",
+    cloud: Cloud = None,
+    account_url: AccountUrl = None,
+    ca_file: CaFile = None,
+    timeout: Timeout = 30.0,
 ) -> None:
-    """A query for Log Analytics, with its parameters set, ready to paste into the portal.
+    """A query for Log Analytics, with its parameters set, ready to paste into the portal; with --workspace its result.
 
-    Example: flowlens query denied_egress --set start=2026-06-15T00:00Z --set end=2026-06-16T00:00Z
+    Example: flowlens query denied_egress --workspace 11111111-2222-3333-4444-555555555555 --fail-on 'denied_required > 0'
     """
     if listed:
         told_lines((line, "") for one in map(find_query, query_names()) for line in _described(one))
         return
     if name is None and not check:
         raise ConfigError("query", "expected the name of a query", hint=near_matches("", query_names()))
+    if (workspace or resource_id) and name is not None and not check:
+        asked = Asked(tuple(workspace or ()) + tuple(resource_id or ()), start, end, window, tz, tuple(fail_on or ()))
+        run(
+            name,
+            settings or (),
+            profiles or (),
+            asked,
+            Access(auth, cloud, account_url, ca_file, timeout),
+            format,
+            output,
+            limit,
+        )
+    if start or end or window or fail_on or format or output:
+        raise ConfigError("query", "expected --workspace beside these options", hint="--set start=... sets a parameter")
     chosen = [find_query(one) for one in ([name] if name is not None else query_names())]
-    texts = [bind(one, **_values(one, settings or (), profiles or ())) for one in chosen]
+    texts = [bind(one, **values_of(one, settings or (), profiles or ())) for one in chosen]
     if not check:
         _write(texts[0])
         return
     raise typer.Exit(
         ERROR if [one for one, text in zip(chosen, texts, strict=True) if not _passes(one, text)] else DONE
     )
-
-
-def _values(query: Query, settings: Sequence[str], profiles: Sequence[str]) -> dict[str, Value]:
-    """What the options set, each parameter once."""
-    values = parse_settings(query, settings)
-    if not profiles:
-        return values
-    if ENDPOINTS not in {parameter.name for parameter in query.parameters}:
-        raise ConfigError(
-            f"--profile {profiles[0]}", f"{query.name} asks for no endpoints", hint="see flowlens query --list"
-        )
-    if ENDPOINTS in values:
-        raise ConfigError(f"--profile {profiles[0]}", f"--set {ENDPOINTS}=... sets the same parameter")
-    return {**values, ENDPOINTS: required_endpoints(profiles)}
-
-
-def parse_settings(query: Query, settings: Sequence[str]) -> dict[str, Value]:
-    """Name and value of each NAME=VALUE. Raises ConfigError for a form, name or value that is wrong, with near matches."""
-    known = {parameter.name: parameter for parameter in query.parameters}
-    found = {}
-    for setting in settings:
-        name, equals, text = setting.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {setting:.60}", "expected NAME=VALUE", hint=f"known: {', '.join(known)}")
-        if name not in known:
-            raise ConfigError(
-                f"--set {setting:.60}", f"{query.name} has no parameter {name:.60}", hint=near_matches(name, known)
-            )
-        if name in found:
-            raise ConfigError(f"--set {setting:.60}", "is given twice")
-        found[name] = parse_value(known[name], text)
-    return found
 
 
 def _write(text: str) -> None:

@@ -30,8 +30,11 @@ SCHEMA_VERSION = 1
 OK, FINDINGS, NOT_DETERMINED = schema.VERDICTS
 
 _BAD_PAIRS = ("Unencrypted", "Mixed", "Dropped")
-_FILTERED_FROM = 1000
-"""Flows begun from which a flow log without any tuple of a state looks filtered at its source."""
+_TRAFFIC_FROM, _DENIED_FROM = 20, 1000
+"""Flows begun from which a flow log without any traffic, or without any denial, may be filtered at its source.
+
+What begins goes on or ends within minutes, so few flows tell; that nothing is denied is common, so that many tell little.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,8 +184,8 @@ def summarise(coverage: pl.DataFrame, views: pl.LazyFrame) -> dict[str, object]:
         .sort("flow_log_id")
         .collect(engine="streaming")
     )
-    without_traffic = by_log.filter(pl.col("begun") >= _FILTERED_FROM, pl.col("traffic") == 0)
-    without_denied = by_log.filter(pl.col("begun") >= _FILTERED_FROM, pl.col("denied") == 0)
+    without_traffic = by_log.filter(pl.col("begun") >= _TRAFFIC_FROM, pl.col("traffic") == 0)
+    without_denied = by_log.filter(pl.col("begun") >= _DENIED_FROM, pl.col("denied") == 0)
     return {
         "nic_hours": coverage.height,
         **{state.replace(" ", "_"): int(states.get(state, 0)) for state in schema.COVERAGE_STATES},
@@ -278,10 +281,12 @@ def _encryption_verdict(table: pl.DataFrame) -> Verdict:
 
 
 def _problems(table: pl.DataFrame) -> pl.DataFrame:
-    return table.filter(
-        pl.col("status").is_in(schema.EGRESS_PROBLEMS),
-        pl.col("requirement").is_in(["required", "conditional", "recommended"]),
-    )
+    return _needed(table).filter(pl.col("status").is_in(schema.EGRESS_PROBLEMS))
+
+
+def _needed(table: pl.DataFrame) -> pl.DataFrame:
+    """The requirements that can be a finding."""
+    return table.filter(pl.col("requirement").is_in(["required", "conditional", "recommended"]))
 
 
 def _filter_text(coverage: Mapping[str, object]) -> str:
@@ -304,13 +309,17 @@ def _egress_verdict(table: pl.DataFrame, coverage: Mapping[str, object]) -> Verd
         )
     bad = _problems(table)
     reached = table.filter(pl.col("status").is_in(["Reached", "Service reached", "Recovered"])).height
-    unsure = table.filter(pl.col("status").is_in(["Cannot tell", "Not observable"])).height
-    tail = f"{reached} reached, {unsure} cannot be told without names.{_filter_text(coverage)}"
-    # Without anything that answered there is nothing to call a pass.
-    if bad.is_empty() and (not reached or coverage["logs_without_traffic"]):
+    unsure = table.filter(pl.col("status") == "Cannot tell").height
+    hidden = _needed(table).filter(pl.col("status") == "Not observable").height
+    unlogged = f"{hidden} not observable since no flow log covers their workloads, " if hidden else ""
+    tail = f"{reached} reached, {unlogged}{unsure} cannot be told from the logs alone.{_filter_text(coverage)}"
+    # Without anything that answered, or with a workload that nobody observes, there is nothing to call a pass.
+    if bad.is_empty() and (not reached or hidden or coverage["logs_without_traffic"]):
         return Verdict(NOT_DETERMINED, f"Not determined: {tail}")
     if bad.is_empty():
-        return Verdict(OK, f"No required endpoint is denied or unanswered; {tail}")
+        # Many a healthy network denies nothing, so this is no more than a condition.
+        unless = ", unless a filter removes denied flows" if coverage["logs_without_denied"] else ""
+        return Verdict(OK, f"No required endpoint is denied or unanswered{unless}; {tail}")
     kinds = ", ".join(f"{n} {status.lower()}" for status, n in bad.group_by("status").len().sort("status").iter_rows())
     return Verdict(FINDINGS, f"{bad.height} required endpoint(s) fail: {kinds}; {tail}")
 
@@ -368,19 +377,31 @@ def _metrics(
     ledger: Ledger,
 ) -> dict[str, int]:
     """What ``--fail-on`` can ask for; a question that was not asked has no metric."""
-    metrics = {
+    return {
         "findings": sum(f.state != "resolved" for f in findings),
         "new_findings": sum(f.state == "new" for f in findings),
         "rejected": ledger.rejected + ledger.rejected_records,
         "incomplete": int(incomplete(coverage, ledger)),
+        **table_metrics(tables),
     }
+
+
+def table_metrics(tables: Mapping[str, pl.DataFrame]) -> dict[str, int]:
+    """What ``--fail-on`` can ask of result tables by their names, whichever way they were made."""
+    metrics: dict[str, int] = {}
     if (pairs := tables.get("encryption_status")) is not None:
         eligible = pairs.filter(pl.col("eligibility") == "eligible")
-        metrics["unencrypted"] = eligible.filter(pl.col("encryption_status").is_in(_BAD_PAIRS) & ~_turned()).height
+        # A query gives no advice, but the times that it rests on.
+        since = (pl.col("last_unencrypted") < pl.col("first_encrypted")).fill_null(False) & (
+            pl.col("flows_dropped") == 0
+        )
+        turned = _turned() if "advice" in pairs.columns else since
+        metrics["unencrypted"] = eligible.filter(pl.col("encryption_status").is_in(_BAD_PAIRS) & ~turned).height
     if (egress := tables.get("denied_egress")) is not None:
         metrics["denied_required"] = _problems(egress).filter(pl.col("requirement") == "required").height
         metrics["unanswered"] = _problems(egress).filter(pl.col("status") == "Unanswered").height
     if (found := tables.get("unexpected_destinations")) is not None:
         metrics["unexpected_destinations"] = found.height
-        metrics["new_destinations"] = int(found["is_new"].fill_null(True).sum())
+        if "is_new" in found.columns:
+            metrics["new_destinations"] = int(found["is_new"].fill_null(True).sum())
     return metrics

@@ -26,21 +26,25 @@ import pyarrow.parquet as pq
 from polars.io.plugins import register_io_source
 
 from flowlens import budget, conversations, inventory, nic_hours, schema, views
-from flowlens.errors import FlowlensError
+from flowlens.errors import FlowlensError, SourceError
 from flowlens.evidence import Evidence, Ledger, Reject, Scan, Window, checked, total
 from flowlens.formats import decode_flow_log
 from flowlens.formats.traffic_analytics import DecodedRows, decode_traffic_analytics
 from flowlens.inventory import Networks
 from flowlens.pieces import Pieces
+from flowlens.restarts import FLOW, bytes_in_doubt
 from flowlens.scope import Scope
 from flowlens.selecting import Item, Plan, Progress, Selected, flow_logs_only, select
+from flowlens.sources import workspace
 from flowlens.sources.accounts import Access, Location, is_remote, parse_location
 from flowlens.sources.files import Blob
+from flowlens.sources.slices import Slice
 from flowlens.sources.storage import StoredBlob, default_window
+from flowlens.sources.workspace import Connection, Workspace
+from flowlens.workspace_rows import read_workspace
 
 _ROW_GROUP = 131_072
 _NIC = ["flow_log_id", "target_resource_id", "mac_address"]
-_FLOW = ["mac_address", "target_resource_id", "direction", *schema.FIVE_TUPLE]
 _UNIT_ROWS = 50_000
 _UNIT_BYTES = 4_000_000
 _UNIT_BLOBS = 100
@@ -76,9 +80,10 @@ def scan(
 ) -> Scan:
     """A Scan of flow logs: nothing is read before a result is asked for.
 
-    ``sources`` are files, folders or globs, or containers of storage accounts (``https://ACCOUNT.blob.core.windows.net/
-    CONTAINER[/PREFIX]``), which ``access`` says how to read. With a storage account among them and neither start nor end, the
-    window is the 24 hours that ended 15 minutes ago; after reading, ``settings["identities"]`` says who read. ``start`` and
+    ``sources`` are files, folders or globs, containers of storage accounts (``https://ACCOUNT.blob.core.windows.net/
+    CONTAINER[/PREFIX]``), or Log Analytics workspaces (``workspace:GUID``); ``access`` says how the latter are read. With a
+    storage account among them and neither start nor end, the window is the 24 hours that ended 15 minutes ago, with a workspace
+    those up to the hour that is surely written; after reading, ``settings["identities"]`` says who read. ``start`` and
     ``end`` are aware datetimes, half-open; ``changed_at`` cuts the buckets there, so that before and after can be told apart.
     ``memory_limit`` is in bytes: fewer threads decode and less is read ahead, so that a run with up to 100,000 conversations stays
     below it. ``strict`` decodes with the reference decoder only. ``now`` decides which hour is open; it defaults to the clock.
@@ -93,9 +98,11 @@ def scan(
     moment = now or dt.datetime.now(dt.UTC)
     access = access or Access()
     given = tuple(os.fspath(source) for source in sources)
-    places = tuple(parse_location(source, access) if is_remote(source) else source for source in given)
-    by_default = start is None and end is None and any(isinstance(place, Location) for place in places)
-    window = Window(*default_window(moment)) if by_default else Window(start, end)
+    places = tuple(_place(source, access) for source in given)
+    by_default = start is None and end is None and any(isinstance(place, Location | Workspace) for place in places)
+    asked = any(isinstance(place, Workspace) for place in places)
+    usual = workspace.default_window(moment) if asked else default_window(moment)
+    window = Window(*usual) if by_default else Window(start, end)
     if changed_at is not None and changed_at.tzinfo is None:
         raise ValueError(f"changed_at needs a time with a zone, found {changed_at.isoformat()}")
     changed_at = changed_at and changed_at.astimezone(dt.UTC)
@@ -140,6 +147,12 @@ def scan(
         write_flows=lambda file: _write_flows(plan, selected(flow_logs_only), file),
     )
     return result
+
+
+def _place(source: str, access: Access) -> str | Location | Workspace:
+    if workspace.is_workspace(source):
+        return workspace.parse_workspace(source, access)
+    return parse_location(source, access) if is_remote(source) else source
 
 
 def _inside(flows: pa.Table, window: Window) -> tuple[pa.Table, int]:
@@ -241,10 +254,10 @@ class _Unit:
         """Set the Ends of restarted flows aside; they are few, and a later End can stand in a later document."""
         if not self.restarted_ends and not pc.any(flows["restarted"]).as_py():
             return
-        ends = pl.DataFrame(pl.from_arrow(flows.select([*_FLOW, "time", "flow_state", "restarted", *schema.COUNTERS])))
+        ends = pl.DataFrame(pl.from_arrow(flows.select([*FLOW, "time", "flow_state", "restarted", *schema.COUNTERS])))
         ends = ends.with_columns(pl.col(pl.Categorical, pl.Enum).cast(pl.String)).filter(pl.col("flow_state") == "End")
-        suspects = pl.concat([*self.restarted_ends, ends.filter("restarted")]).select(_FLOW).unique()
-        self.restarted_ends.append(ends.join(suspects, on=_FLOW, how="semi", nulls_equal=True))
+        suspects = pl.concat([*self.restarted_ends, ends.filter("restarted")]).select(FLOW).unique()
+        self.restarted_ends.append(ends.join(suspects, on=FLOW, how="semi", nulls_equal=True))
 
     def results(self) -> list[_Blob]:
         """What each blob gave, its NIC-hours filled in."""
@@ -338,6 +351,38 @@ def _read_export(item: Item, plan: Plan, meter: _Meter, store: Pieces) -> _Blob:
     return result
 
 
+def _read_workspaces(connections: Sequence[Connection], plan: Plan, store: Pieces, now: dt.datetime) -> list[_Blob]:
+    """One after another; of several those that refuse are counted with the reason, unless all do."""
+    results: list[_Blob] = []
+    failures: list[SourceError] = []
+    for connection in connections:
+        try:
+            results.append(_read_workspace(connection, plan, store, now))
+        except SourceError as error:
+            failures.append(error)
+            note = f"not read: {error.where}: {error.problem} ({error.hint})"
+            results.append(_Blob(Ledger(unread=1, notes=(note,))))
+    if len(failures) == len(connections):
+        raise failures[0]
+    return results
+
+
+def _read_workspace(connection: Connection, plan: Plan, store: Pieces, now: dt.datetime) -> _Blob:
+    """The rows of one workspace, and for each of its NICs the hours in which some could not be read."""
+    result = _Blob(Ledger())
+    unread: list[Slice] = []
+    for part in read_workspace(connection, plan.window, edges=plan.edges, now=now, progress=plan.progress):
+        store.add(_take_rows(result, part.decoded, plan))
+        unread += [part.unread] if part.unread else []
+    read = {key[:4] for key in result.hours}
+    lost = {hour for part in unread for hour in part.hours()}
+    for nic in sorted({key[:3] for key in read}, key=str):
+        result.hours += [
+            (*nic, hour, "partly read" if (*nic, hour) in read else "failed", 0, 0, None) for hour in sorted(lost)
+        ]
+    return result
+
+
 def _take_rows(result: _Blob, decoded: DecodedRows, plan: Plan) -> pl.DataFrame:
     """The rows inside the window as CONVERSATIONS; what else they tell goes into ``result``."""
     rows = decoded.conversations
@@ -366,7 +411,10 @@ def _read(
     folder = Path(tempfile.mkdtemp(prefix="flowlens-"))
     store = Pieces(conversations.SCHEMA, folder)
     try:
-        results = _run(plan, selected, store, folder)
+        if selected.workspaces:
+            results = _read_workspaces(selected.workspaces, plan, store, now)
+        else:
+            results = _run(plan, selected, store, folder)
         # Decoding is over, and what its memory pool keeps for more of the same is wanted elsewhere.
         pa.default_memory_pool().release_unused()
         evidence = _evidence(plan, selected, results, store, known, networks, scope, now)
@@ -452,7 +500,7 @@ def _evidence(
         parts, covered = scope.apply(parts, covered, learned)
     restarted = [frame for result in results for frame in result.restarted_ends]
     if restarted:
-        ledger = replace(ledger, restarted_bytes_in_doubt=_in_doubt(pl.concat(restarted)))
+        ledger = replace(ledger, restarted_bytes_in_doubt=bytes_in_doubt(pl.concat(restarted)))
     return Evidence(store.lazy(), parts, learned, covered, ledger)
 
 
@@ -539,22 +587,3 @@ def _write_items(plan: Plan, selected: Selected, file: BinaryIO) -> Ledger:
         if pending:
             writer.write_table(pa.concat_tables(pending).combine_chunks())
     return replace(ledger, notes=(*ledger.notes, *selected.given_up()))
-
-
-def _in_doubt(ends: pl.DataFrame) -> int:
-    """Bytes that may be counted twice: an End, a Begin in its millisecond, then an End whose counters are all as large.
-
-    Real data shows it where a flow that is re-created keeps its counters (formats.md 2.4). ``ends`` are the Ends of flows that
-    were restarted; nothing is corrected, the bytes are only told. A NIC that several flow logs cover is judged once per flow.
-    """
-    grown = pl.all_horizontal(pl.col(c).shift(-1).over(_FLOW) >= pl.col(c) for c in schema.COUNTERS)
-    nic = pl.coalesce("mac_address", "target_resource_id").alias("nic")
-    doubted = (
-        ends.sort(*_FLOW, "time", nulls_last=True)
-        .filter(pl.col("restarted") & grown.fill_null(False))
-        .group_by(_FLOW)
-        .agg(bytes=pl.col("bytes_sent").sum() + pl.col("bytes_received").sum())
-        .group_by(nic, "direction", *schema.FIVE_TUPLE)
-        .agg(pl.col("bytes").max())
-    )
-    return int(doubted["bytes"].sum())

@@ -25,6 +25,10 @@ SMALL_REPLY_BYTES = 500
 """Received bytes below which no TLS handshake can have passed: a server's hello, certificate and session ticket
 with their frame headers take more, a TCP handshake followed by a reset takes less than 400."""
 
+TLS_PORTS = (443, 465, 636, 853, 993, 995, 5671, 8443, 8883)
+"""TCP ports on which TLS is spoken from the first byte (IANA's registry of ports: https, submissions, ldaps, domain-s, imaps,
+pop3s, amqps, pcsync-https, secure-mqtt). Elsewhere a small reply may be a whole answer: activation on 1688, HTTP on 80."""
+
 REPLY_SOURCE_PORT_BELOW = 1024
 REPLY_DESTINATION_PORT_FROM = 32768
 """A tuple from a port below the first to a port from the second on may be the reply half of a flow."""
@@ -396,7 +400,7 @@ RULE_USAGE_COLUMNS = (
     Column("flows_allowed", COUNT, "Flows it allowed."),
     Column("flows_denied", COUNT, "Attempts it denied."),
     Column("bytes", COUNT, "Bytes both ways of what it allowed; null where there are no counters.", True),
-    Column("workloads", COUNT, "NICs whose traffic it decided."),
+    Column("workloads", COUNT, "Workloads whose traffic it decided."),
     Column("first_seen", TIMESTAMP, "Earliest tuple."),
     Column("last_seen", TIMESTAMP, "Latest tuple."),
 )

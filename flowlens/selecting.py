@@ -20,6 +20,8 @@ from flowlens.sources.accounts import Access, Location, connect
 from flowlens.sources.files import Blob, find_blobs, read_chunks
 from flowlens.sources.ranges import Reader
 from flowlens.sources.storage import StoredBlob, list_blobs
+from flowlens.sources.workspace import Connection, Workspace
+from flowlens.sources.workspace import connect as connect_workspace
 
 _HEAD = 1 << 14
 _FLOW_LOG_WORDS = re.compile(rb'"records"\s*:\s*\[|"(?:flowRecords|flowTuples)"\s*:')
@@ -44,7 +46,7 @@ class Plan:
     ``subscriptions`` is the part of the scope that paths can tell; ``now`` decides which hours may still grow.
     """
 
-    sources: tuple[str | Location, ...]
+    sources: tuple[str | Location | Workspace, ...]
     window: Window
     changed_at: dt.datetime | None
     strict: bool
@@ -70,6 +72,7 @@ class Selected:
     unread: int
     identities: tuple[str, ...] = ()
     reader: Reader | None = None
+    workspaces: tuple[Connection, ...] = ()
 
     def given_up(self) -> tuple[str, ...]:
         """In words, which accounts were given up in the middle, and what to do about it."""
@@ -97,7 +100,15 @@ def select(plan: Plan) -> Selected:
     """
     paths = [source for source in plan.sources if isinstance(source, str)]
     local = _select_files(paths, plan.window) if paths else Selected((), (), (), 0)
-    stored = _select_stored([source for source in plan.sources if isinstance(source, Location)], plan, bool(paths))
+    asked = _select_workspaces([source for source in plan.sources if isinstance(source, Workspace)], plan, bool(paths))
+    others = bool(paths or asked.workspaces)
+    stored = _select_stored([source for source in plan.sources if isinstance(source, Location)], plan, others)
+    if asked.workspaces and (beside := (*local.items, *stored.items)):
+        raise SourceError(
+            str(asked.workspaces[0].workspace),
+            f"a workspace cannot be added to {beside[0].blob.name}: both describe the same traffic",
+            hint="flowlens compare A B puts them side by side",
+        )
     if local.exports and stored.flow_logs:
         raise SourceError(
             local.exports[0].blob.name,
@@ -108,9 +119,27 @@ def select(plan: Plan) -> Selected:
         stored,
         flow_logs=(*local.flow_logs, *stored.flow_logs),
         exports=local.exports,
-        notes=(*local.notes, *stored.notes),
-        unread=local.unread + stored.unread,
+        notes=(*local.notes, *stored.notes, *asked.notes),
+        unread=local.unread + stored.unread + asked.unread,
+        identities=(*stored.identities, *asked.identities),
+        workspaces=asked.workspaces,
     )
+
+
+def _select_workspaces(workspaces: Sequence[Workspace], plan: Plan, others: bool) -> Selected:
+    """Workspaces that can be asked, each table of them once; ``others`` says that there are other sources beside them."""
+    connections: list[Connection] = []
+    failures: list[SourceError] = []
+    for workspace in dict.fromkeys(workspaces):
+        try:
+            connections.append(connect_workspace(workspace, plan.access))
+        except SourceError as error:
+            failures.append(error)
+    if failures and not connections and not others:
+        raise failures[0]
+    notes = [f"not read: {_sentence(error)}" for error in failures]
+    identities = tuple(f"{each.workspace}: {each.identity}" for each in connections)
+    return Selected((), (), tuple(notes), len(failures), identities, workspaces=tuple(connections))
 
 
 def _select_stored(locations: Sequence[Location], plan: Plan, others: bool) -> Selected:
@@ -187,9 +216,9 @@ def _select_files(paths: Sequence[str], window: Window) -> Selected:
 def flow_logs_only(plan: Plan) -> Selected:
     """What is selected; Traffic Analytics alone is an error, since it keeps no flow tuples."""
     selected = select(plan)
-    if not selected.flow_logs and selected.exports:
+    if not selected.flow_logs and (selected.exports or selected.workspaces):
         raise SourceError(
-            selected.exports[0].blob.name,
+            selected.exports[0].blob.name if selected.exports else str(selected.workspaces[0].workspace),
             "Traffic Analytics keeps no flow tuples",
             hint="read the storage account's blobs for the tuples behind a row",
         )

@@ -440,10 +440,44 @@ def test_a_baseline_with_a_wrong_time_is_refused(tmp_path: Path, time: str) -> N
         read_baseline(path)
 
 
-def test_a_flow_log_that_a_filter_emptied_gives_no_verdict(tmp_path: Path) -> None:
-    # A filter on the flow log keeps Continuing and End away: then nothing unanswered can be seen.
-    begun = [flow(WEB, KMS, 1688, state="B", src_port=1024 + n) for n in range(1000)]
-    write_blob(tmp_path, MACS[1], begun, log=vnet_log())
-    verdict = report_on(tmp_path).verdicts["denied_egress"]
+# ---- what a filter on a flow log takes away
+
+
+def verdict_beside(folder: Path, tuples: list[str]) -> fl.Verdict:
+    """The verdict on egress: one flow log shows a server that answers, another flow log, of another NIC, has ``tuples``."""
+    write_blob(folder, MACS[1], [flow(WEB, KMS, 1688)])
+    write_blob(folder, MACS[2], tuples, log=vnet_log("vnet-a", "other"))
+    return report_on(folder).verdicts["denied_egress"]
+
+
+def begun(count: int) -> list[str]:
+    return [flow(APP, KMS, 1688, state="B", src_port=1024 + n) for n in range(count)]
+
+
+@pytest.mark.parametrize("count", [20, 900])
+def test_a_flow_log_whose_filter_removes_traffic_gives_no_verdict(tmp_path: Path, count: int) -> None:
+    # Without Continuing and End nothing unanswered can be seen, whatever another flow log shows.
+    verdict = verdict_beside(tmp_path, begun(count))
     assert verdict.status == "not_determined"
-    assert "no Continuing or End tuple" in verdict.text
+    assert "1 flow log(s) hold no Continuing or End tuple" in verdict.text
+
+
+@pytest.mark.parametrize("tuples", [begun(19), [*begun(900), flow(APP, WEB, 443)]], ids=["few", "some traffic"])
+def test_few_flows_or_a_little_traffic_show_no_filter(tmp_path: Path, tuples: list[str]) -> None:
+    verdict = verdict_beside(tmp_path, tuples)
+    assert (verdict.status, "flow log(s) hold" in verdict.text) == ("ok", False)
+
+
+@pytest.mark.parametrize(
+    ("flows", "more", "condition"),
+    [(999, [], False), (1000, [], True), (1000, [flow(APP, WEB, 22, state="D")], False)],
+    ids=["few", "many", "one denied"],
+)
+def test_a_pass_without_any_denied_flow_among_many_has_its_condition(
+    tmp_path: Path, flows: int, more: list[str], condition: bool
+) -> None:
+    both = [flow(APP, KMS, 1688, state=state, src_port=1024 + n) for n in range(flows) for state in "BE"]
+    verdict = verdict_beside(tmp_path, both + more)
+    assert verdict.status == "ok"
+    assert (", unless a filter removes denied flows" in verdict.text) is condition
+    assert ("1 flow log(s) hold no Deny tuple" in verdict.text) is condition

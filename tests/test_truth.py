@@ -387,7 +387,20 @@ def tuples(*states: str) -> list[FlowTuple]:
     ],
 )
 def test_a_required_endpoint_is_judged_as_the_rules_say(states, status):
-    assert judge(tuples(*states)) == status
+    assert judge(tuples(*states), 443) == status
+
+
+@pytest.mark.parametrize(
+    ("states", "status"),
+    [
+        (["B", "E~"], "Reached"),
+        (["D", "B", "E~"], "Recovered"),
+        (["B", "E~", "D"], "Partly denied"),
+        (["B", "E-"], "Unanswered"),
+    ],
+)
+def test_any_reply_is_an_answer_where_no_tls_is_spoken(states, status):
+    assert judge(tuples(*states), 1688) == status
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import polars as pl
 
 from flowlens.analyses.rules import rule_kind
-from flowlens.analyses.tables import flows_of, rule_name
-from flowlens.schema import SMALL_REPLY_BYTES, TCP
+from flowlens.analyses.tables import flows_of, rule_name, stateless
+from flowlens.schema import SMALL_REPLY_BYTES, TCP, TLS_PORTS
 from flowlens.views import HOP, SOURCE
 
 WORKLOAD = ["vnet", "subnet", "workload"]
@@ -53,7 +53,8 @@ def attempts_of(views: pl.LazyFrame) -> pl.DataFrame:
             pl.col("tuples_answered").sum(),
             pl.col("tuples_small_reply").sum(),
             pl.col("flows_started").filter(allowed).sum(),
-            pl.col("last_seen").filter(allowed & ~traffic & ~at_hop).max().alias("last_begun"),
+            # Without states nothing tells whether traffic followed.
+            pl.col("last_seen").filter(allowed & ~traffic & ~at_hop & ~stateless()).max().alias("last_begun"),
             at_hop.any().alias("at_hop"),
             # The rule that denied last decides whom to ask; equal times fall back to the name, so runs are identical.
             deciding.filter(denied)
@@ -71,16 +72,12 @@ def attempts_of(views: pl.LazyFrame) -> pl.DataFrame:
             acl_kind=pl.when(pl.col("status") == "Denied at destination").then("far_kind").otherwise("acl_kind"),
             attempts=pl.col("flows") + pl.col("flows_denied"),
             last_failure=pl.max_horizontal(
-                "last_denied", pl.when(pl.col("last_answered").is_null()).then("last_unanswered")
+                "last_denied",
+                pl.when(pl.col("last_answered").is_null()).then("last_unanswered"),
+                pl.when(pl.col("status") == "Answered without data").then("last_answered"),
             ),
         )
     )
-
-
-def destinations_tried(views: pl.LazyFrame) -> pl.DataFrame:
-    """dst_ip, dst_port, protocol and dst_place of all that internal addresses tried, whatever came of it."""
-    tried = views.filter(pl.col("src_place") == "internal", pl.col("counted"))
-    return tried.select("dst_ip", "dst_port", "protocol", "dst_place").unique().collect(engine="streaming")
 
 
 def _denied_inbound(views: pl.LazyFrame) -> pl.DataFrame:
@@ -107,6 +104,7 @@ def _status() -> pl.Expr:
         & (pl.col("tuples_small_reply") == pl.col("tuples_answered"))
         & (pl.col("flows_started") >= pl.col("tuples_answered"))
         & (pl.col("protocol") == TCP)
+        & pl.col("dst_port").is_in(list(TLS_PORTS)).fill_null(False)
     )
     return (
         pl.when(answered & ~small & ~denied)

@@ -12,9 +12,10 @@ import polars as pl
 from flowlens import schema
 from flowlens.analyses.tables import flows_of, null_sum, protocol_name, result, slim
 from flowlens.catalog import ServiceTags, load_tags
-from flowlens.errors import ConfigError
+from flowlens.config import SECTIONS
+from flowlens.errors import ConfigError, near_matches
 from flowlens.evidence import Scan
-from flowlens.prefixes import PrefixTable
+from flowlens.prefixes import PrefixTable, normal
 from flowlens.views import is_egress
 
 _FIELDS = {"prefix", "service_tag", "port", "ports", "protocol", "name"}
@@ -37,18 +38,22 @@ class Expected:
 def read_expected(path: str | Path) -> tuple[Expected, ...]:
     """The expected destinations of a TOML file with ``[[expected]]`` entries.
 
-    An entry has ``prefix`` or ``service_tag``, and may have ``port`` or ``ports``, ``protocol`` and ``name``.
+    An entry has ``prefix`` or ``service_tag``, and may have ``port`` or ``ports``, ``protocol`` and ``name``. The other
+    sections of flowlens.toml may stand beside them.
 
-    Raises ConfigError naming the entry that is wrong.
+    Raises ConfigError naming the entry that is wrong, or the word that is none.
     """
     path = Path(path)
     try:
         with path.open("rb") as file:
-            entries = tomllib.load(file).get("expected", [])
+            content = tomllib.load(file)
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(str(path), f"cannot be read as a list of expected destinations: {error}") from error
+    for word in content.keys() - SECTIONS:
+        raise ConfigError(str(path), f"unknown section {word!r:.40}", hint=near_matches(word, SECTIONS))
+    entries = content.get("expected")
     if not isinstance(entries, list):
-        raise ConfigError(str(path), "expected [[expected]] entries")
+        raise ConfigError(str(path), "expected [[expected]] entries, found none")
     return tuple(_expected(f"{path}: entry {n}", entry) for n, entry in enumerate(entries, 1))
 
 
@@ -58,6 +63,8 @@ def _expected(where: str, entry: object) -> Expected:
     prefix, tag = entry.get("prefix"), entry.get("service_tag")
     if bool(prefix) == bool(tag):
         raise ConfigError(where, "expected either a prefix or a service_tag")
+    if prefix:
+        normal(str(prefix), where=where)
     ports = entry.get("ports", [entry["port"]] if "port" in entry else [])
     if not isinstance(ports, list) or not all(isinstance(p, int) and 0 <= p <= 65535 for p in ports):
         raise ConfigError(where, f"expected ports from 0 to 65535, found {ports!r:.80}")
@@ -75,14 +82,14 @@ def unexpected_destinations(
     *,
     expected: str | Path | Sequence[Expected] | None = None,
     baseline: Scan | Sequence[Mapping[str, object]] | None = None,
-    required: pl.DataFrame | None = None,
+    required: Callable[[pl.DataFrame], pl.DataFrame] | None = None,
     tags: ServiceTags | None = None,
     cloud: str = "global",
 ) -> pl.LazyFrame:
     """Allowed egress to addresses that are not internal, not the platform's, not expected and not required.
 
-    ``expected`` is a TOML file or its entries; ``baseline`` an earlier scan, or the rows of an earlier table; ``required`` has
-    the columns dst_ip, dst_port, protocol of what active profiles explain. Without expected list and baseline the table is an
+    ``expected`` is a TOML file or its entries; ``baseline`` an earlier scan, or the rows of an earlier table; ``required``
+    picks of destinations, by workload, those that active profiles explain. Without expected list and baseline the table is an
     inventory of destinations and says so in ``reason``. Bytes are null where the source has no counters; times are UTC.
 
     >>> import flowlens as fl
@@ -102,7 +109,7 @@ def _destinations(
     scan: Scan,
     expected: Sequence[Expected] | None,
     baseline: Scan | Sequence[Mapping[str, object]] | None,
-    required: pl.DataFrame | None,
+    required: Callable[[pl.DataFrame], pl.DataFrame] | None,
     tags: ServiceTags,
 ) -> pl.DataFrame:
     known = _known(baseline)
@@ -113,9 +120,10 @@ def _destinations(
 
     def named(views: pl.LazyFrame) -> pl.DataFrame:
         found = destinations(views)
+        found = found.filter(~is_expected(found))
         if required is not None:
-            found = found.join(required, on=["dst_ip", "dst_port", "protocol"], how="anti", nulls_equal=True)
-        found = _with_new(found.filter(~is_expected(found)), known)
+            found = found.join(required(found.select(_KEY)), on=_KEY, how="anti", nulls_equal=True)
+        found = _with_new(found, known)
         names = tags.identify(found["dst_ip"].unique()).select("service_tag", "region", dst_ip="address")
         found = found.join(names, on="dst_ip", how="left").with_columns(
             protocol=protocol_name(), owner=pl.lit(None, pl.String), reason=reason

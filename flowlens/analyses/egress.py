@@ -13,7 +13,7 @@ from pathlib import Path
 import polars as pl
 
 from flowlens import schema
-from flowlens.analyses.attempts import WORKLOAD, attempts_of, destinations_tried
+from flowlens.analyses.attempts import WORKLOAD, attempts_of
 from flowlens.analyses.judgement import NOTHING, Attempt, Length, Totals, judge
 from flowlens.analyses.needs import APPROXIMATE_TAG, EXACT, NAME, OTHER_NAME, PORT_ONLY, SURE, TAG, Need
 from flowlens.analyses.representatives import REQUIREMENT, added, representatives, totals_of
@@ -32,12 +32,15 @@ from flowlens.catalog.names import endpoint_names
 from flowlens.catalog.placeholders import Settings, check_settings
 from flowlens.catalog.profiles import EGRESS
 from flowlens.evidence import Evidence, Inventory, Scan
+from flowlens.inventory import EXTERNAL
 from flowlens.nic_hours import COVERED
 from flowlens.prefixes import PrefixTable
 from flowlens.views import subjects_of
 
 AUTO = "auto"
 _HOUR = dt.timedelta(hours=1)
+# On a port alone any address answers, and a tag that is only plausible, such as AzureCloud, holds what anybody runs there.
+_TIES = (pl.col("match") != PORT_ONLY) & ((pl.col("match") != APPROXIMATE_TAG) | pl.col("confidence").is_in(SURE))
 
 
 def denied_egress(
@@ -84,22 +87,41 @@ def explained(
     tags: ServiceTags | None = None,
     cloud: str = "global",
     names: Names | str | Path | None = None,
-) -> pl.DataFrame:
-    """dst_ip, dst_port and protocol of all egress that the profiles named in ``table`` (a denied_egress table) explain.
+) -> Callable[[pl.DataFrame], pl.DataFrame]:
+    """What picks, of egress to external addresses, the rows that a profile of the same workload explains.
 
-    The other arguments are those that the table was made with.
+    ``table`` is a denied_egress table and names the profiles of each workload; the other arguments are those that it was made
+    with. What is returned takes and gives rows with vnet, subnet, workload, dst_ip, dst_port and protocol, in any number.
     """
-    named = set(table["profile"])
-    active = [profile for profile in _loaded(profiles)[0] if profile.name in named]
+    active = table.select(*WORKLOAD, "profile").unique()
+    named = set(active["profile"])
     known = _of_its_time(_names(names), scan)
-    match = _matcher(_needs(active, cloud, placeholders or {}, tags or load_tags(cloud), known))
+    loaded = [profile for profile in _loaded(profiles)[0] if profile.name in named]
+    needs = _needs(loaded, cloud, placeholders or {}, tags or load_tags(cloud), known)
+    match = _matcher(needs)
+    profile_of = pl.DataFrame(
+        [(n, need.profile) for n, need in enumerate(needs)],
+        schema={"requirement": pl.Int64, "profile": pl.String},
+        orient="row",
+    )
+    destination = ["dst_ip", "dst_port", "protocol"]
 
-    def tied(views: pl.LazyFrame) -> pl.DataFrame:
-        # A port alone explains nothing: any address answers there.
-        matched = match(destinations_tried(views)).filter(pl.col("match") != PORT_ONLY)
-        return matched.select("dst_ip", "dst_port", "protocol").unique()
+    def tied(found: pl.DataFrame) -> pl.DataFrame:
+        # What fits is the same for all workloads, so it is asked once for each destination.
+        matched = match(found.select(destination).unique().with_columns(dst_place=pl.lit(EXTERNAL)))
+        told = matched.filter(_TIES).join(profile_of, on="requirement")
+        # Few sets of profiles stand for many destinations, so that no row is there once for each of its profiles.
+        together = pl.col("profile").unique().sort().str.join("\n")
+        meant = told.group_by(destination).agg(together.alias("profiles"))
+        members = meant.select("profiles", profile=pl.col("profiles").str.split("\n")).unique().explode("profile")
+        own = active.join(members, on="profile").select(*WORKLOAD, "profiles").unique()
+        return (
+            found.join(meant, on=destination, nulls_equal=True)
+            .join(own, on=[*WORKLOAD, "profiles"], how="semi", nulls_equal=True)
+            .select(found.columns)
+        )
 
-    return pl.concat([tied(part) for part in scan.evidence.parts])
+    return tied
 
 
 def tying(
@@ -127,9 +149,7 @@ def tying(
         matched = match(attempts)
         active.append(slim(_active(matched, needs, known_tags), WORKLOAD))
         tried.append(attempts.select(WORKLOAD).unique())
-        sure = (pl.col("match") != APPROXIMATE_TAG) | pl.col("confidence").is_in(SURE)
-        told = matched.filter(pl.col("match") != PORT_ONLY, sure)
-        return told.select(*REQUIREMENT, "dst_ip", "dst_port", "protocol", "match").unique()
+        return matched.filter(_TIES).select(*REQUIREMENT, "dst_ip", "dst_port", "protocol", "match").unique()
 
     def needed(rows: pl.DataFrame) -> pl.DataFrame:
         _, asked = _loaded(profiles)

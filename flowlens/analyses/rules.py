@@ -8,7 +8,16 @@ from collections.abc import Iterable
 import polars as pl
 
 from flowlens import schema
-from flowlens.analyses.tables import both_ways, condensed, flows_of, null_sum, protocol_name, result, rule_name
+from flowlens.analyses.tables import (
+    both_ways,
+    condensed,
+    flows_of,
+    null_sum,
+    protocol_name,
+    result,
+    rule_name,
+    stateless,
+)
 from flowlens.errors import ConfigError, near_matches
 from flowlens.evidence import Evidence, Scan
 
@@ -27,13 +36,13 @@ def rule_usage(scan: Scan) -> pl.LazyFrame:
     """What each rule of each ACL allowed and denied, per direction.
 
     Every NIC's decision counts, so a flow between two logged NICs shows under the outbound rule of one and the inbound rule
-    of the other; a NIC covered by several flow logs counts once. Rule names come without UserRule_ and DefaultRule_.
+    of the other; a NIC covered by several flow logs counts once. NICs of one workload, such as a scale set, are one. Rule names come without UserRule_ and DefaultRule_.
 
     >>> import flowlens as fl
     >>> fl.rule_usage(fl.scan("sample_logs")).collect().columns[:3]
     ['acl_id', 'acl_rule', 'rule_kind']
     """
-    return result("rule_usage", lambda: _usage(scan.evidence.parts))
+    return result("rule_usage", lambda: _usage(scan.evidence))
 
 
 def rule_dependencies(scan: Scan, rule: str) -> pl.LazyFrame:
@@ -97,29 +106,41 @@ def rule_kind() -> pl.Expr:
     )
 
 
-def _usage(parts: Iterable[pl.LazyFrame]) -> pl.LazyFrame:
+def _usage(evidence: Evidence) -> pl.LazyFrame:
     allowed = pl.col("flow_status") == "Allowed"
-    deciding = [part.filter(pl.col("logged_once"), ~pl.col("is_reply")) for part in parts]
+    nics = evidence.inventory.nics.lazy().select("mac_address", "workload", of="vnet")
+    # A row that names no NIC tells of no workload.
+    workload = pl.struct("of", pl.coalesce("workload", "mac_address")).filter(pl.col("mac_address").is_not_null())
     return (
-        condensed(deciding, ["acl_id", "acl_rule", "direction", "flow_status", "mac_address"])
+        condensed(
+            _deciding(evidence.parts), ["acl_id", "acl_rule", "direction", "flow_status", "mac_address", "stateless"]
+        )
+        .join(nics, on="mac_address", how="left")
         .with_columns(rule_kind=rule_kind().fill_null("user"), acl_rule=rule_name(), bytes=both_ways())
         .group_by("acl_id", "acl_rule", "rule_kind", "direction")
         .agg(
             flows_of(allowed).alias("flows_allowed"),
             pl.col("flows_denied").sum(),
             null_sum(pl.col("bytes")).alias("bytes"),
-            pl.col("mac_address").n_unique().alias("workloads"),
+            workload.n_unique().alias("workloads"),
             pl.col("first_seen").min(),
             pl.col("last_seen").max(),
         )
     )
 
 
+def _deciding(parts: Iterable[pl.LazyFrame]) -> list[pl.LazyFrame]:
+    """The rows that tell a decision, each once; ``stateless`` keeps those apart that would be lost among others."""
+    return [
+        part.filter(pl.col("logged_once"), ~pl.col("is_reply")).with_columns(stateless=stateless()) for part in parts
+    ]
+
+
 _IF_GONE = "Without the rule those of lower priority decide, after the admin rules of Virtual Network Manager, which come first"
 
 
 def _dependencies(evidence: Evidence, rule: str) -> pl.LazyFrame:
-    deciding = [part.filter(pl.col("logged_once"), ~pl.col("is_reply")) for part in evidence.parts]
+    deciding = _deciding(evidence.parts)
     if rule.lower() == OPTIONAL:
         wanted = rule_kind() == "sql-mi-optional"
     else:
@@ -145,7 +166,7 @@ def _dependencies(evidence: Evidence, rule: str) -> pl.LazyFrame:
         for part in deciding
     ]
     found = (
-        condensed(decided, [*by, "flow_status"])
+        condensed(decided, [*by, "flow_status", "stateless"])
         .with_columns(bytes=both_ways())
         .group_by(*by, "flow_status")
         .agg(

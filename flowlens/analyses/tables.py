@@ -74,16 +74,26 @@ def both_ways() -> pl.Expr:
     return pl.when(pl.col("bytes_sent").is_not_null() | pl.col("bytes_received").is_not_null()).then(counted)
 
 
+def stateless() -> pl.Expr:
+    """Whether a row's tuples are allowed and have no state, as in NSG flow logs of version 1: each is a flow of its own.
+
+    What became of such a flow is not told. Rows that were added up over other rows may have lost it.
+    """
+    told = pl.any_horizontal(pl.col("flows_started", "flows_ended", "flows_denied") > 0)
+    # Traffic Analytics keeps no tuples, so there it is never so.
+    return (pl.col("flow_tuples") > 0).fill_null(False) & ~told & pl.col("first_traffic").is_null()
+
+
 def flows_of(rows: pl.Expr) -> pl.Expr:
     """Flows in the rows where ``rows`` holds: begun or ended, whichever is more, and one where there is only traffic.
 
-    A long-lived flow may have neither its Begin nor its End in the window.
+    A long-lived flow may have neither its Begin nor its End in the window. Tuples without a state are flows besides.
     """
     begun = pl.max_horizontal(
         pl.col("flows_started").filter(rows).sum(), pl.col("flows_ended").filter(rows).sum()
     ).fill_null(0)
     traffic = (pl.col("first_traffic").filter(rows).count() > 0).cast(pl.Int64)
-    return pl.max_horizontal(begun, traffic)
+    return pl.max_horizontal(begun, traffic) + pl.col("flow_tuples").filter(rows & stateless()).sum()
 
 
 def protocol_name() -> pl.Expr:

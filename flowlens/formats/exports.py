@@ -8,7 +8,7 @@ becomes columns in one go, or row by row where one of them deviates. What is no 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -44,12 +44,14 @@ _Cell = str | int | float | bool | None
 class Wanted:
     """Which columns are read: their names, and ``lacking(header)``, which says why a table cannot be read, else "".
 
-    Names are matched in any case. ``spellings`` are further ones that rows written as objects may use.
+    Names are matched in any case. ``spellings`` are further ones that rows written as objects may use, ``others`` what another
+    table calls them.
     """
 
     names: tuple[str, ...]
     lacking: Callable[[Sequence[str]], str]
     spellings: tuple[str, ...] = ()
+    others: Mapping[str, str] = field(default_factory=dict)
 
 
 def name_and_zone(header: str) -> tuple[str, str]:
@@ -78,14 +80,17 @@ def read_export(chunks: Iterable[bytes], *, where: str, wanted: Wanted) -> Itera
         yield frame, batch.ledger()
 
 
-def text_cells(frame: pl.DataFrame, names: Sequence[str]) -> list[pl.Expr]:
+def text_cells(frame: pl.DataFrame, names: Sequence[str], others: Mapping[str, str] | None = None) -> list[pl.Expr]:
     """The named columns of a frame, in any case and of any type, as trimmed text; null where blank or not there.
+
+    ``others`` are further names of columns, each with the one of ``names`` that it stands for.
 
     >>> frame = pl.DataFrame({"srcip": [" 10.0.0.4 "], "DestPort": [443.0]})
     >>> frame.select(text_cells(frame, ["SrcIp", "DestPort", "Vm"])).row(0)
     ('10.0.0.4', '443', None)
     """
     canonical = {name.lower(): name for name in names}
+    canonical |= {other.lower(): name for other, name in (others or {}).items()}
     written: dict[str, list[pl.Expr]] = {name: [] for name in names}
     for column, dtype in frame.schema.items():
         name = canonical.get(name_and_zone(column)[0].lower())
@@ -474,7 +479,7 @@ def _layout_of_arrays(header: Sequence[str], wanted: Wanted) -> _Layout:
 
 
 def _layout_of_objects(wanted: Wanted) -> _Layout:
-    names = [*wanted.names, *wanted.spellings]
+    names = [*wanted.names, *wanted.spellings, *wanted.others]
     row = msgspec.defstruct("Row", [(name, _Cell, None) for name in names])
     decoder = msgspec.json.Decoder(list[row])  # type: ignore[valid-type]
 
@@ -497,6 +502,7 @@ def _check_width(found: int, expected: int) -> None:
 def _places(header: Sequence[str], wanted: Wanted) -> dict[str, int]:
     """Wanted name -> its first place in the header."""
     names = {name.lower(): name for name in wanted.names}
+    names |= {other.lower(): name for other, name in wanted.others.items()}
     places: dict[str, int] = {}
     for place, written in enumerate(header):
         name = names.get(name_and_zone(written)[0].lower())

@@ -1,4 +1,4 @@
-"""Traffic Analytics rows (the table NTANetAnalytics) as conversations and inventory.
+"""Traffic Analytics rows (the tables NTANetAnalytics and AzureNetworkAnalytics_CL) as conversations and inventory.
 
 Documentation and real rows write the same facts differently (letters or words, dashes or none, a blank address on both
 sides or on one); both are accepted everywhere. Columns and meanings: the Azure documentation's table reference of
@@ -20,6 +20,7 @@ from flowlens import schema
 from flowlens.evidence import REJECTS_KEPT, Ledger, Reject, sample
 from flowlens.formats import fields
 from flowlens.formats.exports import BOM, Wanted, name_and_zone, number_of, read_export, text_cells, time_of
+from flowlens.formats.older_rows import NEWER_NAMES
 
 _TIMES = ("FlowIntervalStartTime", "FlowIntervalEndTime", "FlowStartTime", "FlowEndTime")
 _FLOWS = ("AllowedInFlows", "AllowedOutFlows", "DeniedInFlows", "DeniedOutFlows", "CompletedFlows")
@@ -42,7 +43,7 @@ _COLUMNS = (
     *("MacAddress", "TargetResourceId", "TargetResourceType", "FlowLogResourceId", "IsFlowCapturedAtUdrHop"),
     *("AclGroup", "AclRule", "NsgList", "NsgRule", "PrivateEndpointResourceId"),
 )
-_NAMES = {name.lower(): name for name in _COLUMNS}
+_NAMES = {name.lower(): name for name in _COLUMNS} | {old.lower(): name for old, name in NEWER_NAMES.items()}
 # One of each group must be there, or rows cannot become conversations. Blobs use none of these names.
 _NEEDED = (
     *((name,) for name in (*_TIMES[:2], "FlowDirection", "FlowStatus", "L4Protocol")),
@@ -112,8 +113,8 @@ def looks_like_traffic_analytics(head: bytes) -> bool:
         found = set(text.split('"'))
     else:
         found = {name_and_zone(cell.strip('"'))[0] for cell in text.partition("\n")[0].strip().split(",")}
-    telling = {name.lower() for group in _NEEDED for name in group}
-    return len(telling & {name.lower() for name in found}) >= 3
+    telling = {name for group in _NEEDED for name in group}
+    return len(telling & {_NAMES.get(name.lower()) for name in found}) >= 3
 
 
 def decode_traffic_analytics(chunks: Iterable[bytes], *, where: str) -> Iterator[DecodedRows]:
@@ -127,13 +128,13 @@ def decode_traffic_analytics(chunks: Iterable[bytes], *, where: str) -> Iterator
     ['no Traffic Analytics rows: FlowIntervalStartTime is missing']
     """
     # The page of the older schema writes UDR in capitals, and readers of the table use both.
-    wanted = Wanted(_COLUMNS, _lacking, ("IsFlowCapturedAtUDRHop",))
+    wanted = Wanted(_COLUMNS, _lacking, ("IsFlowCapturedAtUDRHop",), NEWER_NAMES)
     seen: Counter[str] = Counter()
     for texts, ledger in read_export(chunks, where=where, wanted=wanted):
         yield _nothing(ledger)
         if texts.is_empty():
             continue
-        for cells in _slices(texts.select("offset", *text_cells(texts, _COLUMNS))):
+        for cells in _slices(texts.select("offset", *text_cells(texts, _COLUMNS, NEWER_NAMES))):
             decoded, more = _convert(cells, where)
             seen += more
             yield decoded
@@ -157,7 +158,7 @@ def convert_rows(rows: pa.Table | pl.DataFrame, *, where: str) -> DecodedRows:
         reject = Reject(where, 0, lacking, sample(", ".join(frame.columns)))
         return _nothing(Ledger(records=lost, rejected_records=lost, rejects=(reject,)))
     row = pl.int_range(pl.len(), dtype=pl.Int64)
-    decoded, seen = _convert(frame.select(row.alias("offset"), *text_cells(frame, _COLUMNS)), where)
+    decoded, seen = _convert(frame.select(row.alias("offset"), *text_cells(frame, _COLUMNS, NEWER_NAMES)), where)
     return replace(decoded, ledger=replace(decoded.ledger, notes=_notes(seen, where)))
 
 

@@ -42,7 +42,7 @@ def write_json(report: Report, file: BinaryIO) -> None:
         "verdicts": {name: {"status": v.status, "text": v.text} for name, v in report.verdicts.items()},
         "findings": [{name: getattr(finding, name) for name in finding.__slots__} for finding in report.findings],
     }
-    _write_document(head, report.tables, file)
+    write_document(head, report.tables, file)
 
 
 def ledger_document(ledger: Ledger) -> dict[str, object]:
@@ -62,10 +62,10 @@ def write_flows_json(
         "settings": dict(settings),
         "ledger": ledger_document(ledger),
     }
-    _write_document(head, {"flows": flows}, file)
+    write_document(head, {"flows": flows}, file)
 
 
-def _write_document(head: Mapping[str, object], tables: Mapping[str, pl.DataFrame], file: BinaryIO) -> None:
+def write_document(head: Mapping[str, object], tables: Mapping[str, pl.DataFrame], file: BinaryIO) -> None:
     """Write ``head`` and then the tables, a row to a line, so that memory does not follow the number of rows.
 
     The document is ASCII with times as ISO 8601 and ``Z``: no text of a log can put a control or bidi character on a terminal.

@@ -1,4 +1,4 @@
-"""What a storage account and Azure Resource Manager can refuse, one table: an id, the problem, and what to do next.
+"""What a storage account, a workspace and Azure Resource Manager can refuse, one table: an id, the problem, what to do next.
 
 Refusals are told apart by status, error code, message and the chain of causes of what the SDK raised. No text that comes from
 outside stands in an error before its secrets are taken out.
@@ -99,6 +99,47 @@ REFUSALS: Mapping[str, Refusal] = {
     "FL-S35": Refusal("refused: {detail}", "the error code is in the storage documentation"),
     "FL-S36": Refusal("the account is disabled", "check the subscription of the account"),
     "FL-S37": Refusal("more than {detail} folders above the hours", "narrow the prefix down to one flow log"),
+    "FL-W01": Refusal(
+        "{detail}",
+        "write workspace:GUID, with the Workspace ID of its overview page, or workspace:/subscriptions/... with its resource id",
+    ),
+    "FL-W02": Refusal(
+        "--auth {detail} is for storage accounts", "choose --auth default, cli, managed-identity or environment"
+    ),
+    "FL-W03": Refusal(
+        "no such workspace", "copy the Workspace ID, a GUID, from the overview page of the workspace, and check --cloud"
+    ),
+    "FL-W04": Refusal(
+        "the identity may not query this workspace",
+        "assign Log Analytics Reader on the workspace to {identity}, then wait up to 10 minutes",
+    ),
+    "FL-W05": Refusal(
+        "has no table {detail}: Traffic Analytics was never enabled with this workspace",
+        "enable it on a flow log and wait an hour; rows of NSG flow logs are in workspace:GUID/AzureNetworkAnalytics_CL",
+    ),
+    "FL-W06": Refusal(
+        "the table {detail} has the plan Basic or Auxiliary, which can't be queried this way",
+        "set its plan to Analytics (az monitor log-analytics workspace table update), or read the storage account's blobs",
+    ),
+    "FL-W07": Refusal(
+        "the token is not for this workspace: wrong tenant, cloud or audience",
+        "sign in to the tenant of the workspace (`az login --tenant`, AZURE_TENANT_ID) and check --cloud",
+    ),
+    "FL-W08": Refusal("the query was refused: {detail}", "paste it into the portal's Logs page of this workspace"),
+    "FL-W09": Refusal("cut even when asked in the smallest parts ({detail})", "narrow the window, or read the blobs"),
+    "FL-W10": Refusal("no complete answer ({detail})", "run again later, or narrow the window"),
+    "FL-W11": Refusal(
+        "throttled (429) and stays so", "run later: all queries of this identity count, those of dashboards too"
+    ),
+    "FL-W12": Refusal(
+        "rows and their count go on differing ({detail})", "run again; rows may be arriving or expiring just now"
+    ),
+    "FL-W13": Refusal(
+        "{detail} does not answer",
+        "check --cloud, route, firewall and proxy; a private link scope answers only inside its network",
+    ),
+    "FL-W14": Refusal("the answer can't be read ({detail})", "check that no proxy answers in the place of the API"),
+    "FL-W15": Refusal("asking was stopped", "run again"),
     "FL-A01": Refusal(
         "the token is not for this endpoint: wrong tenant, cloud or audience",
         "sign in to the tenant of the subscription (`az login --tenant`, AZURE_TENANT_ID) and check --cloud",
@@ -113,7 +154,7 @@ REFUSALS: Mapping[str, Refusal] = {
 }
 """Every error of these sources; the id stands in the message, so that it can be looked up."""
 
-_WRONG_USAGE = {"FL-S01", "FL-S02", "FL-S03", "FL-S33", "FL-S34"}
+_WRONG_USAGE = {"FL-S01", "FL-S02", "FL-S03", "FL-S33", "FL-S34", "FL-W01", "FL-W02"}
 
 _SECRET_PARAMETERS = re.compile(
     r"(?i)\b(sig|signature|sharedaccesssignature|accountkey|account_key|client_secret|client_assertion|access_token|"

@@ -211,3 +211,21 @@ def test_a_rule_needs_a_name(logs: Path) -> None:
     ran = run("rules", logs, "--depends", " ")
     assert (ran.code, ran.out) == (2, "")
     assert "expected the name of a rule" in ran.err
+
+
+def test_a_rule_decides_for_workloads_not_for_their_nics(tmp_path: Path) -> None:
+    # Two NICs of a scale set, one of the same name in another virtual network, a record that names no NIC, and one without
+    # a name.
+    macs = [f"00005E00540{n}" for n in range(5)]
+    for n, mac in enumerate(macs):
+        target = vnet_id("vnet-b" if n == 2 else "vnet-a")
+        one = record([flow_tuple(f"10.0.0.{n + 4}", "203.0.113.7", 443)], rule="UserRule_A", mac=mac, target=target)
+        if n == 3:
+            del one["macAddress"]
+        write_blob(tmp_path / f"{n}", one, mac="" if n == 3 else mac)
+    inventory = tmp_path / "inventory.csv"
+    inventory.write_text("\n".join(["mac_address,workload", *(f"{mac},scale-set" for mac in macs[:3]), ""]), "utf-8")
+    scan = fl.scan(tmp_path, inventory_file=inventory, now=LATER)
+    assert scan.conversations.collect()["mac_address"].null_count() == 1
+    (row,) = fl.rule_usage(scan).collect().to_dicts()
+    assert (row["acl_rule"], row["flows_allowed"], row["workloads"]) == ("A", 5, 3)

@@ -26,3 +26,33 @@ def test_a_nic_without_a_flow_log_is_not_observable(tmp_path: Path, vnet: str) -
     table = fl.denied_egress(scan, profiles=["windows-kms"]).collect().to_dicts()
     statuses = {row["workload"]: row["status"] for row in table if row["endpoint"] == "KMS activation"}
     assert statuses == {"vm-a": "Not seen", "sql-mi": "Not observable"}
+
+
+KMS = "20.118.99.224"
+
+
+def verdict(folder: Path, state: str, *unlogged: str) -> fl.Verdict:
+    """The verdict on activation: one logged NIC talks to its server, the inventory knows ``unlogged`` addresses too."""
+    write_blob(folder, record([flow_tuple("10.0.0.4", KMS, 1688, state)]))
+    inventory = folder / "inventory.csv"
+    rows = [f"{SUBSCRIPTION}/rg-a/vnet-a,{address},,vm-{address},web" for address in unlogged]
+    inventory.write_text("\n".join(["vnet,address,mac_address,workload,subnet", *rows, ""]), encoding="utf-8")
+    scan = fl.scan(folder / CONTAINER, inventory_file=inventory, now=LATER)
+    return fl.report(scan, questions=["denied_egress"], profiles=["windows-kms"]).verdicts["denied_egress"]
+
+
+def test_an_endpoint_that_some_workload_needs_unobserved_is_no_pass(tmp_path: Path) -> None:
+    found = verdict(tmp_path, "E", "10.0.9.4", "10.0.9.5")
+    assert found.status == "not_determined"
+    assert "1 reached, 2 not observable since no flow log covers their workloads, 0 cannot be told" in found.text
+
+
+def test_what_fails_is_found_beside_what_nobody_observes(tmp_path: Path) -> None:
+    found = verdict(tmp_path, "D", "10.0.9.4")
+    assert found.status == "findings"
+    assert "1 not observable" in found.text
+
+
+def test_without_unobserved_workloads_there_is_no_word_of_them(tmp_path: Path) -> None:
+    found = verdict(tmp_path, "E")
+    assert (found.status, "not observable" in found.text) == ("ok", False)

@@ -958,7 +958,8 @@ def test_what_looks_like_an_export() -> None:
         b"\x89PNG\r\n",
     ):
         assert not looks_like_traffic_analytics(other)
-    assert not looks_like_traffic_analytics(b"FlowDirection_s,FlowStatus_s,L4Protocol_s,SrcIP_s\r\n")
+    assert looks_like_traffic_analytics(b"FlowDirection_s,FlowStatus_s,L4Protocol_s,SrcIP_s\r\n")
+    assert not looks_like_traffic_analytics(b"FlowDirection_x,FlowStatus_x,L4Protocol_x,SrcIP_x\r\n")
 
 
 def test_canonical_text_is_that_of_ipaddress() -> None:

@@ -29,7 +29,8 @@ where there is none, and where the tuple's ports alone (source below 1024, desti
 reply.
 
 **Egress** to a required endpoint is judged per source address over the counted tuples of role *source*; ``hop only``
-where there are counted tuples but none of that role. A tuple with 500 received bytes or more is a success. In order:
+where there are counted tuples but none of that role. A success is a tuple with a reply, on port 443 one of 500 bytes or
+more, since less holds no TLS handshake; activation on port 1688 has none. In order:
 successes and denials: *Recovered* if the last success is later than the last denial, else *Partly denied*; successes:
 *Reached* (an unanswered flow beside an answered one changes nothing, whichever came first); denials: *Denied*; any
 reply at all: *Answered without data*; any packet sent: *Unanswered*; else *Pending*.

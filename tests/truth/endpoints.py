@@ -46,6 +46,7 @@ REGIONS = {
 }
 PLATFORM = ("168.63.129.16", "169.254.169.254")
 NUMBER = {"tcp": 6, "udp": 17, "any": 6}
+SPOKEN_TLS = (443, 993, 995)
 ELSEWHERE = "198.51.100.9"
 ANYWHERE = EVERYWHERE, _ = ("0.0.0.0/0", "::/0")
 WRONG_PORT = 4444
@@ -272,8 +273,10 @@ def generate(cloud: str, folder: Path) -> Truth:
         match = "address" if is_address(fact) else "service tag" if fact.kind == "service-tag" else "name"
         for case, (events, status) in CASES.items():
             tuples[case] += _tuples(case, address, fact, events, number)
-            # A small reply is whole over UDP; where any protocol will do, what answered over UDP is an alternative.
-            told = "Reached" if case == "small" and fact.protocol != "tcp" else status
+            # A small reply is whole where no TLS is spoken, as over UDP or on port 80; where any protocol will do, what
+            # answered over UDP is an alternative.
+            whole = fact.protocol != "tcp" or fact.port not in SPOKEN_TLS
+            told = "Reached" if case == "small" and whole else status
             told = "Service reached" if told == "Reached" and match == "service tag" else told
             rule = (
                 RULES.get(case, DENYING)[0].removeprefix("UserRule_") if told in ("Denied", "Partly denied") else None

@@ -14,6 +14,7 @@ from .topology import FlowLog, Topology
 from .traffic import HOUR, PLATFORM_ADDRESS, REQUIRED, Flow, FlowTuple, View, World
 
 SMALL_REPLY_BYTES = 500
+HTTPS = 443
 ROLES = ("source", "destination", "hop")
 """The order in which views are preferred; other roles are never counted."""
 COUNTERS = ("packets_sent", "bytes_sent", "packets_received", "bytes_received")
@@ -309,14 +310,15 @@ def _sortable(key: tuple[object, ...]) -> tuple[str, ...]:
     return tuple("" if part is None else str(part) for part in key)
 
 
-def judge(tuples: list[FlowTuple]) -> str:
-    """Status of a required endpoint from what the source's owner wrote about it in the window.
+def judge(tuples: list[FlowTuple], port: int) -> str:
+    """Status of a required endpoint on a TCP port from what the source's owner wrote about it in the window.
 
-    >>> judge([FlowTuple(0, "B", "NX", 0, 0, 0, 0)])
+    >>> judge([FlowTuple(0, "B", "NX", 0, 0, 0, 0)], 443)
     'Pending'
     """
     traffic = [t for t in tuples if t.state in "CE"]
-    successes = [t.time for t in traffic if t.bytes_received >= SMALL_REPLY_BYTES]
+    enough = SMALL_REPLY_BYTES if port == HTTPS else 1
+    successes = [t.time for t in traffic if t.bytes_received >= enough]
     denials = [t.time for t in tuples if t.state == "D"]
     if successes and denials:
         return "Recovered" if max(successes) > max(denials) else "Partly denied"
@@ -337,7 +339,7 @@ def _egress(chosen: dict[Key, _Chosen]) -> list[Egress]:
         if src_vnet is None or port is None or (dst, port) not in REQUIRED or not found.tuples:
             continue
         own = found.of_source()
-        status = judge(own) if own else HOP_ONLY
+        status = judge(own, port) if own else HOP_ONLY
         rows.append(Egress(src_vnet, src, dst, port, status, all(f.after_nat for f in found.flows)))
     return sorted(rows, key=lambda r: (r.src_vnet, r.src_ip, r.dst_ip, r.dst_port))
 

@@ -1,0 +1,137 @@
+"""A query of kql/ asked of workspaces: its result whole, or the reason why it is not."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import polars as pl
+
+from flowlens import schema
+from flowlens.errors import SourceError
+from flowlens.evidence import Ledger, Reject, Window, total
+from flowlens.queries import Query, Value, bind, find_query
+from flowlens.reporting import table_metrics
+from flowlens.sources.accounts import Access
+from flowlens.sources.refusals import declared
+from flowlens.sources.slices import Asker, Slice, ask_whole, read_slices
+from flowlens.sources.workspace import SCHEME, Connection, Cut, connect, default_window, parse_workspace
+from flowlens.workspace_rows import LATE
+
+
+@dataclass(frozen=True, slots=True)
+class QueryResult:
+    """What workspaces answered to one query: its rows, with who asked whom, over which window.
+
+    ``metrics`` are what ``--fail-on`` can ask for: rows, incomplete, and those of the result table of the query's name.
+    """
+
+    query: str
+    window: Window
+    rows: pl.DataFrame
+    ledger: Ledger
+    settings: Mapping[str, object]
+    metrics: Mapping[str, int]
+
+
+def run_query(
+    name: str,
+    *,
+    workspace: str | Sequence[str],
+    start: dt.datetime | None = None,
+    end: dt.datetime | None = None,
+    access: Access | None = None,
+    now: dt.datetime | None = None,
+    **values: Value,
+) -> QueryResult:
+    """The result of the query ``name`` over one or several workspaces, by id or by ARM resource id.
+
+    Without start and end the window is the 24 hours up to the last that Traffic Analytics has surely written; both are aware and
+    half-open, and hold whole intervals. ``values`` are further parameters of the query. A query with parameters for slices is asked
+    in slices; any other at once, since its rows are about the whole window. What is cut is never taken: it is an error, or of a
+    query in slices a part that the ledger counts as unread.
+
+    Raises ConfigError for a wrong name or value, and SourceError where no workspace answers whole.
+
+    >>> run_query("rule_usages", workspace="11111111-2222-3333-4444-555555555555")
+    Traceback (most recent call last):
+    flowlens.errors.ConfigError: query rule_usages: is not a query
+      hint: did you mean rule_usage?
+    """
+    moment = now or dt.datetime.now(dt.UTC)
+    access = access or Access()
+    query = find_query(name)
+    usual = default_window(moment)
+    window = Window(start, end or moment) if start is not None else Window(*usual)
+    if start is None and end is not None:
+        window = Window(end - (usual[1] - usual[0]), end)
+    given = [workspace] if isinstance(workspace, str) else list(workspace)
+    places = [parse_workspace(text if text.startswith(SCHEME) else SCHEME + text, access) for text in given]
+    bind(query, **values)
+    frames: list[pl.DataFrame] = []
+    ledgers: list[Ledger] = []
+    identities: list[str] = []
+    failures: list[SourceError] = []
+    for place in dict.fromkeys(places):
+        try:
+            connection = connect(place, access)
+            identities.append(f"{place}: {connection.identity}")
+            found, ledger = _ask(connection, query, window, values)
+            frames.append(found)
+            ledgers.append(ledger)
+        except SourceError as error:
+            failures.append(error)
+            ledgers.append(Ledger(unread=1, notes=(f"not read: {error.where}: {error.problem} ({error.hint})",)))
+    if not frames:
+        raise failures[0]
+    rows = pl.concat(frames, how="vertical_relaxed")
+    told = replace(total(ledgers), sources=len(places), blobs=len(frames), rows=rows.height, tuples=rows.height)
+    tables = {query.name: rows} if query.name in schema.RESULTS else {}
+    metrics = {"rows": rows.height, "incomplete": int(not told.complete), **table_metrics(tables)}
+    settings = {"workspaces": [str(place) for place in places], "identities": identities, "parameters": dict(values)}
+    return QueryResult(query.name, window, rows, told, settings, metrics)
+
+
+def _ask(
+    connection: Connection, query: Query, window: Window, values: Mapping[str, Value]
+) -> tuple[pl.DataFrame, Ledger]:
+    assert window.start is not None and window.end is not None
+    names = {parameter.name for parameter in query.parameters}
+    late = values.get("late", LATE)
+    assert isinstance(late, dt.timedelta)
+    fixed: dict[str, Value] = {**values, **({"late": late} if "late" in names else {})}
+    asker = Asker(connection)
+    if {"slices", "slice"} <= names - set(values):
+        return _in_slices(asker, query, Slice(window.start, window.end), fixed, late)
+    text = bind(query, start=window.start, end=window.end, **fixed)
+    try:
+        answer, size = ask_whole(asker, text, (window.start, window.end + late))
+    except Cut as cut:
+        error = declared("FL-W09", str(connection.workspace), str(cut))
+        hint = f"narrow the window; flowlens analyze {connection.workspace} asks in parts"
+        raise SourceError(error.where, error.problem, hint=hint) from None
+    return answer.frame(), Ledger(bytes=size, record_bytes=size)
+
+
+def _in_slices(
+    asker: Asker, query: Query, whole: Slice, values: Mapping[str, Value], late: dt.timedelta
+) -> tuple[pl.DataFrame, Ledger]:
+    def text_of(part: Slice) -> str:
+        return bind(query, start=part.start, end=part.end, slices=part.slices, slice=part.slice, **values)
+
+    frames: list[tuple[Slice, pl.DataFrame]] = []
+    ledger = Ledger()
+    where = str(asker.connection.workspace)
+    for reading in read_slices(asker, [whole], text_of, lambda part: (part.start, part.end + late)):
+        if reading.error is None:
+            frames.append((reading.part, reading.rows))
+            ledger += Ledger(bytes=reading.bytes, record_bytes=reading.bytes)
+        else:
+            reject = Reject(where, 0, f"{reading.part}: {reading.error.problem}", "")
+            ledger += Ledger(unread=1, rejects=(reject,))
+            failed = reading.error
+    if not frames:
+        raise failed
+    frames.sort(key=lambda each: (each[0].start, each[0].slices, each[0].slice))
+    return pl.concat([frame for _, frame in frames], how="vertical_relaxed"), ledger

@@ -1,0 +1,111 @@
+"""`flowlens query NAME --workspace`: the query's own rows, whole, with gates and exit codes for a schedule."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+
+import pytest
+
+import flowlens as fl
+from flowlens.cli import DONE, ERROR, GATE_FIRED, INCOMPLETE, WRONG_USAGE
+from flowlens.sources.accounts import Access
+from tests.flow_logs import SAMPLE, run
+from tests.workspace import server
+from tests.workspace.server import RESOURCE, WORKSPACE, Asked, Logs, Told
+
+EXPORT = SAMPLE / "traffic_analytics" / "ntanetanalytics.json"
+DAY = ("--start", "2026-06-15T00:00Z", "--end", "2026-06-16T00:00Z")
+SOURCE = ("--workspace", WORKSPACE)
+
+
+@pytest.fixture
+def filled(logs: Logs) -> Logs:
+    logs.tables["NTANetAnalytics"].add(json.loads(EXPORT.read_bytes()))
+    return logs
+
+
+def test_rules_are_those_of_the_analysis(filled: Logs) -> None:
+    ran = run("query", "rule_usage", *SOURCE, *DAY, *filled.options, "--format", "json")
+    assert ran.code == DONE, ran.err
+    expected = run("rules", str(EXPORT), *DAY, "--format", "json").document["tables"]["rule_usage"]
+    found = ran.document["tables"]["rule_usage"]
+    keys = ("acl_rule", "direction", "flows_allowed", "flows_denied", "bytes")
+    assert sorted([[row[key] for key in keys] for row in found]) == sorted(
+        [[row[key] for key in keys] for row in expected]
+    )
+    assert ran.document["metrics"]["rows"] == len(found) == ran.document["ledger"]["rows"]
+    assert ran.document["window"] == {"start": "2026-06-15T00:00:00Z", "end": "2026-06-16T00:00:00Z"}
+    assert ran.document["settings"]["identities"]
+
+
+def test_gates_fire_and_no_gate_is_zero(filled: Logs) -> None:
+    asked = ("query", "encryption-status", *SOURCE, *DAY, *filled.options, "--format", "csv")
+    ran = run(*asked, "--fail-on", "unencrypted > 0")
+    assert (ran.code, "--fail-on: unencrypted > 0" in ran.err) == (GATE_FIRED, True)
+    assert len(ran.out.splitlines()) == 15
+    exact = fl.report(fl.scan(EXPORT)).metrics["unencrypted"]
+    assert exact > 1
+    assert run(*asked, "--fail-on", f"unencrypted == {exact}").code == GATE_FIRED
+    assert run(*asked, "--fail-on", "rows > 100").code == DONE
+    ran = run(*asked, "--fail-on", "denied_required")
+    assert (ran.code, "no metric of encryption_status" in ran.err) == (WRONG_USAGE, True)
+
+
+def test_conversations_come_in_slices_and_none_is_lost(filled: Logs) -> None:
+    whole = run("query", "conversations", "--resource-id", RESOURCE, *DAY, *filled.options, "--format", "csv")
+    assert whole.code == DONE, whole.err
+    filled.after = lambda asked, rows: rows if asked.is_count else rows[:150]
+    cut = run("query", "conversations", *SOURCE, *DAY, *filled.options, "--format", "csv")
+    assert cut.code == DONE
+    assert sorted(cut.out.splitlines()) == sorted(whole.out.splitlines())
+    assert len(whole.out.splitlines()) > 300
+    assert {asked.target for asked in filled.asked} == {RESOURCE, WORKSPACE}
+
+
+def test_an_analysis_that_is_cut_is_an_error_with_the_way_out(filled: Logs) -> None:
+    def after(asked: Asked, rows: list[list[object]]) -> Told | list[list[object]]:
+        return rows if asked.is_count else server.partial(["a"], rows[:1])
+
+    filled.after = after
+    ran = run("query", "rule_usage", *SOURCE, *DAY, *filled.options)
+    assert (ran.code, ran.out) == (ERROR, "")
+    assert "FL-W09" in ran.err
+    assert f"flowlens analyze workspace:{WORKSPACE}" in ran.err
+
+
+def test_of_two_workspaces_one_that_refuses_makes_it_incomplete(filled: Logs) -> None:
+    other = "00000000-bbbb-cccc-dddd-eeeeeeeeeeee"
+    ran = run("query", "rule_usage", *SOURCE, "--workspace", other, *DAY, *filled.options, "--format", "json")
+    assert (ran.code, ran.document["metrics"]["incomplete"]) == (INCOMPLETE, 1)
+    ran = run("query", "rule_usage", "--workspace", other, *DAY, *filled.options)
+    assert (ran.code, "FL-W03" in ran.err) == (ERROR, True)
+
+
+def test_the_default_window_is_said(filled: Logs) -> None:
+    ran = run("query", "rule_usage", *SOURCE, *filled.options, "--format", "json")
+    assert (ran.code, ran.document["metrics"]["rows"]) == (DONE, 0)
+    assert "the default for a workspace" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("rule_usages", *SOURCE), "did you mean rule_usage?"),
+        (("rule_usage", *SOURCE, "--set", "start=2026-06-15T00:00Z"), "--start"),
+        (("rule_usage", *SOURCE, "--set", "slices=2"), "no parameter"),
+        (("rule_usage", "--workspace", "law-1"), "FL-W01"),
+        (("rule_usage", *DAY), "--workspace"),
+    ],
+)
+def test_wrong_usage_is_said_before_anything_is_asked(arguments: tuple[str, ...], words: str) -> None:
+    ran = run("query", *arguments)
+    assert (ran.code, words in ran.err) == (WRONG_USAGE, True)
+
+
+def test_a_notebook_gets_a_frame(filled: Logs) -> None:
+    access = Access(auth="environment", account_url=filled.endpoint, ca_file=filled.ca_file)
+    start = dt.datetime(2026, 6, 15, tzinfo=dt.UTC)
+    result = fl.run_query("coverage", workspace=WORKSPACE, start=start, end=start + dt.timedelta(days=1), access=access)
+    assert {"read", "missing"} <= set(result.rows["state"])
+    assert result.ledger.complete

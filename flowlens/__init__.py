@@ -24,11 +24,12 @@ if TYPE_CHECKING:
     from flowlens.analyses.coverage import coverage
     from flowlens.catalog import load_profile, load_tags, profile_names
     from flowlens.config import read_config
-    from flowlens.errors import CatalogError, ConfigError, FlowlensError, FormatError, SourceError
+    from flowlens.errors import CatalogError, ConfigError, FlowlensError, FormatError, LedgerError, SourceError
     from flowlens.evidence import Ledger, Reject, Scan, Window
+    from flowlens.findings import Baseline, Finding
     from flowlens.inventory import Networks, read_inventory
     from flowlens.query_running import run_query
-    from flowlens.reporting import Baseline, Finding, Report, Verdict, report
+    from flowlens.reporting import Report, Verdict, report
     from flowlens.scanning import scan
     from flowlens.scope import Scope
     from flowlens.sources.accounts import Access
@@ -44,6 +45,7 @@ __all__ = [
     "FlowlensError",
     "FormatError",
     "Ledger",
+    "LedgerError",
     "Networks",
     "Reject",
     "Report",
@@ -78,11 +80,12 @@ _HOMES = {
     ),
     "catalog": ("load_profile", "load_tags", "profile_names"),
     "config": ("read_config",),
-    "errors": ("CatalogError", "ConfigError", "FlowlensError", "FormatError", "SourceError"),
+    "errors": ("CatalogError", "ConfigError", "FlowlensError", "FormatError", "LedgerError", "SourceError"),
     "evidence": ("Ledger", "Reject", "Scan", "Window"),
+    "findings": ("Baseline", "Finding"),
     "inventory": ("Networks", "read_inventory"),
     "query_running": ("run_query",),
-    "reporting": ("Baseline", "Finding", "Report", "Verdict", "report"),
+    "reporting": ("Report", "Verdict", "report"),
     "scanning": ("scan",),
     "scope": ("Scope",),
     "sources.accounts": ("Access",),

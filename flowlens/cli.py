@@ -32,6 +32,7 @@ from flowlens.config import read_config
 from flowlens.doctor import describe as doctor_lines
 from flowlens.errors import CatalogError, ConfigError, FlowlensError
 from flowlens.evidence import Ledger, Scan, Window
+from flowlens.findings import Baseline
 from flowlens.flow_search import FlowFilter, find_flows
 from flowlens.gates import Gate, parse_gate
 from flowlens.mending import Ask, Mend, ask_or_mend
@@ -72,7 +73,7 @@ from flowlens.outputs.tables import (
     write_flows_json,
     write_parquet,
 )
-from flowlens.reporting import Baseline, Report
+from flowlens.reporting import Report
 from flowlens.scanning import scan
 from flowlens.scope import Scope
 from flowlens.signals import Interrupts

@@ -5,7 +5,8 @@ FlowlensError
 ├── FormatError    bytes are not what the format says       .where .problem
 ├── SourceError    a file, account or workspace said no     .where .problem .hint
 ├── ConfigError    flowlens.toml, an option or a list       .where .problem .hint
-└── CatalogError   a profile or service-tag file is wrong   .where .problem .hint
+├── CatalogError   a profile or service-tag file is wrong   .where .problem .hint
+└── LedgerError    what was read does not add up            .where .problem .hint
 ```
 
 A message says where, what was expected and what was found; the hint says what to do next and stands on a
@@ -67,6 +68,14 @@ class CatalogError(FlowlensError):
 
     >>> isinstance(CatalogError("profiles", "unknown profile 'x'"), FlowlensError)
     True
+    """
+
+
+class LedgerError(FlowlensError):
+    """What became of a blob's tuples or bytes does not add up: an error of flowlens itself, which ends the run.
+
+    >>> LedgerError("PT1H.json", "expected 3 tuples, found 2").where
+    'PT1H.json'
     """
 
 

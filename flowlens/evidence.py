@@ -16,6 +16,8 @@ from typing import BinaryIO
 import polars as pl
 import pyarrow as pa
 
+from flowlens.errors import LedgerError
+
 REJECTS_KEPT = 100
 """How many rejects a ledger lists; all are counted."""
 SAMPLE_LENGTH = 200
@@ -139,6 +141,25 @@ class Ledger:
             rejects=(*self.rejects, *other.rejects)[:REJECTS_KEPT],
             notes=tuple(dict.fromkeys((*self.notes, *other.notes))),
         )
+
+
+def checked(ledger: Ledger, where: str) -> Ledger:
+    """The ledger of the blob ``where``, if it adds up.
+
+    Raises LedgerError where it does not: nothing may be lost unseen.
+
+    >>> checked(Ledger(tuples=1, rows=1), "PT1H.json").rows
+    1
+    """
+    if not ledger.balanced:
+        raise LedgerError(
+            where,
+            f"expected {ledger.tuples} tuples and {ledger.bytes} bytes, found {ledger.rows} rows + {ledger.rejected} rejected + "
+            f"{ledger.outside_window} outside the window, and {ledger.record_bytes} bytes of records + "
+            f"{ledger.framing_bytes} of framing",
+            hint="this is an error of flowlens; please report it with the blob, or with its size and region",
+        )
+    return ledger
 
 
 def total(ledgers: Iterable[Ledger]) -> Ledger:

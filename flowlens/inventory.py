@@ -14,6 +14,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 import polars as pl
@@ -27,6 +28,7 @@ SCHEMA = schema.polars_schema(schema.INVENTORY)
 FIELDS = ("vnet", "address", "mac_address", "workload", "subnet", "kind")
 """Columns of a user's inventory file; ``address`` or ``mac_address`` is required."""
 
+_OUTBOUND = "outbound"
 _VNET = r"(?i)^/?subscriptions/([^/]+)/resourcegroups/([^/]+)/providers/microsoft\.network/virtualnetworks/([^/]+)"
 _SUBNET = r"(?i)/virtualnetworks/[^/]+/subnets/([^/]+)"
 _NIC = r"(?i)/networkinterfaces/([^/]+)"
@@ -105,6 +107,7 @@ def learn(
     forwarding, forwarded = _forwarding(rows, internal, forwarders)
     claims = _claims(rows, internal, forwarding, forwarded).join(vnet_of_nic, on="mac_address", how="left")
     claims = _without_forwarders_claims(claims.with_columns(pl.col("vnet").fill_null("")), forwarding)
+    known = _with_owning_vnet(known, claims)
     nics = _nics(targets, vnet_of_nic, claims, known, forwarding, networks)
     table = _table(claims, nics, known, networks)
     peers = _peers(rows, vnet_of_nic, table, internal)
@@ -178,6 +181,49 @@ def _without_forwarders_claims(claims: pl.DataFrame, forwarding: set[str]) -> pl
     plain = claims.filter(~pl.col("mac_address").is_in(list(forwarding))).select("vnet", "address").unique()
     contested = claims.filter(pl.col("mac_address").is_in(list(forwarding))).join(plain, on=["vnet", "address"])
     return claims.join(contested, on=["vnet", "address", "mac_address"], how="anti")
+
+
+def _with_owning_vnet(known: pl.DataFrame, claims: pl.DataFrame) -> pl.DataFrame:
+    """The rows, those that name an address and nothing of its place put into the one VNet that owns the address."""
+    owners = pl.concat([claims.select("vnet", "address"), known.select("vnet", "address")])
+    owner = (
+        owners.filter(pl.col("vnet") != "", pl.col("address") != "")
+        .unique()
+        .group_by("address")
+        .agg(owner=pl.col("vnet").min(), owners=pl.len())
+        .filter(pl.col("owners") == 1)
+        .select("address", "owner")
+    )
+    alone = (pl.col("vnet") == "") & pl.col("mac_address").is_null()
+    owning = known.join(owner, on="address", how="left", maintain_order="left")["owner"]
+    return known.with_columns(vnet=pl.when(alone).then(owning.fill_null("")).otherwise("vnet"))
+
+
+def unplaced(known: pl.DataFrame, learned: Inventory) -> tuple[str, ...]:
+    """In words, which rows of the user's file stand for nothing in the logs that ``learned`` was learned from."""
+    rows = known.filter(pl.col("learned_from") == "inventory")
+    notes = []
+    owners = learned.table.group_by("address").agg(pl.col("vnet").n_unique()).filter(pl.col("vnet") == 1)["address"]
+    nics = learned.nics["mac_address"].to_list()
+    mac, address = pl.col("mac_address"), pl.col("address")
+    lost = rows.filter(
+        pl.col("vnet") == "", pl.when(mac.is_null()).then(~address.is_in(owners.to_list())).otherwise(~mac.is_in(nics))
+    )
+    if lost.height:
+        first = next(text for text in lost.select(address, mac).row(0) if text)
+        notes.append(
+            f"inventory: {lost.height} row(s) without a VNet name nothing that exactly one VNet of these logs owns, such as "
+            f"{first}, and were not used; fill their column vnet"
+        )
+    vnets = learned.nics["vnet"].unique().to_list()
+    strange = rows.filter(pl.col("vnet") != "", ~pl.col("vnet").is_in(vnets))
+    if strange.height:
+        name = strange["vnet"].sort()[0]
+        near = near_matches(name, vnets if "/" in name else {vnet.split("/")[-1] for vnet in vnets})
+        notes.append(
+            f"inventory: {strange.height} row(s) are of VNets that these logs do not hold, such as {name!r:.80} ({near})"
+        )
+    return tuple(notes)
 
 
 def _nics(
@@ -313,17 +359,49 @@ def read_inventory(path: str | Path) -> pl.DataFrame:
     """INVENTORY rows of a user's file: CSV with a header, or a JSON array as Azure Resource Graph exports it.
 
     Columns: vnet, address, mac_address, workload, subnet, kind; any may be missing but one of address and mac_address.
-    ``vnet`` is an ARM id, ``sub/rg/vnet`` or, where only one VNet has it, the bare name. ``read_outbound`` reads one more.
+    ``vnet`` is an ARM id, ``sub/rg/vnet`` or, where only one VNet has it, the bare name; an address without one is that of the
+    one VNet that owns it in the logs. ``read_outbound`` reads one more.
 
-    Raises ConfigError where the file cannot be read, a row names neither an address nor a NIC, or a cell is not what its
+    Raises ConfigError where the file cannot be read, a column is mistyped, a row names neither an address nor a NIC, or a cell is not what its
     column holds.
 
     >>> read_inventory("sample_logs/inventory.csv").columns[:3]
     ['vnet', 'address', 'mac_address']
     """
     path = Path(path)
-    rows = [_inventory_row(path, number, row) for number, row in enumerate(_file_rows(path), 1)]
+    given = _file_rows(path)
+    for column in _other_columns(given):
+        # A column that another one stands in for is a mistyped name of it; any other may be there.
+        close = get_close_matches(
+            column, [name for name in (*FIELDS, _OUTBOUND) if name not in _columns(given)], cutoff=0.8
+        )
+        if close:
+            raise ConfigError(str(path), f"unknown column {column!r:.40}", hint=f"did you mean {close[0]}?")
+    rows = [_inventory_row(path, number, row) for number, row in enumerate(given, 1)]
     return pl.DataFrame(rows, schema=SCHEMA, orient="row")
+
+
+def unused_columns(path: str | Path) -> tuple[str, ...]:
+    """In words, the columns of a user's file that are not looked at.
+
+    Raises ConfigError where the file cannot be read.
+
+    >>> unused_columns("sample_logs/inventory.csv")
+    ()
+    """
+    others = _other_columns(_file_rows(Path(path)))
+    shown = ", ".join(f"{column!r:.40}" for column in others[:5])
+    more = ", ..." if len(others) > 5 else ""
+    known = ", ".join((*FIELDS, _OUTBOUND))
+    return (f"inventory: column(s) {shown}{more} are not used; known: {known}",) if others else ()
+
+
+def _columns(rows: Sequence[Mapping[str, object]]) -> set[str]:
+    return {str(name).strip().lower() for row in rows for name in row if name}
+
+
+def _other_columns(rows: Sequence[Mapping[str, object]]) -> list[str]:
+    return sorted(_columns(rows) - {*FIELDS, _OUTBOUND})
 
 
 def read_outbound(path: str | Path) -> dict[str, str]:
@@ -338,7 +416,7 @@ def read_outbound(path: str | Path) -> dict[str, str]:
     found: dict[str, str] = {}
     for number, row in enumerate(_file_rows(path), 1):
         cells = _cells(row)
-        method = cells.get("outbound", "").lower()
+        method = cells.get(_OUTBOUND, "").lower()
         if not method:
             continue
         if method not in schema.OUTBOUND_METHODS:

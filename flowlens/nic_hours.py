@@ -1,7 +1,8 @@
 """Coverage: which hours of which NIC were there to read.
 
 A NIC-hour without a blob is *silent*, unless another NIC logged a flow with it in that hour, or the whole flow log has a
-gap: then it is *missing*. Only a NIC-hour whose blob was read is covered. The current hour is *open*.
+gap: then it is *missing*. Only a NIC-hour whose blob was read is covered. The current hour is *open*. The hours that a NIC
+is expected to have are those of the window for every NIC that any blob tells of, also one outside the window.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ READ = pl.Schema(
 )
 """What a scan notes of each NIC-hour that it read or failed to read; ``root`` is the flow log as the blob's path names it."""
 COVERED = ("read", "partly read", "empty")
+PRESENT = dt.timedelta(days=31)
+"""How long ago a window may start and, with an open end, still be a question about the present, which ends now."""
 
 _WORST_FIRST = ("failed", "partly read", "read", "empty")
 
@@ -36,8 +39,9 @@ def coverage(
 ) -> pl.DataFrame:
     """The coverage table: ``read`` NIC-hours (schema READ) and those that should be there and are not.
 
-    ``mentions`` (mac_address, hour) are NIC-hours of which another NIC logged a flow. Without a window each flow log is
-    judged from its first to its last hour.
+    ``mentions`` (mac_address, hour, told_by) are NIC-hours of which another NIC logged a flow. Without a window each flow log
+    is judged from its first to its last hour, and beyond where another NIC's log of that very hour mentions a logged NIC
+    that has no log of it.
     """
     order = pl.col("state").replace_strict({s: n for n, s in enumerate(_WORST_FIRST)}, return_dtype=pl.Int32)
     seen = (
@@ -51,15 +55,16 @@ def coverage(
             state=pl.when((pl.col("state") == "empty") & (pl.col("tuples") > 0)).then(pl.lit("read")).otherwise("state")
         )
     )
-    grid = _grid(seen, window)
+    this_hour = now.astimezone(dt.UTC).replace(minute=0, second=0, microsecond=0)
+    asked = [_grid(read, window, this_hour), _mentioned(read, mentions), seen.select(*NIC, "hour")]
     rows = (
-        pl.concat([grid, seen.select(*NIC, "hour")])
+        pl.concat(asked)
+        .filter(_hour_touches(window))
         .unique()
         .join(seen, on=[*NIC, "hour"], how="left", nulls_equal=True)
     )
     log_hours = seen.select("flow_log_id", "hour").unique().with_columns(log_has=pl.lit(True))
-    told = mentions.unique().with_columns(mentioned=pl.lit(True))
-    this_hour = now.astimezone(dt.UTC).replace(minute=0, second=0, microsecond=0)
+    told = mentions.select("mac_address", "hour").unique().with_columns(mentioned=pl.lit(True))
     absent = (
         pl.when(pl.col("hour") >= this_hour)
         .then(pl.lit("open"))
@@ -96,11 +101,21 @@ def _hour_touches(window: Window) -> pl.Expr:
     return touches
 
 
-def _grid(seen: pl.DataFrame, window: Window) -> pl.DataFrame:
-    """Every hour that each NIC of a flow log is expected to have."""
-    spans = seen.group_by("flow_log_id").agg(first=pl.col("hour").min(), last=pl.col("hour").max())
+def _grid(read: pl.DataFrame, window: Window, this_hour: dt.datetime) -> pl.DataFrame:
+    """Every hour that each NIC of a flow log is expected to have.
+
+    A window that is open at its end reaches to the last full hour before now where it starts in the present, so that logging
+    that stopped is seen; else to the last hour of any flow log, since an archive does not go on, and years without a blob
+    would say nothing.
+    """
+    spans = read.group_by("flow_log_id").agg(first=pl.col("hour").min(), last=pl.col("hour").max())
     if window.start is not None:
-        spans = spans.with_columns(first=pl.lit(window.start, SCHEMA["hour"]).dt.truncate("1h"))
+        spans = spans.with_columns(
+            first=pl.lit(window.start, SCHEMA["hour"]).dt.truncate("1h"), last=pl.col("last").max()
+        )
+        if window.start >= this_hour - PRESENT:
+            before = pl.lit(this_hour - dt.timedelta(hours=1), SCHEMA["hour"])
+            spans = spans.with_columns(last=pl.max_horizontal("last", before))
     if window.end is not None:
         last = pl.lit(window.end, SCHEMA["hour"]) - pl.duration(microseconds=1)
         spans = spans.with_columns(last=last.dt.truncate("1h"))
@@ -110,5 +125,20 @@ def _grid(seen: pl.DataFrame, window: Window) -> pl.DataFrame:
         .select("flow_log_id", "hour")
         .explode("hour")
     )
-    nics = seen.select(NIC).unique()
+    nics = read.select(NIC).unique()
     return nics.join(hours, on="flow_log_id", nulls_equal=True).select(*NIC, "hour")
+
+
+def _mentioned(read: pl.DataFrame, mentions: pl.DataFrame) -> pl.DataFrame:
+    """Hours of logged NICs that none of their flow logs holds, although another NIC's log of that very hour tells of a flow.
+
+    A late tuple in the blob of the next hour is no such mention: the first blobs of every archive hold some.
+    """
+    logged = read.select("mac_address", "hour").unique()
+    told = (
+        mentions.join(logged, left_on=["told_by", "hour"], right_on=["mac_address", "hour"], how="semi")
+        .select("mac_address", "hour")
+        .unique()
+        .join(logged, on=["mac_address", "hour"], how="anti")
+    )
+    return read.select(NIC).unique().join(told, on="mac_address").select(*NIC, "hour")

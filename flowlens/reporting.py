@@ -7,9 +7,8 @@ with hours missing, a question is *not determined* rather than *ok*.
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +18,16 @@ from flowlens import schema
 from flowlens.analyses import ANALYSES, denied_egress, unexpected_destinations
 from flowlens.analyses.destinations import Expected
 from flowlens.analyses.egress import AUTO, explained
-from flowlens.analyses.encryption import TURNED
+from flowlens.analyses.encryption import PAIR, TURNED, unprotected
 from flowlens.catalog import Names, ServiceTags, load_profile, load_tags, profile_names, read_names
 from flowlens.catalog.tags import UNKNOWN_DATE
-from flowlens.evidence import Inventory, Ledger, Scan, Window
-from flowlens.prefixes import subnet_of
+from flowlens.errors import ConfigError
+from flowlens.evidence import Evidence, Ledger, Scan, Window
+from flowlens.findings import QUESTIONS, Baseline, Finding, compared, find, reported_before
+from flowlens.nic_hours import COVERED
 
 SCHEMA_VERSION = 1
 OK, FINDINGS, NOT_DETERMINED = schema.VERDICTS
-QUESTIONS = ("encryption_status", "denied_egress", "unexpected_destinations")
-"""The tables that carry a verdict, in the order in which they are told."""
 
 _BAD_PAIRS = ("Unencrypted", "Mixed", "Dropped")
 _TRAFFIC_FROM, _DENIED_FROM = 20, 1000
@@ -48,42 +47,6 @@ class Verdict:
 
     status: str
     text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing a person should look at.
-
-    ``id`` hashes the question, the workload's group, the named destination and the port, never a MAC or an ephemeral
-    address, so that it is the same tomorrow. ``state`` is new, ongoing or resolved against a baseline. Times are UTC.
-
-    >>> import flowlens as fl
-    >>> {finding.state for finding in fl.report(fl.scan("sample_logs")).findings}
-    {'new'}
-    """
-
-    id: str
-    question: str
-    severity: str
-    workload: str
-    subject: str
-    rule: str | None
-    state: str
-    first_seen: dt.datetime | None
-    last_seen: dt.datetime | None
-    evidence: Mapping[str, object]
-
-
-@dataclass(frozen=True, slots=True)
-class Baseline:
-    """An earlier report's findings and destinations, as its JSON document holds them.
-
-    >>> Baseline().findings
-    ()
-    """
-
-    findings: tuple[Mapping[str, object], ...] = ()
-    destinations: tuple[Mapping[str, object], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,11 +88,20 @@ def report(
 ) -> Report:
     """A Report on ``questions`` (names of result tables), computed in one pass over the scan's source.
 
+    Raises ConfigError for an earlier report without the destinations that this one shall be compared in.
+
     >>> import flowlens as fl
     >>> fl.report(fl.scan("sample_logs")).verdicts["denied_egress"].status
     'findings'
     """
     wanted = list(questions)
+    earlier = baseline.destinations if isinstance(baseline, Baseline) else baseline
+    if isinstance(baseline, Baseline) and earlier is None and "unexpected_destinations" in wanted:
+        raise ConfigError(
+            "--baseline",
+            "expected a report that lists destinations, found one that did not ask for them",
+            hint="write it with flowlens analyze or flowlens destinations",
+        )
     known_tags = tags or load_tags(cloud)
     known_names = read_names(names) if isinstance(names, (str, Path)) else names
     asked: dict[str, Any] = {"profiles": profiles, "cloud": cloud, "placeholders": dict(placeholders or {})}
@@ -137,7 +109,6 @@ def report(
     evidence = scan.evidence
     if isinstance(baseline, Scan):
         _ = baseline.evidence
-    earlier = baseline.destinations if isinstance(baseline, Baseline) else baseline
     tables: dict[str, pl.DataFrame] = {}
     parts = [("", scan)]
     if scan.changed_at is not None:
@@ -162,13 +133,20 @@ def report(
                 tables[name + suffix] = ANALYSES[name](part).collect()
     coverage = summarise(evidence.coverage, evidence.views)
     judged = expected is not None or baseline is not None
-    told = _with_new_destinations_alone(tables) if expected is None else tables
-    findings = _findings(told, evidence.inventory, judged)
-    findings = _compared(findings, baseline, coverage)
+    settings = {**scan.settings, **asked, "names": known_names.describe() if known_names else None}
+    told = tables
+    if expected is None and "unexpected_destinations" in tables:
+        table, judged_rows = _unlisted(tables["unexpected_destinations"], baseline, evidence)
+        tables["unexpected_destinations"] = table
+        told = {**tables, "unexpected_destinations": table.filter(judged_rows)}
+    findings = find(*_problem_rows(scan, told, judged), evidence.inventory)
+    if isinstance(baseline, Baseline):
+        whole = not incomplete(coverage, evidence.ledger)
+        findings = compared(findings, baseline, asked=tables, settings=settings, whole=whole)
     verdicts = _verdicts(told, coverage, evidence.ledger, judged)
     return Report(
         window=_told_window(scan, evidence.coverage),
-        settings={**scan.settings, **asked, "names": known_names.describe() if known_names else None},
+        settings=settings,
         catalogue={
             "date": max(date for name in profile_names() if (date := load_profile(name).as_of) != UNKNOWN_DATE),
             "tags_date": known_tags.date,
@@ -223,7 +201,12 @@ def summarise(coverage: pl.DataFrame, views: pl.LazyFrame) -> dict[str, object]:
 def incomplete(coverage: Mapping[str, object], ledger: Ledger) -> bool:
     """Whether anything that should be there was not read."""
     gaps = sum(int(str(coverage[state])) for state in ("missing", "failed", "partly_read", "open"))
-    return gaps > 0 or not ledger.complete
+    return gaps > 0 or not _covered(coverage) or not ledger.complete
+
+
+def _covered(coverage: Mapping[str, object]) -> bool:
+    """Whether the blob of any NIC-hour was read; late tuples of an hour are no evidence of it."""
+    return any(coverage[state.replace(" ", "_")] for state in (*COVERED, "open"))
 
 
 def _gap_text(coverage: Mapping[str, object]) -> str:
@@ -232,7 +215,9 @@ def _gap_text(coverage: Mapping[str, object]) -> str:
         for state in ("missing", "failed", "partly_read", "open")
         if coverage[state]
     ]
-    return f" ({' and '.join(parts)} of {coverage['nic_hours']} NIC-hours)" if parts else ""
+    if not parts:
+        return "" if _covered(coverage) else " (no NIC-hour was read)"
+    return f" ({' and '.join(parts)} of {coverage['nic_hours']} NIC-hours)"
 
 
 def _verdicts(
@@ -339,12 +324,37 @@ def _egress_verdict(table: pl.DataFrame, coverage: Mapping[str, object]) -> Verd
     return Verdict(FINDINGS, f"{bad.height} required endpoint(s) fail: {kinds}; {tail}")
 
 
-def _with_new_destinations_alone(tables: Mapping[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
-    """The tables as they are judged without an expected list: what the baseline knew is expected."""
-    name = "unexpected_destinations"
-    if name not in tables or tables[name]["is_new"].all():
-        return dict(tables)
-    return {**tables, name: tables[name].filter(pl.col("is_new").fill_null(True))}
+def _unlisted(
+    table: pl.DataFrame, baseline: Scan | Baseline | None, evidence: Evidence
+) -> tuple[pl.DataFrame, pl.Series]:
+    """The destinations, and which of them are judged without an expected list.
+
+    Those are the ones that the baseline did not know, and those that it reported itself.
+    """
+    new = table["is_new"].fill_null(True)
+    if not isinstance(baseline, Baseline) or new.all():
+        return table, new
+    again = ~new & reported_before(table, baseline, evidence.inventory)
+    reason = pl.when(again).then(pl.lit("reported by the baseline and not expected since")).otherwise("reason")
+    return table.with_columns(reason=reason), new | again
+
+
+def _problem_rows(
+    scan: Scan, tables: Mapping[str, pl.DataFrame], judged: bool
+) -> tuple[pl.DataFrame | None, pl.DataFrame | None, pl.DataFrame | None]:
+    """Of each question the rows that are findings, pairs with their times; None where it was not asked or not judged."""
+    pairs, egress = tables.get("encryption_status"), tables.get("denied_egress")
+    if pairs is not None:
+        pairs = pairs.filter(
+            pl.col("encryption_status").is_in(_BAD_PAIRS) & ~_turned() & (pl.col("eligibility") == "eligible")
+        )
+        if pairs.height:
+            pairs = pairs.join(unprotected(scan), on=PAIR, how="left", nulls_equal=True, maintain_order="left")
+    return (
+        pairs,
+        _problems(egress) if egress is not None else None,
+        tables.get("unexpected_destinations") if judged else None,
+    )
 
 
 def _destinations_verdict(table: pl.DataFrame, judged: bool) -> Verdict:
@@ -395,174 +405,3 @@ def table_metrics(tables: Mapping[str, pl.DataFrame]) -> dict[str, int]:
         if "is_new" in found.columns:
             metrics["new_destinations"] = int(found["is_new"].fill_null(True).sum())
     return metrics
-
-
-def _id(*parts: object) -> str:
-    return hashlib.blake2b("\x1f".join(str(p).lower() for p in parts).encode(), digest_size=8).hexdigest()
-
-
-def _groups(inventory: Inventory) -> dict[tuple[str | None, str], str]:
-    """(vnet, workload) -> the name that outlives a NIC: the workload's own where it has one, else its subnet's."""
-    return {
-        (row["vnet"], row["workload"]): row["workload"] if row["named"] else str(row["subnet"])
-        for row in inventory.nics.iter_rows(named=True)
-    }
-
-
-def _findings(tables: Mapping[str, pl.DataFrame], inventory: Inventory, judged: bool) -> tuple[Finding, ...]:
-    groups = _groups(inventory)
-    found = [*_pair_findings(tables, groups), *_egress_findings(tables, groups)]
-    if judged:
-        found += _destination_findings(tables, groups)
-    folded: dict[str, Finding] = {}
-    for finding in found:
-        before = folded.get(finding.id)
-        folded[finding.id] = finding if before is None else _fold(before, finding)
-    order = ("high", "medium", "low")
-    return tuple(
-        sorted(
-            folded.values(),
-            key=lambda f: (order.index(f.severity), QUESTIONS.index(f.question), f.workload, f.subject, f.id),
-        )
-    )
-
-
-def _fold(one: Finding, other: Finding) -> Finding:
-    """Two rows of the same group, destination and port as one finding."""
-    firsts = [t for t in (one.first_seen, other.first_seen) if t is not None]
-    lasts = [t for t in (one.last_seen, other.last_seen) if t is not None]
-    rows = int(str(one.evidence.get("rows", 1))) + int(str(other.evidence.get("rows", 1)))
-    return replace(
-        one,
-        workload=_joined(one.workload, other.workload),
-        subject=_joined(one.subject, other.subject),
-        first_seen=min(firsts, default=None),
-        last_seen=max(lasts, default=None),
-        evidence={**one.evidence, "rows": rows},
-    )
-
-
-def _joined(one: str, other: str) -> str:
-    """Both texts, each part once."""
-    return ", ".join(dict.fromkeys([*one.split(", "), *other.split(", ")]))
-
-
-def _named_destination(row: Mapping[str, object]) -> object:
-    """What a finding on an endpoint is about: the endpoint, or the service where only that is known."""
-    exact = row["match"] in ("address", "name") or row["service_tag"] is None
-    return row["endpoint"] if exact else row["service_tag"]
-
-
-def _pair_findings(tables: Mapping[str, pl.DataFrame], groups: Mapping[tuple[str | None, str], str]) -> list[Finding]:
-    table = tables.get("encryption_status")
-    if table is None:
-        return []
-    bad = table.filter(pl.col("eligibility") == "eligible", pl.col("encryption_status").is_in(_BAD_PAIRS), ~_turned())
-    found = []
-    for row in bad.iter_rows(named=True):
-        source = groups.get((row["vnet"], row["src_workload"]), row["src_workload"])
-        peer = groups.get((row["dst_vnet"], row["dst_workload"]), row["dst_workload"])
-        found.append(
-            Finding(
-                id=_id("encryption_status", row["vnet"], source, row["dst_vnet"], peer),
-                question="encryption_status",
-                severity="high" if row["encryption_status"] in ("Unencrypted", "Dropped") else "medium",
-                workload=row["src_workload"],
-                subject=f"to {row['dst_workload']}: {row['encryption_status']} ({row['encryption_code']})",
-                rule=None,
-                state="new",
-                first_seen=None,
-                last_seen=row["last_unencrypted"],
-                evidence={k: row[k] for k in ("bytes_encrypted", "bytes_unencrypted", "flows_dropped", "advice")},
-            )
-        )
-    return found
-
-
-def _egress_findings(tables: Mapping[str, pl.DataFrame], groups: Mapping[tuple[str | None, str], str]) -> list[Finding]:
-    table = tables.get("denied_egress")
-    if table is None:
-        return []
-    severe = {"required": "high", "conditional": "medium", "recommended": "low"}
-    return [
-        Finding(
-            id=_id(
-                "denied_egress",
-                row["vnet"],
-                groups.get((row["vnet"], row["workload"]), row["workload"]),
-                row["profile"],
-                _named_destination(row),
-                row["port"],
-            ),
-            question="denied_egress",
-            severity=severe[row["requirement"]],
-            workload=row["workload"],
-            subject=f"{row['endpoint']} ({row['protocol']} {row['port']}): {row['status']}",
-            rule=row["acl_rule"],
-            state="new",
-            first_seen=None,
-            last_seen=row["last_failure"],
-            evidence={k: row[k] for k in ("profile", "match", "dst_ip", "service_tag", "acl_id", "attempts", "fix")},
-        )
-        for row in _problems(table).iter_rows(named=True)
-    ]
-
-
-def _destination_findings(
-    tables: Mapping[str, pl.DataFrame], groups: Mapping[tuple[str | None, str], str]
-) -> list[Finding]:
-    table = tables.get("unexpected_destinations")
-    if table is None or table.is_empty():
-        return []
-    table = table.with_columns(subnet_of(table["dst_ip"]).alias("prefix"))
-    return [
-        Finding(
-            id=_id(
-                "unexpected_destinations",
-                row["vnet"],
-                groups.get((row["vnet"], row["workload"]), row["workload"]),
-                row["service_tag"] or row["owner"] or row["prefix"],
-                row["dst_port"],
-            ),
-            question="unexpected_destinations",
-            severity="medium" if row["service_tag"] is None else "low",
-            workload=row["workload"],
-            subject=f"{row['dst_ip']} {row['protocol']} {row['dst_port'] if row['dst_port'] is not None else ''}".strip(),
-            rule=None,
-            state="new",
-            first_seen=row["first_seen"],
-            last_seen=row["last_seen"],
-            evidence={k: row[k] for k in ("service_tag", "flows", "bytes_sent", "bytes_received", "reason")},
-        )
-        for row in table.iter_rows(named=True)
-    ]
-
-
-def _compared(
-    findings: tuple[Finding, ...], baseline: Scan | Baseline | None, coverage: Mapping[str, object]
-) -> tuple[Finding, ...]:
-    """Findings marked new or ongoing against an earlier report; what is gone is resolved only where coverage has no gap."""
-    if not isinstance(baseline, Baseline):
-        return findings
-    before = {str(old.get("id")): old for old in baseline.findings if old.get("state") != "resolved"}
-    now = {finding.id for finding in findings}
-    marked = tuple(replace(f, state="ongoing" if f.id in before else "new") for f in findings)
-    if coverage["missing"] or coverage["failed"] or not coverage["nic_hours"]:
-        return marked
-    gone = tuple(
-        Finding(
-            id=key,
-            question=str(old.get("question")),
-            severity="low",
-            workload=str(old.get("workload")),
-            subject=str(old.get("subject")),
-            rule=None,
-            state="resolved",
-            first_seen=None,
-            last_seen=None,
-            evidence={},
-        )
-        for key, old in sorted(before.items())
-        if key not in now and old.get("question") in QUESTIONS
-    )
-    return marked + gone

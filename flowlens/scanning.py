@@ -27,11 +27,12 @@ from polars.io.plugins import register_io_source
 
 from flowlens import budget, conversations, inventory, nic_hours, schema, views
 from flowlens.errors import FlowlensError, SourceError
-from flowlens.evidence import Evidence, Ledger, Reject, Scan, Window, total
+from flowlens.evidence import Evidence, Ledger, Reject, Scan, Window, checked, total
 from flowlens.formats import decode_flow_log
 from flowlens.formats.traffic_analytics import DecodedRows, decode_traffic_analytics
 from flowlens.inventory import Networks
 from flowlens.pieces import Pieces
+from flowlens.restarts import FLOW, bytes_in_doubt
 from flowlens.scope import Scope
 from flowlens.selecting import Item, Plan, Progress, Selected, flow_logs_only, select
 from flowlens.sources import workspace
@@ -44,7 +45,6 @@ from flowlens.workspace_rows import read_workspace
 
 _ROW_GROUP = 131_072
 _NIC = ["flow_log_id", "target_resource_id", "mac_address"]
-_FLOW = ["mac_address", "target_resource_id", "direction", *schema.FIVE_TUPLE]
 _UNIT_ROWS = 50_000
 _UNIT_BYTES = 4_000_000
 _UNIT_BLOBS = 100
@@ -118,6 +118,7 @@ def scan(
         now=moment,
     )
     known = inventory.read_inventory(os.fspath(inventory_file)) if inventory_file is not None else None
+    unused = inventory.unused_columns(os.fspath(inventory_file)) if inventory_file is not None else ()
     settings: dict[str, object] = {
         # Without the token that an address may have carried.
         "sources": [str(place) for place in places],
@@ -135,7 +136,7 @@ def scan(
         chosen = choose(plan)
         if chosen.identities:
             result.settings["identities"] = list(chosen.identities)
-        return chosen
+        return replace(chosen, notes=(*chosen.notes, *unused))
 
     result = Scan(
         read=lambda: _read(plan, selected(select), known, networks or Networks(), scope, moment),
@@ -253,10 +254,10 @@ class _Unit:
         """Set the Ends of restarted flows aside; they are few, and a later End can stand in a later document."""
         if not self.restarted_ends and not pc.any(flows["restarted"]).as_py():
             return
-        ends = pl.DataFrame(pl.from_arrow(flows.select([*_FLOW, "time", "flow_state", "restarted", *schema.COUNTERS])))
+        ends = pl.DataFrame(pl.from_arrow(flows.select([*FLOW, "time", "flow_state", "restarted", *schema.COUNTERS])))
         ends = ends.with_columns(pl.col(pl.Categorical, pl.Enum).cast(pl.String)).filter(pl.col("flow_state") == "End")
-        suspects = pl.concat([*self.restarted_ends, ends.filter("restarted")]).select(_FLOW).unique()
-        self.restarted_ends.append(ends.join(suspects, on=_FLOW, how="semi", nulls_equal=True))
+        suspects = pl.concat([*self.restarted_ends, ends.filter("restarted")]).select(FLOW).unique()
+        self.restarted_ends.append(ends.join(suspects, on=FLOW, how="semi", nulls_equal=True))
 
     def results(self) -> list[_Blob]:
         """What each blob gave, its NIC-hours filled in."""
@@ -269,7 +270,8 @@ class _Unit:
         for number, (blob, read) in enumerate(zip(self._blobs, self._read, strict=True)):
             found = of_blob.get(number, {})
             inside = sum(tuples for tuples, _ in found.values())
-            read.ledger = replace(read.ledger, rows=inside, outside_window=read.ledger.rows - inside)
+            outside = sum(seen for _, seen in found.values()) - inside
+            read.ledger = checked(replace(read.ledger, rows=inside, outside_window=outside), blob.name)
             read.hours = _blob_hours(blob, {key: tuples for key, (tuples, _) in found.items()}, read)
         return self._read
 
@@ -345,6 +347,7 @@ def _read_export(item: Item, plan: Plan, meter: _Meter, store: Pieces) -> _Blob:
             store.add(_take_rows(result, decoded, plan))
     except FlowlensError as error:
         result.ledger += _unread(item, result.ledger.bytes, error)
+    checked(result.ledger, item.blob.name)
     return result
 
 
@@ -386,7 +389,7 @@ def _take_rows(result: _Blob, decoded: DecodedRows, plan: Plan) -> pl.DataFrame:
     start = pl.col("interval_start")
     kept = rows.filter(_in_window(start, plan.window))
     outside = rows.height - kept.height
-    result.ledger += replace(decoded.ledger, rows=decoded.ledger.rows - outside, outside_window=outside)
+    result.ledger += replace(decoded.ledger, rows=kept.height, outside_window=outside)
     bucket = start.dt.truncate("1h")
     for edge in sorted(plan.edges):
         bucket = pl.when((start >= edge) & (start.dt.truncate("1h") <= edge)).then(pl.lit(edge)).otherwise(bucket)
@@ -487,6 +490,8 @@ def _evidence(
         )
     hops = {mac for result in results for mac in result.hops}
     learned = inventory.learn(store.lazy(), known=known_rows, networks=networks, forwarders=hops, logged=read)
+    if known_rows is not None:
+        ledger = replace(ledger, notes=(*ledger.notes, *inventory.unplaced(known_rows, learned)))
     ends = store.mapped(lambda part: views.with_ends(part, learned))
     covered = nic_hours.coverage(read, views.mentions(ends.lazy()), learned, plan.window, now)
     parts = tuple(part.lazy() for part in views.annotate(ends, learned, covered))
@@ -495,7 +500,7 @@ def _evidence(
         parts, covered = scope.apply(parts, covered, learned)
     restarted = [frame for result in results for frame in result.restarted_ends]
     if restarted:
-        ledger = replace(ledger, restarted_bytes_in_doubt=_in_doubt(pl.concat(restarted)))
+        ledger = replace(ledger, restarted_bytes_in_doubt=bytes_in_doubt(pl.concat(restarted)))
     return Evidence(store.lazy(), parts, learned, covered, ledger)
 
 
@@ -567,28 +572,18 @@ def _write_items(plan: Plan, selected: Selected, file: BinaryIO) -> Ledger:
     ledger = replace(ledger, notes=selected.notes, unread=selected.unread)
     with pq.ParquetWriter(file, schema.FLOWS, compression="zstd", compression_level=1) as writer:
         for item in selected.flow_logs:
-            ledger += Ledger(blobs=1)
+            blob = Ledger(blobs=1)
             try:
                 for decoded in decode_flow_log(item.chunks(), where=item.blob.name, strict=plan.strict):
                     kept, outside = _inside(decoded.flows, plan.window)
-                    ledger += replace(decoded.ledger, rows=decoded.ledger.rows - outside, outside_window=outside)
+                    blob += replace(decoded.ledger, rows=kept.num_rows, outside_window=outside)
                     pending.append(schema.plain(kept))
                     if sum(table.num_rows for table in pending) >= _ROW_GROUP:
                         writer.write_table(pa.concat_tables(pending).combine_chunks())
                         pending.clear()
             except FlowlensError as error:
-                ledger += _unread(item, ledger.bytes, error)
+                blob += _unread(item, blob.bytes, error)
+            ledger += checked(blob, item.blob.name)
         if pending:
             writer.write_table(pa.concat_tables(pending).combine_chunks())
     return replace(ledger, notes=(*ledger.notes, *selected.given_up()))
-
-
-def _in_doubt(ends: pl.DataFrame) -> int:
-    """Bytes that may be counted twice: an End, a Begin in its millisecond, then an End whose counters are all as large.
-
-    Real data shows it where a flow that is re-created keeps its counters (formats.md 2.4). ``ends`` are the Ends of flows that
-    were restarted; nothing is corrected, the bytes are only told.
-    """
-    grown = pl.all_horizontal(pl.col(c).shift(-1).over(_FLOW) >= pl.col(c) for c in schema.COUNTERS)
-    doubted = ends.sort(*_FLOW, "time", nulls_last=True).filter(pl.col("restarted") & grown.fill_null(False))
-    return int(doubted.select((pl.col("bytes_sent") + pl.col("bytes_received")).sum()).item() or 0)

@@ -143,22 +143,45 @@ def _with_logged_once(rows: pl.LazyFrame, coverage: pl.DataFrame) -> Step:
         .unique()
         .collect(engine="streaming")
     )
+    order = [rank, *(pl.col(name) for name in logs)]
+    best = {"best_log": "flow_log_id", "best_target": "target_resource_id"}
+    nic_hour = ["mac_address", "full_hour"]
     chosen = (
         seen.join(read, on=["mac_address", "hour", *logs], how="full", coalesce=True, nulls_equal=True)
-        .with_columns(rank=rank, covers=pl.col("covers").fill_null(False))
-        .sort(pl.col("covers").not_(), "rank", *logs, nulls_last=True)
-        .group_by("mac_address", "hour", maintain_order=True)
+        .filter("covers")
+        .sort(*order, nulls_last=True)
+        .group_by("mac_address", full_hour="hour", maintain_order=True)
         .first()
-        .select("mac_address", full_hour="hour", best_log="flow_log_id", best_target="target_resource_id")
+        .select(*nic_hour, **best)
     )
-    same = pl.col("flow_log_id").eq_missing(pl.col("best_log")) & pl.col("target_resource_id").eq_missing(
-        pl.col("best_target")
+    # Where no log covers the hour, each may hold the late tuples of other flows: then the first counts that has the flow.
+    flow = [*nic_hour, "direction", *_FLOW]
+    late = (
+        rows.with_columns(full_hour=full_hour())
+        .join(several.lazy(), on="mac_address", how="semi")
+        .join(chosen.lazy(), on=nic_hour, how="anti")
+        .select(*flow, *logs)
+        .unique()
+        .collect(engine="streaming")
+        .sort(*order, nulls_last=True)
+        .group_by(flow, maintain_order=True)
+        .first()
+        .select(*flow, late_log="flow_log_id", late_target="target_resource_id")
     )
+    same = pl.all_horizontal(
+        pl.col(name).eq_missing(pl.coalesce(best, late))
+        for name, best, late in (
+            ("flow_log_id", "best_log", "late_log"),
+            ("target_resource_id", "best_target", "late_target"),
+        )
+    )
+    several_logs = pl.col("best_log").is_not_null() | pl.col("late_log").is_not_null()
     return lambda rows: (
         rows.with_columns(full_hour=full_hour())
-        .join(chosen.lazy(), on=["mac_address", "full_hour"], how="left", maintain_order="left")
-        .with_columns(logged_once=same | pl.col("best_log").is_null())
-        .drop("full_hour", "best_log", "best_target")
+        .join(chosen.lazy(), on=nic_hour, how="left", maintain_order="left")
+        .join(late.lazy(), on=flow, how="left", nulls_equal=True, maintain_order="left")
+        .with_columns(logged_once=same | ~several_logs)
+        .drop("full_hour", "best_log", "best_target", "late_log", "late_target")
     )
 
 
@@ -290,10 +313,10 @@ def _covered(inventory: Inventory, coverage: pl.DataFrame) -> pl.DataFrame:
 
 
 def mentions(ends: pl.LazyFrame) -> pl.DataFrame:
-    """(mac_address, hour) of NICs with which another NIC logged a flow in that full hour."""
+    """(mac_address, hour, told_by) of NICs with which another NIC, ``told_by``, logged a flow in that full hour."""
     pieces = [
         ends.filter(pl.col(f"{end}_nic").is_not_null() & pl.col(f"{end}_nic").ne_missing(pl.col("mac_address"))).select(
-            mac_address=f"{end}_nic", hour=full_hour()
+            mac_address=f"{end}_nic", hour=full_hour(), told_by="mac_address"
         )
         for end in ("src", "dst")
     ]

@@ -1,8 +1,10 @@
 """Ledgers add up, windows are half-open, samples are harmless, a scan reads once."""
 
 import datetime as dt
+import io
 import unicodedata
 from dataclasses import fields, replace
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import polars as pl
@@ -11,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import flowlens as fl
-from flowlens import conversations, nic_hours
+from flowlens import conversations, nic_hours, scanning
 from flowlens.evidence import (
     REJECTS_KEPT,
     SAMPLE_LENGTH,
+    Decoded,
     Evidence,
     Inventory,
     Ledger,
@@ -24,8 +27,10 @@ from flowlens.evidence import (
     sample,
     total,
 )
-from tests.make_logs import MACS, NINE, TEN, at, flow, write_blob
+from flowlens.formats import decode_flow_log
+from tests.make_logs import MACS, NINE, TEN, at, flow, nic_log, vnet_log, write_blob
 
+DATA = Path(__file__).parent / "data"
 UTC = dt.UTC
 BERLIN = ZoneInfo("Europe/Berlin")
 COUNTS = [field.name for field in fields(Ledger) if field.type == "int"]
@@ -221,3 +226,37 @@ def test_before_and_after_need_a_change():
     for part in (scan.before_change, scan.after_change):
         with pytest.raises(ValueError, match="changed_at"):
             part()
+
+
+@pytest.mark.parametrize("lost", [{"rows": 1}, {"record_bytes": 7}])
+def test_a_blob_that_does_not_add_up_ends_the_run(tmp_path, monkeypatch, lost):
+    log = tmp_path / "log.json"
+    log.write_bytes((DATA / "zero_counters.json").read_bytes())
+
+    def losing(*chunks, **options):
+        for decoded in decode_flow_log(*chunks, **options):
+            fewer = {name: getattr(decoded.ledger, name) - n for name, n in lost.items() if name != "rows"}
+            flows = decoded.flows.slice(lost.get("rows", 0))
+            yield Decoded(flows, replace(decoded.ledger, **fewer))
+
+    monkeypatch.setattr(scanning, "decode_flow_log", losing)
+    scan = fl.scan(log, threads=1)
+    with pytest.raises(fl.LedgerError, match=r"log\.json: expected \d+ tuples"):
+        _ = scan.ledger
+    with pytest.raises(fl.LedgerError, match="please report it"):
+        scan.write_flows(io.BytesIO())
+
+
+def test_bytes_in_doubt_are_told_once_for_a_nic_with_several_flow_logs(tmp_path):
+    restarted = [
+        flow("10.0.0.4", "203.0.113.5", 443, minute=1, counters=(8, 5183, 9, 6707)),
+        flow("10.0.0.4", "203.0.113.5", 443, state="B", minute=1),
+        flow("10.0.0.4", "203.0.113.5", 443, minute=2, counters=(10, 5291, 10, 6809)),
+    ]
+    write_blob(tmp_path, MACS[1], restarted)
+    assert fl.scan(tmp_path, threads=1).ledger.restarted_bytes_in_doubt == 5183 + 6707
+    write_blob(tmp_path, MACS[1], restarted, log=nic_log("nic-a"))
+    assert fl.scan(tmp_path, threads=1).ledger.restarted_bytes_in_doubt == 5183 + 6707
+    # Another NIC that logs the same addresses and ports has a flow of its own.
+    write_blob(tmp_path, MACS[2], restarted, log=vnet_log("vnet-b"))
+    assert fl.scan(tmp_path, threads=1).ledger.restarted_bytes_in_doubt == 2 * (5183 + 6707)

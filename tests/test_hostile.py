@@ -316,7 +316,13 @@ def test_a_baselines_findings_cannot_steer_the_terminal(tmp_path: Path) -> None:
     }
     path = tmp_path / "last" / "report.json"
     path.parent.mkdir()
-    path.write_text(json.dumps({"schema_version": 1, "findings": [finding], "tables": {}}), encoding="utf-8")
+    report = {
+        "schema_version": 1,
+        "settings": {"profiles": "auto", "cloud": "global", "placeholders": {}},
+        "findings": [finding],
+        "tables": {"unexpected_destinations": []},
+    }
+    path.write_text(json.dumps(report), encoding="utf-8")
     ran = clean(run("analyze", tmp_path / "PT1H.json", "--baseline", path))
     assert ran.code == 0
     assert "1 resolved" in ran.out

@@ -380,3 +380,47 @@ def test_a_bare_vnet_name_must_fit_one_vnet(tmp_path, logs):
 )
 def test_the_key_of_a_vnet_is_read_from_ids_in_any_case(target, key):
     assert pl.select(vnet_key(pl.lit(target, pl.String))).item() == key
+
+
+def test_an_address_without_a_vnet_is_that_of_the_one_vnet_that_owns_it(tmp_path, logs):
+    one_flow(logs)
+    write_blob(logs, B, [flow("10.0.0.9", OUTSIDE, 443)], log=vnet_log("vnet-b"))
+    scan = named_by_file(tmp_path, logs, "address,workload\n10.0.0.4,web1\n10.0.0.9,db1\n")
+    assert entry(scan, VNET_A, "10.0.0.4")["workload"] == "web1"
+    assert entry(scan, VNET_B, "10.0.0.9")["workload"] == "db1"
+    assert scan.ledger.notes == ()
+    assert set(scan.evidence.inventory.nics["workload"]) == {"web1", "db1"}
+
+
+@pytest.mark.parametrize("address", ["10.0.0.4", "10.0.0.77"])
+def test_an_address_that_several_or_no_vnets_own_is_told_and_not_used(tmp_path, logs, address):
+    one_flow(logs)
+    write_blob(logs, B, [flow("10.0.0.4", OUTSIDE, 443)], log=vnet_log("vnet-b"))
+    scan = named_by_file(tmp_path, logs, f"address,workload\n{address},web1\n")
+    assert "web1" not in scan.inventory["workload"].to_list()
+    (note,) = scan.ledger.notes
+    assert "1 row(s) without a VNet" in note and address in note
+
+
+def test_a_nic_that_no_log_has_is_told(tmp_path, logs):
+    one_flow(logs)
+    scan = named_by_file(tmp_path, logs, f"mac_address,address,workload\n{B},10.0.0.4,web1\n")
+    assert "web1" not in scan.inventory["workload"].to_list()
+    assert any("1 row(s) without a VNet" in note for note in scan.ledger.notes)
+
+
+def test_a_vnet_that_the_logs_do_not_hold_is_told_with_near_matches(tmp_path, logs):
+    one_flow(logs)
+    scan = named_by_file(tmp_path, logs, "vnet,address,workload\nvnet-aa,10.0.0.4,web1\nvnet-a,10.0.0.5,db1\n")
+    (note,) = scan.ledger.notes
+    assert "1 row(s) are of VNets that these logs do not hold, such as 'vnet-aa' (did you mean vnet-a?)" in note
+
+
+def test_a_mistyped_column_is_refused_and_others_are_told(tmp_path, logs):
+    one_flow(logs)
+    with pytest.raises(ConfigError, match="unknown column 'worklaod'") as caught:
+        named_by_file(tmp_path, logs, "address,worklaod\n10.0.0.4,web1\n")
+    assert caught.value.hint == "did you mean workload?"
+    scan = named_by_file(tmp_path, logs, "address,workload,workloads,location,outbound\n10.0.0.4,web1,x,y,nat\n")
+    (note,) = scan.ledger.notes
+    assert "column(s) 'location', 'workloads' are not used" in note

@@ -16,6 +16,7 @@ from tests.make_logs import (
     blob_path,
     flow,
     nic_log,
+    subnet_log,
     vnet_log,
     write_blob,
     write_text,
@@ -233,3 +234,79 @@ def test_removing_a_nic_hour_takes_its_totals_and_its_coverage_and_nothing_else(
     assert everything.filter(gone).height == 1
     assert after.coverage.filter(~gone).equals(before.coverage.filter(~gone))
     assert after.coverage.filter(gone)["state"].to_list() == ["silent"]
+
+
+def test_an_hour_behind_a_flow_logs_last_is_missing_if_another_nic_logged_a_flow_with_it(tmp_path):
+    lives(tmp_path, A, 9, 10)
+    lives(tmp_path, B, 9, 10, log=subnet_log("vnet-a", "b"))
+    write_blob(tmp_path, A, [flow(OWN[A], OWN[B], 443, minute=125)], hour=11)
+    scan = scanned(tmp_path)
+    assert states(scan, A) == {9: "read", 10: "read", 11: "read"}
+    assert states(scan, B) == {9: "read", 10: "read", 11: "missing"}
+
+
+def test_an_hour_that_another_flow_log_of_the_nic_holds_is_not_missed(tmp_path):
+    lives(tmp_path, A, 9)
+    lives(tmp_path, B, 9, 10)
+    lives(tmp_path, B, 10, log=nic_log("nic-b"))
+    write_blob(tmp_path, A, [flow(OWN[A], OWN[B], 443, minute=10)], hour=9, log=subnet_log("vnet-a", "a"))
+    assert states(scanned(tmp_path), B, nic_log("nic-b")) == {10: "read"}
+
+
+def test_late_tuples_in_the_first_blobs_ask_for_no_hour_before_them(tmp_path):
+    # Every archive begins like this: the blob of ten holds what was flushed just after the hour.
+    late = flow(OWN[A], OWN[B], 443, minute=59.9)
+    write_blob(tmp_path, A, [late, flow(OWN[A], OWN[B], 443, minute=65)], hour=10)
+    write_blob(tmp_path, B, [flow(OWN[A], OWN[B], 443, "I", minute=65)], hour=10)
+    scan = scanned(tmp_path)
+    assert states(scan, A) == states(scan, B) == {10: "read"}
+
+
+def test_hours_of_which_only_late_tuples_are_left_are_missing(tmp_path):
+    write_blob(tmp_path, A, [flow(OWN[A], OWN[B], 443, minute=59.9, code="X")], hour=10)
+    write_blob(tmp_path, B, [flow(OWN[A], OWN[B], 443, "I", minute=59.9, code="X")], hour=10)
+    scan = scanned(tmp_path, start=at(0), end=at(60))
+    assert states(scan, A) == states(scan, B) == {9: "missing"}
+    report = fl.report(scan, questions=["encryption_status"])
+    assert report.verdicts["encryption_status"].status == "not_determined"
+    assert report.metrics["incomplete"] == 1
+
+
+def test_no_verdict_is_ok_where_no_nic_hour_was_read(tmp_path):
+    # One NIC alone, so that nobody else's log asks for the hour, and no start that would.
+    write_blob(tmp_path, A, [flow(OWN[A], OUTSIDE, 443, minute=59.9)], hour=10)
+    expected = [fl.analyses.destinations.Expected("203.0.113.0/24", None, (), None, "partner")]
+    scan = scanned(tmp_path, end=at(60))
+    report = fl.report(scan, questions=["unexpected_destinations"], expected=expected)
+    assert (scan.coverage.height, scan.ledger.rows) == (0, 1)
+    assert report.verdicts["unexpected_destinations"].status == "not_determined"
+    assert "no NIC-hour was read" in report.verdicts["unexpected_destinations"].text
+    assert report.metrics["incomplete"] == 1
+
+
+def test_a_nic_that_only_the_blob_behind_the_window_tells_of_is_judged_too(tmp_path):
+    lives(tmp_path, A, 9, 10)
+    late = flow(OWN[A], OWN[B], 443, "I", minute=59.9)
+    write_blob(tmp_path, B, [late, flow(OWN[B], OUTSIDE, 443, minute=65)], hour=10)
+    write_blob(tmp_path, A, [flow(OWN[A], OWN[B], 443, minute=7)], hour=9, log=subnet_log("vnet-a", "a"))
+    found = scanned(tmp_path, start=at(0), end=at(60))
+    assert states(found, A, vnet_log()) == {9: "read"}
+    assert states(found, B) == {9: "missing"}
+
+
+def test_with_a_start_in_the_present_an_open_end_is_now(tmp_path):
+    lives(tmp_path, A, 9, 10)
+    lives(tmp_path, B, 9)
+    found = scanned(tmp_path, at(250), start=at(0))
+    assert states(found, A) == {9: "read", 10: "read", 11: "missing", 12: "missing"}
+    assert states(found, B) == {9: "read", 10: "silent", 11: "missing", 12: "missing"}
+
+
+@pytest.mark.parametrize(("days", "last"), [(31, 31 * 24 - 1), (32, 2)])
+def test_with_an_older_start_an_open_end_is_the_last_hour_of_any_flow_log(tmp_path, days, last):
+    lives(tmp_path, A, 9, 10, 11)
+    lives(tmp_path, B, 9, log=vnet_log("vnet-b"))
+    found = scanned(tmp_path, at(0) + dt.timedelta(days=days), start=at(0))
+    for mac in (A, B):
+        assert found.coverage.filter(pl.col("mac_address") == mac)["hour"].max() == at(60 * last)
+    assert found.coverage.filter(pl.col("mac_address") == B)["state"].to_list() == ["read", *["missing"] * last]

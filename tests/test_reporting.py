@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,10 @@ import polars as pl
 import pytest
 
 import flowlens as fl
-from flowlens.outputs.tables import read_baseline
-from flowlens.reporting import QUESTIONS
+from flowlens.findings import QUESTIONS
+from flowlens.outputs.tables import read_baseline, write_json
 from tests.flow_logs import CONTAINER, SAMPLE, run, sample_container
-from tests.make_logs import LATER, MACS, NINE, flow, vnet_log, write_blob, write_text
+from tests.make_logs import LATER, MACS, NINE, at, flow, vnet_log, write_blob, write_text
 
 KMS = "20.118.99.224"
 EXPECTED = [fl.analyses.destinations.Expected("203.0.113.0/24", None, (443,), 6, "partner")]
@@ -277,6 +279,26 @@ def test_findings_are_ordered_by_severity() -> None:
     assert ranks == sorted(ranks) and len(set(ranks)) > 1
 
 
+def test_a_finding_on_a_pair_tells_when_it_was_first_and_last_seen(tmp_path: Path) -> None:
+    # In clear at 9:03 and 10:05, encrypted before and between; a Begin carries no traffic yet.
+    first = [flow(WEB, APP, 443, code="X", minute=1), flow(WEB, APP, 443, state="B", minute=2)]
+    write_blob(tmp_path, MACS[1], [*first, flow(WEB, APP, 443, minute=3), flow(WEB, APP, 443, code="X", minute=4)])
+    write_blob(tmp_path, MACS[1], [flow(WEB, APP, 443, minute=65)], hour=10)
+    write_blob(tmp_path, MACS[2], [flow(WEB, APP, 443, "I", code="X", minute=minute) for minute in (1, 4)])
+    write_blob(tmp_path, MACS[2], hour=10)
+    (finding,) = report_on(tmp_path).findings
+    assert (finding.first_seen, finding.last_seen) == (at(3), at(65))
+
+
+def test_a_dropped_pair_tells_when_it_was_first_and_last_seen(tmp_path: Path) -> None:
+    denied = [flow(WEB, APP, 443, "I", "D", minute=minute) for minute in (7, 12)]
+    write_blob(tmp_path, MACS[1], [flow(WEB, "203.0.113.7", 443)])
+    write_blob(tmp_path, MACS[2], denied, acl="unspecified", rule="unspecified")
+    (finding,) = report_on(tmp_path).findings
+    assert "Dropped" in finding.subject
+    assert (finding.first_seen, finding.last_seen) == (at(7), at(12))
+
+
 # ---- an earlier report
 
 
@@ -308,7 +330,7 @@ def test_new_ongoing_and_resolved(tmp_path: Path) -> None:
     assert (report.metrics["findings"], report.metrics["new_findings"]) == (2, 1)
 
 
-@pytest.mark.parametrize("gap", [without_a_blob, without_an_hour])
+@pytest.mark.parametrize("gap", GAPS)
 def test_what_could_not_be_seen_is_not_resolved(tmp_path: Path, gap: Callable[[Path], dict[str, Any]]) -> None:
     before = earlier(tmp_path, denied(tmp_path / "before", "10.0.4.4"))
     after = healthy(tmp_path / "after")
@@ -318,8 +340,8 @@ def test_what_could_not_be_seen_is_not_resolved(tmp_path: Path, gap: Callable[[P
 
 def test_what_was_resolved_is_not_resolved_again(tmp_path: Path) -> None:
     last = earlier(tmp_path, denied(tmp_path / "before", "10.0.4.4"))
-    gone = [{**finding, "state": "resolved"} for finding in last.findings]
-    assert report_on(healthy(tmp_path / "after"), baseline=fl.Baseline(tuple(gone))).findings == ()
+    gone = tuple({**finding, "state": "resolved"} for finding in last.findings)
+    assert report_on(healthy(tmp_path / "after"), baseline=replace(last, findings=gone)).findings == ()
 
 
 def test_an_empty_run_resolves_nothing(tmp_path: Path) -> None:
@@ -342,6 +364,80 @@ def test_what_the_baseline_knew_is_expected(tmp_path: Path, by_file: bool) -> No
     assert more.verdicts["unexpected_destinations"].status == "findings"
     assert [finding.subject for finding in more.findings] == ["198.51.100.9 TCP 22"]
     assert (more.metrics["new_destinations"], more.metrics["unexpected_destinations"]) == (1, 1)
+
+
+def test_a_question_that_is_not_asked_is_not_resolved(tmp_path: Path) -> None:
+    before = earlier(tmp_path, denied(tmp_path / "before", "10.0.4.4"))
+    after = healthy(tmp_path / "after")
+    assert report_on(after, baseline=before, questions=["unexpected_destinations"]).findings == ()
+    assert states(report_on(after, baseline=before, questions=["denied_egress"])) == [("10.0.4.4", "resolved")]
+
+
+def test_another_scope_or_profile_resolves_nothing(tmp_path: Path) -> None:
+    before = earlier(tmp_path, denied(tmp_path / "before", "10.0.4.4"))
+    after = healthy(tmp_path / "after")
+    assert report_on(after, baseline=before, profiles=["windows-kms", "azure-platform"]).findings == ()
+    assert report_on(after, baseline=replace(before, settings=None)).findings == ()
+    narrow = fl.scan(after, now=LATER, threads=1, scope=fl.Scope(nics=(MACS[1],)))
+    narrow_report = fl.report(narrow, profiles=["windows-kms"], expected=EXPECTED, baseline=before)
+    assert narrow_report.findings == ()
+
+
+def test_what_a_report_found_does_not_heal_because_it_was_found(tmp_path: Path) -> None:
+    known, found = flow(WEB, "192.0.2.1", 443), flow(WEB, "198.51.100.9", 22, minute=7)
+    write_blob(tmp_path / "first", MACS[1], [known])
+    write_blob(tmp_path / "second", MACS[1], [known, found])
+    first = earlier(tmp_path, tmp_path / "first")
+    days = []
+    for _ in range(3):
+        path = tmp_path / "next.json"
+        days.append(report_on(tmp_path / "second", expected=None, baseline=first, profiles=["windows-kms"]))
+        with path.open("wb") as file:
+            write_json(days[-1], file)
+        first = read_baseline(path) or first
+    assert [day.verdicts["unexpected_destinations"].status for day in days] == ["findings"] * 3
+    assert [[(f.subject, f.state) for f in day.findings] for day in days] == [
+        [("198.51.100.9 TCP 22", state)] for state in ("new", "ongoing", "ongoing")
+    ]
+    assert [day.metrics["new_destinations"] for day in days] == [1, 0, 0]
+    assert days[2].tables["unexpected_destinations"].select("dst_ip", "reason").rows() == [
+        ("192.0.2.1", "no expected list: inventory only"),
+        ("198.51.100.9", "reported by the baseline and not expected since"),
+    ]
+
+
+def test_an_ongoing_finding_keeps_the_time_it_was_first_seen(tmp_path: Path) -> None:
+    write_blob(tmp_path / "before", MACS[1], [flow(WEB, "192.0.2.1", 443, minute=3)])
+    write_blob(tmp_path / "after", MACS[1], [flow(WEB, "192.0.2.1", 443, minute=65)], hour=10)
+    path = tmp_path / "last.json"
+    with path.open("wb") as file:
+        write_json(report_on(tmp_path / "before"), file)
+    (ongoing,) = report_on(tmp_path / "after", baseline=read_baseline(path)).findings
+    assert (ongoing.state, ongoing.first_seen, ongoing.last_seen) == ("ongoing", at(3), at(65))
+    (gone,) = report_on(healthy(tmp_path / "healthy"), baseline=read_baseline(path)).findings
+    assert (gone.state, gone.first_seen, gone.last_seen) == ("resolved", at(3), at(3))
+
+
+def test_a_report_that_lists_no_destinations_is_no_baseline_for_them(tmp_path: Path) -> None:
+    path = tmp_path / "last.json"
+    assert run("encryption", healthy(tmp_path / "logs"), "-o", path).code == 0
+    ran = run("destinations", tmp_path / "logs", "--baseline", path)
+    assert ran.code == 2
+    assert "expected a report that lists destinations" in ran.err
+    before = read_baseline(path)
+    assert report_on(tmp_path / "logs", baseline=before, questions=["encryption_status"]).findings == ()
+
+
+@pytest.mark.parametrize("time", ["yesterday", "0001-01-01T00:00:00+14:00"])
+def test_a_baseline_with_a_wrong_time_is_refused(tmp_path: Path, time: str) -> None:
+    path = tmp_path / "last.json"
+    write = run("analyze", denied(tmp_path / "logs", "10.0.4.4"), "--profile", "windows-kms", "-o", path)
+    assert write.code == 0
+    document = json.loads(path.read_text())
+    document["findings"][0]["last_seen"] = time
+    path.write_text(json.dumps(document))
+    with pytest.raises(fl.ConfigError, match="wrong time"):
+        read_baseline(path)
 
 
 # ---- what a filter on a flow log takes away

@@ -327,3 +327,12 @@ def test_whatever_is_logged_where_each_hour_counts_once(tmp_path_factory, logged
     assert taken == Counter((mac, hour) for hour, mac in best.items())
     assert rows["hour"].dt.truncate("1h").n_unique() == len(best)
     assert rows["last_seen"].max() - rows["first_seen"].min() < dt.timedelta(hours=3)
+
+
+def test_late_tuples_of_two_flow_logs_without_the_hours_blob_all_count(tmp_path):
+    # The two logs flush at other seconds, so that each one's blob of ten holds other late tuples of nine.
+    early, last = flow("10.0.0.4", "203.0.113.1", 443, minute=59.8), flow("10.0.0.4", "203.0.113.2", 443, minute=59.9)
+    write_blob(tmp_path, MACS[1], [last], hour=10)
+    write_blob(tmp_path, MACS[1], [early, last], hour=10, log=nic_log("nic-a"))
+    rows = fl.scan(tmp_path, threads=1, now=LATER).evidence.views.filter("counted").collect()
+    assert sorted(rows["dst_ip"].to_list()) == ["203.0.113.1", "203.0.113.2"]

@@ -15,7 +15,8 @@ _LOCAL = "NX_LOCAL_DST"
 _SAME_HOST = "same host"
 _JUDGED = ("Encrypted", "Unencrypted", "Dropped", "Unknown")
 _CAN_ENCRYPT = ["nic", "forwarder"]
-_PAIR = ["vnet", "src_workload", "src_subnet", "dst_vnet", "dst_workload", "dst_subnet"]
+PAIR = ["vnet", "src_workload", "src_subnet", "dst_vnet", "dst_workload", "dst_subnet"]
+"""What a row of the table is of."""
 
 PUBLIC = "public addresses"
 PLATFORM = "Azure platform"
@@ -50,7 +51,7 @@ def encryption_status(scan: Scan) -> pl.LazyFrame:
 
 
 def _pairs(parts: Iterable[pl.LazyFrame]) -> pl.LazyFrame:
-    by = [*_PAIR, "peer", "encryption_code", "kind", "rank", "counted", "mac_address"]
+    by = [*PAIR, "peer", "encryption_code", "kind", "rank", "counted", "mac_address"]
     rows = condensed([_judged(part) for part in parts], by).with_columns(bytes=both_ways())
     proven = (
         rows.filter(pl.col("encryption_code") != "NX", pl.col("encryption_code").is_in(list(schema.ENCRYPTION_STATUS)))
@@ -64,7 +65,7 @@ def _pairs(parts: Iterable[pl.LazyFrame]) -> pl.LazyFrame:
     measured = {"encrypted": is_kind["Encrypted"], **in_clear}
     counted = pl.col("counted")
     worst = pl.col("encryption_code").sort_by(pl.col("rank"), pl.col("encryption_code")).last()
-    grouped = rows.group_by(*_PAIR, "peer").agg(
+    grouped = rows.group_by(*PAIR, "peer").agg(
         worst.alias("encryption_code"),
         *(is_kind[kind].any().alias(f"any_{kind}") for kind in is_kind),
         *(
@@ -99,6 +100,24 @@ def _pairs(parts: Iterable[pl.LazyFrame]) -> pl.LazyFrame:
         .with_columns(encryption_status=_status(), eligibility=_eligibility())
         .with_columns(advice=_advice())
     )
+
+
+def unprotected(scan: Scan) -> pl.DataFrame:
+    """When each pair's traffic first and last went in clear or was dropped for encryption's sake, in any view of it; UTC.
+
+    Columns: those of the pair in encryption_status, first_seen, last_seen. Only pairs between VMs that can encrypt are there.
+
+    >>> import flowlens as fl
+    >>> unprotected(fl.scan("sample_logs"))["first_seen"].null_count()
+    0
+    """
+    traffic = pl.col("kind") == "Unencrypted"
+    seen = {
+        f"{edge}_seen": pl.when(traffic).then(f"{edge}_traffic").otherwise(f"{edge}_seen") for edge in ("first", "last")
+    }
+    bad = pl.col("kind").is_in(["Unencrypted", "Dropped"]) & (pl.col("peer") == "eligible")
+    rows = condensed([_judged(part).filter(bad) for part in scan.evidence.parts], [*PAIR, "kind"])
+    return rows.with_columns(**seen).group_by(PAIR).agg(pl.col("first_seen").min(), pl.col("last_seen").max()).collect()
 
 
 def _judged(views: pl.LazyFrame) -> pl.LazyFrame:

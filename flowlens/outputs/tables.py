@@ -17,11 +17,13 @@ import polars as pl
 
 from flowlens.errors import ConfigError, SourceError
 from flowlens.evidence import Ledger, Window
+from flowlens.findings import Baseline
 from flowlens.outputs.text import clean, is_formula, utc
-from flowlens.reporting import SCHEMA_VERSION, Baseline, Report
+from flowlens.reporting import SCHEMA_VERSION, Report
 
 APOSTROPHE = "'"
 _DESTINATION: dict[str, type] = {"vnet": str, "workload": str, "dst_ip": str, "dst_port": int, "protocol": str}
+_FINDING: dict[str, type] = dict.fromkeys(("id", "question", "state", "subject", "first_seen", "last_seen"), str)
 _ROWS_AT_A_TIME = 10_000
 _CSV_TIME = "%Y-%m-%dT%H:%M:%S%.6fZ"
 _ODD = r"[^ -~]|^[=+\-@]"
@@ -102,12 +104,26 @@ def read_baseline(path: Path) -> Baseline | None:
         return None
     if found["schema_version"] != SCHEMA_VERSION:
         raise ConfigError(where, f"expected schema version {SCHEMA_VERSION}, found {found['schema_version']!r:.20}")
-    tables = found.get("tables")
-    destinations = tables.get("unexpected_destinations", []) if isinstance(tables, dict) else None
+    tables, settings = found.get("tables"), found.get("settings")
+    listed = tables.get("unexpected_destinations") if isinstance(tables, dict) else None
     return Baseline(
-        findings=_objects(where, found.get("findings"), {"id": str, "question": str, "state": str}),
-        destinations=_objects(where, destinations, _DESTINATION),
+        findings=tuple(_with_times(where, old) for old in _objects(where, found.get("findings"), _FINDING)),
+        destinations=_objects(where, listed, _DESTINATION) if listed is not None else None,
+        settings=settings if isinstance(settings, dict) else None,
     )
+
+
+def _with_times(where: str, finding: Mapping[str, object]) -> Mapping[str, object]:
+    """The finding with its times read."""
+    try:
+        times = {
+            name: dt.datetime.fromisoformat(str(finding[name])).astimezone(dt.UTC)
+            for name in ("first_seen", "last_seen")
+            if finding.get(name) is not None
+        }
+    except (ValueError, OverflowError) as error:
+        raise ConfigError(where, f"holds a finding with a wrong time: {error}") from error
+    return {**finding, **times}
 
 
 def _objects(where: str, found: object, columns: Mapping[str, type]) -> tuple[Mapping[str, object], ...]:

@@ -47,7 +47,7 @@ platform's 168.63.129.16 stands apart.
 NIC wrote an inbound D in the window.
 
 **Coverage** of a NIC-hour, for the hours that the window touches, and for the NICs of which that flow log has a blob
-in one of them: *read* where the blob is there; *missing* where the flow log has no blob of any NIC in that hour (also
+in one of them or in the hour behind them, which is read too: *read* where the blob is there; *missing* where the flow log has no blob of any NIC in that hour (also
 before it was switched on), or another NIC wrote a flow with this one that it must have seen; else *silent*. Blobs are
 taken away only where this does not depend on how near an hour's edge, or a window's, the other NIC's tuple is.
 

@@ -188,14 +188,15 @@ def gap_hours(world: World, blobs: Blobs) -> set[tuple[str, int]]:
 
 
 def coverage(world: World, blobs: Blobs, window: tuple[int, int]) -> dict[NicHour, str]:
-    """State of each NIC-hour of the window, for the NICs of which a flow log has a blob in the window's hours."""
+    """State of each NIC-hour of the window, for the NICs of which a flow log has a blob in its hours or the one behind them."""
     hours = hours_of(*window)
+    read = hours_of(window[0], window[1] + HOUR)
     plain, _ = signs(blobs, window)
     gaps = gap_hours(world, blobs)
     states: dict[NicHour, str] = {}
     for log in world.topology.flow_logs:
         for mac in log.macs:
-            if not any((log.id, mac, hour) in blobs.entries for hour in hours):
+            if not any((log.id, mac, hour) in blobs.entries for hour in read):
                 continue
             for hour in hours:
                 if (log.id, mac, hour) in blobs.entries:

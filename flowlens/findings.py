@@ -1,0 +1,283 @@
+"""Findings: what a person should look at, told in a way that stays the same tomorrow, and compared with an earlier report."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import polars as pl
+
+from flowlens.evidence import Inventory
+from flowlens.prefixes import subnet_of
+
+QUESTIONS = ("encryption_status", "denied_egress", "unexpected_destinations")
+"""The tables that carry a verdict, in the order in which they are told."""
+
+_READ_ALIKE = ("scope", "inventory", "config")
+_REQUIRED_ALIKE = ("profiles", "cloud", "placeholders", "names")
+"""Settings that decide what is a finding; ``_READ_ALIKE`` decide what can be one, and under which name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing a person should look at.
+
+    ``id`` hashes the question, the workload's group, the named destination and the port, never a MAC or an ephemeral
+    address, so that it is the same tomorrow. ``state`` is new, ongoing or resolved against a baseline. Times are UTC.
+
+    >>> import flowlens as fl
+    >>> {finding.state for finding in fl.report(fl.scan("sample_logs")).findings}
+    {'new'}
+    """
+
+    id: str
+    question: str
+    severity: str
+    workload: str
+    subject: str
+    rule: str | None
+    state: str
+    first_seen: dt.datetime | None
+    last_seen: dt.datetime | None
+    evidence: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """An earlier report's findings and destinations, as its JSON document holds them; times of findings are UTC.
+
+    ``destinations`` is None where the report did not ask for them. ``settings`` are those that it was made with; without
+    them nothing is called resolved.
+
+    >>> Baseline().findings
+    ()
+    """
+
+    findings: tuple[Mapping[str, object], ...] = ()
+    destinations: tuple[Mapping[str, object], ...] | None = ()
+    settings: Mapping[str, object] | None = None
+
+
+def _id(*parts: object) -> str:
+    return hashlib.blake2b("\x1f".join(str(p).lower() for p in parts).encode(), digest_size=8).hexdigest()
+
+
+def _groups(inventory: Inventory) -> dict[tuple[str | None, str], str]:
+    """(vnet, workload) -> the name that outlives a NIC: the workload's own where it has one, else its subnet's."""
+    return {
+        (row["vnet"], row["workload"]): row["workload"] if row["named"] else str(row["subnet"])
+        for row in inventory.nics.iter_rows(named=True)
+    }
+
+
+def find(
+    pairs: pl.DataFrame | None,
+    required: pl.DataFrame | None,
+    destinations: pl.DataFrame | None,
+    inventory: Inventory,
+) -> tuple[Finding, ...]:
+    """The findings, worst first, of rows that are problems: of encryption_status, denied_egress and unexpected_destinations.
+
+    Rows of pairs have two more columns, first_seen and last_seen.
+    """
+    groups = _groups(inventory)
+    found = [
+        *(_pair_findings(pairs, groups) if pairs is not None else ()),
+        *(_egress_findings(required, groups) if required is not None else ()),
+        *(_destination_findings(destinations, groups) if destinations is not None else ()),
+    ]
+    folded: dict[str, Finding] = {}
+    for finding in found:
+        before = folded.get(finding.id)
+        folded[finding.id] = finding if before is None else _fold(before, finding)
+    order = ("high", "medium", "low")
+    return tuple(
+        sorted(
+            folded.values(),
+            key=lambda f: (order.index(f.severity), QUESTIONS.index(f.question), f.workload, f.subject, f.id),
+        )
+    )
+
+
+def _fold(one: Finding, other: Finding) -> Finding:
+    """Two rows of the same group, destination and port as one finding."""
+    firsts = [t for t in (one.first_seen, other.first_seen) if t is not None]
+    lasts = [t for t in (one.last_seen, other.last_seen) if t is not None]
+    rows = int(str(one.evidence.get("rows", 1))) + int(str(other.evidence.get("rows", 1)))
+    return replace(
+        one,
+        workload=_joined(one.workload, other.workload),
+        subject=_joined(one.subject, other.subject),
+        first_seen=min(firsts, default=None),
+        last_seen=max(lasts, default=None),
+        evidence={**one.evidence, "rows": rows},
+    )
+
+
+def _joined(one: str, other: str) -> str:
+    """Both texts, each part once."""
+    return ", ".join(dict.fromkeys([*one.split(", "), *other.split(", ")]))
+
+
+def _named_destination(row: Mapping[str, object]) -> object:
+    """What a finding on an endpoint is about: the endpoint, or the service where only that is known."""
+    exact = row["match"] in ("address", "name") or row["service_tag"] is None
+    return row["endpoint"] if exact else row["service_tag"]
+
+
+def _pair_findings(bad: pl.DataFrame, groups: Mapping[tuple[str | None, str], str]) -> list[Finding]:
+    found = []
+    for row in bad.iter_rows(named=True):
+        source = groups.get((row["vnet"], row["src_workload"]), row["src_workload"])
+        peer = groups.get((row["dst_vnet"], row["dst_workload"]), row["dst_workload"])
+        found.append(
+            Finding(
+                id=_id("encryption_status", row["vnet"], source, row["dst_vnet"], peer),
+                question="encryption_status",
+                severity="high" if row["encryption_status"] in ("Unencrypted", "Dropped") else "medium",
+                workload=row["src_workload"],
+                subject=f"to {row['dst_workload']}: {row['encryption_status']} ({row['encryption_code']})",
+                rule=None,
+                state="new",
+                first_seen=row["first_seen"],
+                last_seen=row["last_seen"],
+                evidence={k: row[k] for k in ("bytes_encrypted", "bytes_unencrypted", "flows_dropped", "advice")},
+            )
+        )
+    return found
+
+
+def _egress_findings(bad: pl.DataFrame, groups: Mapping[tuple[str | None, str], str]) -> list[Finding]:
+    severe = {"required": "high", "conditional": "medium", "recommended": "low"}
+    return [
+        Finding(
+            id=_id(
+                "denied_egress",
+                row["vnet"],
+                groups.get((row["vnet"], row["workload"]), row["workload"]),
+                row["profile"],
+                _named_destination(row),
+                row["port"],
+            ),
+            question="denied_egress",
+            severity=severe[row["requirement"]],
+            workload=row["workload"],
+            subject=f"{row['endpoint']} ({row['protocol']} {row['port']}): {row['status']}",
+            rule=row["acl_rule"],
+            state="new",
+            first_seen=None,
+            last_seen=row["last_failure"],
+            evidence={k: row[k] for k in ("profile", "match", "dst_ip", "service_tag", "acl_id", "attempts", "fix")},
+        )
+        for row in bad.iter_rows(named=True)
+    ]
+
+
+def _destination_findings(table: pl.DataFrame, groups: Mapping[tuple[str | None, str], str]) -> Iterator[Finding]:
+    if table.is_empty():
+        return
+    for row in table.with_columns(subnet_of(table["dst_ip"]).alias("prefix")).iter_rows(named=True):
+        port = row["dst_port"] if row["dst_port"] is not None else ""
+        yield Finding(
+            id=_id(
+                "unexpected_destinations",
+                row["vnet"],
+                groups.get((row["vnet"], row["workload"]), row["workload"]),
+                row["service_tag"] or row["owner"] or row["prefix"],
+                row["dst_port"],
+            ),
+            question="unexpected_destinations",
+            severity="medium" if row["service_tag"] is None else "low",
+            workload=row["workload"],
+            subject=f"{row['dst_ip']} {row['protocol']} {port}".strip(),
+            rule=None,
+            state="new",
+            first_seen=row["first_seen"],
+            last_seen=row["last_seen"],
+            evidence={k: row[k] for k in ("service_tag", "flows", "bytes_sent", "bytes_received", "reason")},
+        )
+
+
+def reported_before(table: pl.DataFrame, baseline: Baseline, inventory: Inventory) -> pl.Series:
+    """Whether each row of unexpected_destinations was a finding of the baseline already.
+
+    Such a destination is known, and still nobody expects it: were it left out, every finding would heal itself overnight.
+    """
+    before = {
+        str(old["id"]): set(str(old.get("subject")).split(", "))
+        for old in _unresolved(baseline)
+        if old.get("question") == "unexpected_destinations"
+    }
+    addresses = {subject.partition(" ")[0] for subjects in before.values() for subject in subjects}
+    likely = table.with_row_index("row").filter(pl.col("dst_ip").is_in(list(addresses)))
+    findings = _destination_findings(likely, _groups(inventory))
+    rows = [row for row, f in zip(likely["row"], findings, strict=True) if f.subject in before.get(f.id, ())]
+    return pl.int_range(table.height, eager=True).is_in(rows).alias("reported")
+
+
+def compared(
+    findings: tuple[Finding, ...],
+    baseline: Baseline,
+    *,
+    asked: Iterable[str],
+    settings: Mapping[str, object],
+    whole: bool,
+) -> tuple[Finding, ...]:
+    """Findings marked new or ongoing against an earlier report, those that are gone behind them as resolved.
+
+    Resolved is said only of questions ``asked`` now, of the same scope and profiles as then, and where ``whole`` says that
+    nothing of the evidence is missing, still being written or rejected. What goes on keeps the time it was first seen.
+    """
+    before = {str(old["id"]): old for old in _unresolved(baseline)}
+    marked = tuple(_ongoing(f, before[f.id]) if f.id in before else f for f in findings)
+    now = {finding.id for finding in findings}
+    comparable = {name for name in asked if whole and _alike(name, baseline.settings, settings)}
+    gone = tuple(
+        Finding(
+            id=key,
+            question=str(old.get("question")),
+            severity="low",
+            workload=str(old.get("workload")),
+            subject=str(old.get("subject")),
+            rule=None,
+            state="resolved",
+            first_seen=_time(old, "first_seen"),
+            last_seen=_time(old, "last_seen"),
+            evidence={},
+        )
+        for key, old in sorted(before.items())
+        if key not in now and old.get("question") in comparable
+    )
+    return marked + gone
+
+
+def _unresolved(baseline: Baseline) -> list[Mapping[str, object]]:
+    return [old for old in baseline.findings if old.get("id") is not None and old.get("state") != "resolved"]
+
+
+def _ongoing(finding: Finding, old: Mapping[str, object]) -> Finding:
+    firsts = [time for time in (finding.first_seen, _time(old, "first_seen")) if time is not None]
+    return replace(finding, state="ongoing", first_seen=min(firsts, default=None))
+
+
+def _time(old: Mapping[str, object], name: str) -> dt.datetime | None:
+    time = old.get(name)
+    return time if isinstance(time, dt.datetime) else None
+
+
+def _alike(question: str, then: Mapping[str, object] | None, now: Mapping[str, object]) -> bool:
+    """Whether both reports could have made the same findings of the question."""
+    if then is None or question not in QUESTIONS:
+        return False
+    names = _READ_ALIKE if question == "encryption_status" else (*_READ_ALIKE, *_REQUIRED_ALIKE)
+    return all(_comparable(name, then) == _comparable(name, now) for name in names)
+
+
+def _comparable(name: str, settings: Mapping[str, object]) -> object:
+    value = settings.get(name)
+    if name == "names":
+        # A log of names grows from day to day; what matters is whether there is one.
+        return value is None
+    return list(value) if isinstance(value, tuple) else value

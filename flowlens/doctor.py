@@ -13,9 +13,9 @@ from flowlens.catalog import load_tags, profile_names
 from flowlens.config import read_config
 from flowlens.errors import FlowlensError
 from flowlens.evidence import Window
+from flowlens.selecting import select_files
 from flowlens.sources import workspace
 from flowlens.sources.accounts import Access, connect, is_remote, parse_location
-from flowlens.sources.files import find_blobs
 from flowlens.sources.ranges import RANGE
 from flowlens.sources.refusals import address_words, redact
 from flowlens.sources.slices import Asker
@@ -55,7 +55,11 @@ def describe(sources: Sequence[str], access: Access | None = None, window: Windo
             if is_workspace(source):
                 yield from _workspace(source, access or Access(), window)
             else:
-                yield from _account(source, access or Access(), window) if is_remote(source) else _source(source)
+                yield from (
+                    _account(source, access or Access(), window)
+                    if is_remote(source)
+                    else _source(source, window or Window())
+                )
         except FlowlensError as error:
             failures.append(error)
             yield f"  {error.where}: {error.problem}"
@@ -137,17 +141,23 @@ def _seconds(size: int, blobs: int) -> int:
     return max(1, round(size / 1e6 / _MB_PER_SECOND + blobs / _BLOBS_PER_SECOND))
 
 
-def _source(source: str) -> list[str]:
-    found = find_blobs([source])
-    size = sum(blob.size for blob in found.blobs)
-    hours = sorted(blob.hour for blob in found.blobs if blob.hour is not None)
-    logs = {blob.flow_log for blob in found.blobs if blob.flow_log}
-    nics = {(blob.flow_log, blob.mac_address) for blob in found.blobs if blob.mac_address}
-    lines = [f"{source}: {len(found.blobs)} file(s), {size / 1e6:.1f} MB, {len(logs)} flow log(s), {len(nics)} NIC(s)"]
-    if hours:
-        lines.append(f"  hours {hours[0].isoformat()} to {hours[-1].isoformat()}")
-    lines.append(f"  a run takes about {_seconds(size, len(found.blobs))} s on this machine (gzip counts for more)")
-    return lines + [f"  {sentence}" for sentence in found.skipped]
+def _source(source: str, window: Window) -> Iterator[str]:
+    """What a run would read of files, told as a run tells it."""
+    selected = select_files([source], window)
+    blobs = [item.blob for item in selected.items]
+    size = sum(blob.size for blob in blobs)
+    if selected.exports and not selected.flow_logs:
+        yield f"{source}: {len(blobs)} file(s) of Traffic Analytics rows, {size / 1e6:.1f} MB"
+    else:
+        hours = sorted(blob.hour for blob in blobs if blob.hour is not None)
+        logs = {blob.flow_log for blob in blobs if blob.flow_log}
+        nics = {(blob.flow_log, blob.mac_address) for blob in blobs if blob.mac_address}
+        yield f"{source}: {len(blobs)} file(s), {size / 1e6:.1f} MB, {len(logs)} flow log(s), {len(nics)} NIC(s)"
+        if hours:
+            yield f"  hours {hours[0].isoformat()} to {hours[-1].isoformat()}"
+    if blobs:
+        yield f"  a run takes about {_seconds(size, len(blobs))} s on this machine (gzip counts for more)"
+    yield from (f"  {sentence}" for sentence in selected.notes)
 
 
 def _version(name: str) -> str:

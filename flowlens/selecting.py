@@ -99,7 +99,7 @@ def select(plan: Plan) -> Selected:
     Raises SourceError where nothing at all can be looked at.
     """
     paths = [source for source in plan.sources if isinstance(source, str)]
-    local = _select_files(paths, plan.window) if paths else Selected((), (), (), 0)
+    local = select_files(paths, plan.window) if paths else Selected((), (), (), 0)
     asked = _select_workspaces([source for source in plan.sources if isinstance(source, Workspace)], plan, bool(paths))
     others = bool(paths or asked.workspaces)
     stored = _select_stored([source for source in plan.sources if isinstance(source, Location)], plan, others)
@@ -178,7 +178,8 @@ def _sentence(error: FlowlensError) -> str:
     return f"{error.where}: {error.problem} ({error.hint})"
 
 
-def _select_files(paths: Sequence[str], window: Window) -> Selected:
+def select_files(paths: Sequence[str], window: Window) -> Selected:
+    """What of files, folders and globs will be read, as ``select`` says; raises SourceError where one is not there."""
     found = find_blobs(paths)
     notes = [*found.skipped, *found.notes]
     if found.duplicates:

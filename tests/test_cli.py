@@ -900,6 +900,12 @@ def test_doctor_reads_no_flow(tmp_path: Path) -> None:
     assert "3 file(s), 3.0 MB, 1 flow log(s), 1 NIC(s)" in shown
     assert "hours 2026-06-15T09:00:00+00:00 to 2026-06-15T11:00:00+00:00" in shown
     assert fl.load_tags().date in run("doctor").out
+    rows = SAMPLE / "traffic_analytics"
+    assert f"{SAMPLE}: 98 file(s)" in run("doctor", SAMPLE).out
+    assert (
+        "1 file(s) beside the blobs were not read, since they are Traffic Analytics rows" in run("doctor", SAMPLE).out
+    )
+    assert f"{rows}: 1 file(s) of Traffic Analytics rows" in run("doctor", rows).out
     gone = run("doctor", tmp_path / "gone")
     assert gone.code == 3
     assert gone.err.splitlines()[0].endswith("gone: no such file or folder")

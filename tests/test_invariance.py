@@ -36,7 +36,8 @@ def blobs(container: Path) -> list[Path]:
 def answer(*arguments: str | Path, ignore: tuple[str, ...] = ()) -> str:
     """The JSON document's own text without its settings and without what only describes how the input was written."""
     ran = run("analyze", *arguments, "--format", "json")
-    assert (ran.code, ran.err) == (0, "")
+    # Which placeholders nobody filled is said beside any answer.
+    assert ran.code == 0 and ran.err.startswith("not tested, since no value is set: ") and ran.err.count("\n") == 1
     document = ran.document
     del document["settings"]
     for name in ignore:

@@ -384,3 +384,16 @@ def test_invented_networks_give_the_same_pairs(seed: int, tmp_path: Path) -> Non
     found = judged(executed(bound(encryption_query(), *year), rows))
     assert len(found) > 10
     assert found == judged(analysed(path))
+
+
+def test_a_scale_set_is_one_workload_of_a_rule() -> None:
+    (flow, *_) = (row for row in export() if row["SrcVm"] == "rg-app/vm-app1" and row["FlowDirection"] == "Outbound")
+    of_rule = {"AclRule": "userrule_of-the-test", "SrcNic": ""}
+    rows = [flow | of_rule | {"MacAddress": f"00-00-5E-00-54-0{n}", "SrcVm": f"rg-app/webvmss_{n}"} for n in range(3)]
+    rows += [flow | of_rule | {"MacAddress": "00-00-5E-00-54-09", "SrcVm": ""}, flow | of_rule | {"MacAddress": ""}]
+    query = bound(
+        (TOP / "kql" / "rule_usage.kql").read_text("utf-8"), dt.datetime(2026, 6, 15, tzinfo=dt.UTC), DAY_AFTER
+    )
+    (found,) = executed(query, rows)
+    # The scale set, and the NIC that belongs to nothing known; a row without NIC tells of no workload.
+    assert found["workloads"] == 2

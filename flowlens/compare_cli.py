@@ -35,7 +35,9 @@ def compare_sources(
     second: _Source,
     start: Annotated[str | None, window_option("TIME", "From this time on: ISO 8601 with zone, or 24h, 7d.")] = None,
     end: Annotated[str | None, window_option("TIME", "Up to, not including, this time.")] = None,
-    window: Annotated[str | None, window_option("WORD", "yesterday, 2026-06-15 …")] = None,
+    window: Annotated[
+        str | None, window_option("WORD", "A day, week or month, such as yesterday or 2026-06-15.")
+    ] = None,
     tz: Annotated[str | None, window_option("ZONE", "Zone of the times shown. Default UTC.")] = None,
     format: Annotated[str | None, typer.Option(metavar="FORMAT", help="table, json, csv or parquet.")] = None,  # noqa: A002
     output: Annotated[str | None, typer.Option("--output", "-o", metavar="FILE", help="Write here.")] = None,

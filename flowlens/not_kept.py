@@ -54,7 +54,7 @@ FACTS = (
         "hour of a tuple",
         "A tuple belongs to the interval in which it was written out, not to that of its own time: around a full hour, where "
         "another NIC counts from then on, and at the edges of the window, flows and bytes may be those of another view, and a silent "
-        "hour may read missing.",
+        "hour may read missing; so may one beyond a flow log's own hours, which another NIC's rows tell of.",
         _cells(
             encryption_status=(
                 "bytes_encrypted",
@@ -68,6 +68,7 @@ FACTS = (
             rule_usage=("flows_allowed", "flows_denied", "bytes", "workloads"),
             coverage=("state",),
         ),
+        frozenset({"coverage"}),
     ),
     Fact(
         "state of a tuple",

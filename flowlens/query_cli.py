@@ -61,7 +61,7 @@ def query(
 ) -> None:
     """A query for Log Analytics, with its parameters set, ready to paste into the portal; with --workspace its result.
 
-    Example: flowlens query denied_egress --workspace 11111111-2222-3333-4444-555555555555 --fail-on 'denied_required > 0'
+    Example: flowlens query denied_egress --profile windows-kms --set start=2026-06-15T00:00Z
     """
     if listed:
         told_lines((line, "") for one in map(find_query, query_names()) for line in _described(one))

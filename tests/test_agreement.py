@@ -230,11 +230,11 @@ def test_coverage_is_that_of_the_rows(world: World) -> None:
     asked = find_query("coverage")
     text = bind(asked, start=start, end=start + dt.timedelta(days=1))
     found = executed(text, world.raw, now=NOW).to_dicts()
-    # The query's window is the day, the package's the hours from a flow log's first to its last.
+    # The query's window is the day, the package's the hours from a flow log's first to its last, and what others tell of.
     hours: dict[object, set[object]] = {}
     for row in days[day]:
-        hours.setdefault(row["flow_log_id"], set()).add(row["hour"])
-    inside = [row for row in found if row["hour"] in hours.get(row["flow_log_id"], ())]
+        hours.setdefault((row["flow_log_id"], row["mac_address"]), set()).add(row["hour"])
+    inside = [row for row in found if row["hour"] in hours.get((row["flow_log_id"], row["mac_address"]), ())]
     assert {row["state"] for row in inside} >= {"read", "missing"}
     assert comparable(inside, asked.columns) == comparable(days[day], asked.columns)
     assert {row["state"] for row in found if row not in inside} <= {"missing"}
@@ -246,8 +246,12 @@ def test_rows_find_what_blobs_find(world: World, name: str) -> None:
     assert len(blobs) > 200
     alone = [key for key in blobs.keys() ^ rows.keys() if not has_other_port(name, key, blobs.keys() | rows.keys())]
     assert not alone or any(name in fact.rows for fact in not_kept.FACTS)
-    # What ended without a packet is no traffic to Traffic Analytics.
-    assert all(name == "encryption_status" and not blobs[key]["bytes_unencrypted"] for key in alone)
+    for key in alone:
+        # What ended without a packet is no traffic to Traffic Analytics.
+        if name == "encryption_status":
+            assert not blobs[key]["bytes_unencrypted"]
+        else:
+            assert (name, (blobs.get(key) or rows[key])["state"]) == ("coverage", "missing")
     assert len(alone) <= len(blobs) // 100
     for key in blobs.keys() & rows.keys():
         for column in blobs[key]:

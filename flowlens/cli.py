@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, BinaryIO, NoReturn
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -480,7 +480,16 @@ def doctor(
     first, last = parse_window(start, end, None, zone=None, now=dt.datetime.now(dt.UTC))
     window = Window(first, last) if first or last else None
     access = Access(auth, cloud, account_url, ca_file, timeout)
-    told_lines((line, "") for line in doctor_lines(sources or [], access, window))
+    found = True
+
+    def told() -> Iterator[str]:
+        nonlocal found
+        found = yield from doctor_lines(sources or [], access, window)
+
+    told_lines((line, "") for line in told())
+    if not found:
+        say("nothing was selected")
+        raise typer.Exit(INCOMPLETE)
 
 
 def _version(value: bool) -> None:

@@ -80,7 +80,7 @@ def find(
 ) -> tuple[Finding, ...]:
     """The findings, worst first, of rows that are problems: of encryption_status, denied_egress and unexpected_destinations.
 
-    Rows of pairs have two more columns, first_seen and last_seen.
+    Rows of pairs have two more columns, first_seen and last_seen, those of requirements one more, first_failure.
     """
     groups = _groups(inventory)
     found = [
@@ -167,7 +167,7 @@ def _egress_findings(bad: pl.DataFrame, groups: Mapping[tuple[str | None, str], 
             subject=f"{row['endpoint']} ({row['protocol']} {row['port']}): {row['status']}",
             rule=row["acl_rule"],
             state="new",
-            first_seen=None,
+            first_seen=row["first_failure"],
             last_seen=row["last_failure"],
             evidence={k: row[k] for k in ("profile", "match", "dst_ip", "service_tag", "acl_id", "attempts", "fix")},
         )

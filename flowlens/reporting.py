@@ -15,9 +15,9 @@ from typing import Any
 import polars as pl
 
 from flowlens import schema
-from flowlens.analyses import ANALYSES, denied_egress, unexpected_destinations
+from flowlens.analyses import ANALYSES, unexpected_destinations
 from flowlens.analyses.destinations import Expected
-from flowlens.analyses.egress import AUTO, explained
+from flowlens.analyses.egress import AUTO, dated_egress, explained
 from flowlens.analyses.encryption import PAIR, TURNED, unprotected
 from flowlens.catalog import Names, ServiceTags, load_profile, load_tags, profile_names, read_names
 from flowlens.catalog.tags import UNKNOWN_DATE
@@ -110,12 +110,13 @@ def report(
     if isinstance(baseline, Scan):
         _ = baseline.evidence
     tables: dict[str, pl.DataFrame] = {}
+    dated: pl.DataFrame | None = None
     parts = [("", scan)]
     if scan.changed_at is not None:
         parts += [("_before", scan.before_change()), ("_after", scan.after_change())]
     for suffix, part in parts:
         egress = (
-            denied_egress(part, tags=known_tags, names=known_names, **asked).collect()
+            dated_egress(part, tags=known_tags, names=known_names, **asked).collect()
             if {"denied_egress", "unexpected_destinations"} & set(wanted)
             else None
         )
@@ -123,7 +124,9 @@ def report(
             if suffix and name not in ("encryption_status", "denied_egress"):
                 continue
             if name == "denied_egress" and egress is not None:
-                tables[name + suffix] = egress
+                tables[name + suffix] = egress.drop("first_failure")
+                if not suffix:
+                    dated = egress
             elif name == "unexpected_destinations" and egress is not None:
                 required = explained(egress, part, tags=known_tags, names=known_names, **asked)
                 tables[name] = unexpected_destinations(
@@ -139,7 +142,7 @@ def report(
         table, judged_rows = _unlisted(tables["unexpected_destinations"], baseline, evidence)
         tables["unexpected_destinations"] = table
         told = {**tables, "unexpected_destinations": table.filter(judged_rows)}
-    findings = find(*_problem_rows(scan, told, judged), evidence.inventory)
+    findings = find(*_problem_rows(scan, told, dated, judged), evidence.inventory)
     if isinstance(baseline, Baseline):
         whole = not incomplete(coverage, evidence.ledger)
         findings = compared(findings, baseline, asked=tables, settings=settings, whole=whole)
@@ -340,10 +343,13 @@ def _unlisted(
 
 
 def _problem_rows(
-    scan: Scan, tables: Mapping[str, pl.DataFrame], judged: bool
+    scan: Scan, tables: Mapping[str, pl.DataFrame], egress: pl.DataFrame | None, judged: bool
 ) -> tuple[pl.DataFrame | None, pl.DataFrame | None, pl.DataFrame | None]:
-    """Of each question the rows that are findings, pairs with their times; None where it was not asked or not judged."""
-    pairs, egress = tables.get("encryption_status"), tables.get("denied_egress")
+    """Of each question the rows that are findings, with their times; None where it was not asked or not judged.
+
+    ``egress`` is what dated_egress gave.
+    """
+    pairs = tables.get("encryption_status")
     if pairs is not None:
         pairs = pairs.filter(
             pl.col("encryption_status").is_in(_BAD_PAIRS) & ~_turned() & (pl.col("eligibility") == "eligible")

@@ -45,6 +45,7 @@ OUTCOMES = st.fixed_dictionaries(
         "acl_kind": st.sampled_from(["user", "admin"]),
         "last_answered": TIMES,
         "last_denied": TIMES,
+        "first_failure": TIMES,
         "last_failure": TIMES,
     }
 )
@@ -82,6 +83,7 @@ KINDS = {
     "acl_kind": pl.String,
     "last_answered": pl.Datetime("us", "UTC"),
     "last_denied": pl.Datetime("us", "UTC"),
+    "first_failure": pl.Datetime("us", "UTC"),
     "last_failure": pl.Datetime("us", "UTC"),
 }
 
@@ -117,11 +119,13 @@ def summed(all_of_them):
     """The totals, counted over plain records."""
     once = {(a.dst_ip, a.dst_port, a.protocol): a for a in all_of_them}
     answered = [a.last_answered for a in all_of_them if a.status in ANSWERED and a.last_answered]
+    began = [a.first_failure for a in all_of_them if a.first_failure]
     failures = [a.last_failure for a in all_of_them if a.last_failure]
     failed = {a.dst_ip for a in all_of_them if a.match in EXACT and a.status in EGRESS_PROBLEMS}
     return Totals(
         sum(a.attempts for a in once.values()),
         max(answered, default=None),
+        min(began, default=None),
         max(failures, default=None),
         len(failed),
     )
@@ -149,7 +153,7 @@ def test_representatives_lead_to_the_same_judgement(rows):
 
 def test_of_very_many_attempts_few_are_left():
     outcome = {"status": "Reached", "attempts": 1, "acl_rule": None, "acl_id": None}
-    times = {"last_answered": T, "last_denied": None, "last_failure": None}
+    times = {"last_answered": T, "last_denied": None, "first_failure": None, "last_failure": None}
     labels = [(TAG, "e1", ""), (PORT_ONLY, "e2", "")]
     rows = {(f"20.1.{n // 256}.{n % 256}", 443): ({**outcome, **times}, labels, 0) for n in range(5000)}
     assert representatives(matched(rows)).height <= 8

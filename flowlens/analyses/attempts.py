@@ -16,7 +16,7 @@ def attempts_of(views: pl.LazyFrame) -> pl.DataFrame:
     """Flows from internal addresses by workload, destination and port, counted once, each with what came of it.
 
     Columns: the workload's, dst_ip, dst_port, protocol, dst_place, status (one of EGRESS_STATUSES), attempts, acl_rule,
-    acl_id and acl_kind of what denied it, last_answered, last_denied, last_failure.
+    acl_id and acl_kind of what denied it, last_answered, last_denied, first_failure, last_failure.
     """
     allowed, denied = (pl.col("flow_status") == status for status in ("Allowed", "Denied"))
     at_source = pl.col("view") == SOURCE
@@ -50,6 +50,13 @@ def attempts_of(views: pl.LazyFrame) -> pl.DataFrame:
             pl.col("last_answered").max(),
             pl.col("last_unanswered").filter(at_source).max(),
             pl.col("last_seen").filter(denied).max().alias("last_denied"),
+            # The rollup keeps when traffic without an answer was last; its hour's first traffic is the nearest to when first.
+            pl.col("first_seen").filter(denied).min().alias("first_denied"),
+            pl.col("first_traffic")
+            .filter(at_source & pl.col("last_unanswered").is_not_null())
+            .min()
+            .alias("first_unanswered"),
+            pl.col("first_traffic").filter(pl.col("last_answered").is_not_null()).min().alias("first_answered"),
             pl.col("tuples_answered").sum(),
             pl.col("tuples_small_reply").sum(),
             pl.col("flows_started").filter(allowed).sum(),
@@ -71,13 +78,19 @@ def attempts_of(views: pl.LazyFrame) -> pl.DataFrame:
             acl_id=pl.when(pl.col("status") == "Denied at destination").then("far_acl").otherwise("acl_id"),
             acl_kind=pl.when(pl.col("status") == "Denied at destination").then("far_kind").otherwise("acl_kind"),
             attempts=pl.col("flows") + pl.col("flows_denied"),
-            last_failure=pl.max_horizontal(
-                "last_denied",
-                pl.when(pl.col("last_answered").is_null()).then("last_unanswered"),
-                pl.when(pl.col("status") == "Answered without data").then("last_answered"),
-            ),
+            first_failure=pl.min_horizontal(_failures("first")),
+            last_failure=pl.max_horizontal(_failures("last")),
         )
     )
+
+
+def _failures(edge: str) -> list[pl.Expr]:
+    """When an attempt was ``first`` or ``last`` denied, without an answer where there never was one, or answered without data."""
+    return [
+        pl.col(f"{edge}_denied"),
+        pl.when(pl.col("last_answered").is_null()).then(f"{edge}_unanswered"),
+        pl.when(pl.col("status") == "Answered without data").then(f"{edge}_answered"),
+    ]
 
 
 def _denied_inbound(views: pl.LazyFrame) -> pl.DataFrame:

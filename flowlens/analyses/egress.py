@@ -38,6 +38,7 @@ from flowlens.prefixes import PrefixTable
 from flowlens.views import subjects_of
 
 AUTO = "auto"
+_SINCE = {"first_failure": pl.Datetime("us", "UTC")}
 _HOUR = dt.timedelta(hours=1)
 # On a port alone any address answers, and a tag that is only plausible, such as AzureCloud, holds what anybody runs there.
 _TIES = (pl.col("match") != PORT_ONLY) & ((pl.col("match") != APPROXIMATE_TAG) | pl.col("confidence").is_in(SURE))
@@ -65,6 +66,27 @@ def denied_egress(
     >>> {"Denied", "Unanswered", "Reached"} <= set(table["status"])
     True
     """
+    dated = dated_egress(scan, profiles=profiles, cloud=cloud, placeholders=placeholders, tags=tags, names=names)
+    return dated.drop(_SINCE)
+
+
+def dated_egress(
+    scan: Scan,
+    *,
+    profiles: Sequence[str] | str = AUTO,
+    cloud: str = "global",
+    placeholders: Settings | None = None,
+    tags: ServiceTags | None = None,
+    names: Names | str | Path | None = None,
+) -> pl.LazyFrame:
+    """The table of denied_egress with one column more: first_failure, when the requirement first failed; UTC, null if never.
+
+    Where nothing answered that is the first traffic of the first hour without an answer. Raises what denied_egress raises.
+
+    >>> import flowlens as fl
+    >>> dated_egress(fl.scan("sample_logs"), profiles=["windows-kms"]).collect().columns[-1]
+    'first_failure'
+    """
     loaded, asked = _loaded(profiles)
     check_settings(placeholders or {}, loaded)
     known = _names(names)
@@ -75,7 +97,7 @@ def denied_egress(
         named = pl.Series(current.known_addresses if current else [], dtype=pl.String)
         return _statuses(scan, needs, asked, tags or load_tags(cloud), named).lazy()
 
-    return result("denied_egress", compute)
+    return result("denied_egress", compute, more=_SINCE)
 
 
 def explained(
@@ -228,8 +250,8 @@ def _needs(
 def _statuses(
     scan: Scan, needs: Sequence[Need], asked: frozenset[str], tags: ServiceTags, named: pl.Series
 ) -> pl.DataFrame:
-    """The rows of denied_egress; ``named`` are all addresses that some name is known to stand for."""
-    columns = schema.polars_schema(schema.RESULTS["denied_egress"])
+    """The rows of dated_egress; ``named`` are all addresses that some name is known to stand for."""
+    columns = {**schema.polars_schema(schema.RESULTS["denied_egress"]), **_SINCE}
     others = _others(scan.evidence.inventory, needs)
     match = _in_its_vnet(_matcher(needs), others)
     others_in = {vnet: frozenset(held) for vnet, held in others.group_by("vnet").agg("dst_ip").iter_rows()}

@@ -71,6 +71,7 @@ class Attempt:
     acl_kind: str | None
     last_answered: dt.datetime | None
     last_denied: dt.datetime | None
+    first_failure: dt.datetime | None
     last_failure: dt.datetime | None
 
 
@@ -79,15 +80,16 @@ class Totals(NamedTuple):
 
     attempts: int
     last_success: dt.datetime | None
+    first_failure: dt.datetime | None
     last_failure: dt.datetime | None
     failed: int
 
 
-NOTHING = Totals(0, None, None, 0)
+NOTHING = Totals(0, None, None, None, 0)
 
 
 class Judged(NamedTuple):
-    """The columns of denied_egress that a judgement fills."""
+    """The columns of denied_egress that a judgement fills, and when the requirement failed first."""
 
     profile: str
     cloud: str
@@ -105,6 +107,7 @@ class Judged(NamedTuple):
     last_failure: dt.datetime | None
     note: str | None
     fix: str | None
+    first_failure: dt.datetime | None
 
 
 class _Opinion(NamedTuple):
@@ -154,6 +157,7 @@ def judge(
         last_failure=totals.last_failure,
         note=_sentences(notes),
         fix=_fix(need, status, best) if problem and best and not quiet else None,
+        first_failure=totals.first_failure,
     )
 
 

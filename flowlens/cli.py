@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import functools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, BinaryIO, NoReturn
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -526,9 +526,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 128 + interrupts.number
 
 
+@functools.cache
+def _command() -> Callable[..., object]:
+    """The commands as click has them, made once: a process may run several."""
+    return typer.main.get_command(app)
+
+
 def _run(arguments: Sequence[str] | None) -> int:
     try:
-        code = app(args=arguments, prog_name="flowlens", standalone_mode=False, windows_expand_args=False)
+        code = _command()(args=arguments, prog_name="flowlens", standalone_mode=False, windows_expand_args=False)
         return code if isinstance(code, int) else DONE
     except (ConfigError, CatalogError) as error:
         _complain(error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 
 import polars as pl
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flowlens.analyses.judgement import (
@@ -25,6 +25,7 @@ from flowlens.analyses.representatives import REQUIREMENT, added, representative
 from flowlens.catalog import Endpoint, Expansion, Requirement
 from flowlens.catalog.expansion import Reach
 from flowlens.schema import EGRESS_PROBLEMS, EGRESS_STATUSES, MATCHES
+from tests.strategies import examples
 
 REQUIRED = Requirement("A", "global", "required", "tcp", "9000", "B", "2026", (Endpoint("ip", "20.0.0.1"),))
 NEED = Need("mine", REQUIRED, Expansion((Reach("address", "20.0.0.1", ("20.0.0.1/32",)),)))
@@ -47,6 +48,7 @@ OUTCOMES = st.fixed_dictionaries(
         "last_denied": TIMES,
         "first_failure": TIMES,
         "last_failure": TIMES,
+        "unseen": st.booleans(),
     }
 )
 ROWS = st.dictionaries(
@@ -85,6 +87,7 @@ KINDS = {
     "last_denied": pl.Datetime("us", "UTC"),
     "first_failure": pl.Datetime("us", "UTC"),
     "last_failure": pl.Datetime("us", "UTC"),
+    "unseen": pl.Boolean,
 }
 
 
@@ -136,7 +139,7 @@ def totals(frames, requirement):
     return next((Totals(*(row[name] for name in Totals._fields)) for row in rows), NOTHING)
 
 
-@settings(max_examples=400)
+@examples(80)
 @given(ROWS)
 def test_representatives_lead_to_the_same_judgement(rows):
     everything = matched(rows)
@@ -153,7 +156,7 @@ def test_representatives_lead_to_the_same_judgement(rows):
 
 def test_of_very_many_attempts_few_are_left():
     outcome = {"status": "Reached", "attempts": 1, "acl_rule": None, "acl_id": None}
-    times = {"last_answered": T, "last_denied": None, "first_failure": None, "last_failure": None}
+    times = {"last_answered": T, "last_denied": None, "first_failure": None, "last_failure": None, "unseen": False}
     labels = [(TAG, "e1", ""), (PORT_ONLY, "e2", "")]
     rows = {(f"20.1.{n // 256}.{n % 256}", 443): ({**outcome, **times}, labels, 0) for n in range(5000)}
     assert representatives(matched(rows)).height <= 8

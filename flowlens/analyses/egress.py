@@ -7,6 +7,7 @@ port; each requirement then gets one status per workload, from its best alternat
 from __future__ import annotations
 
 import datetime as dt
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -93,9 +94,10 @@ def dated_egress(
 
     def compute() -> pl.LazyFrame:
         current = _of_its_time(known, scan)
-        needs = _needs(loaded, cloud, placeholders or {}, tags or load_tags(cloud), current)
+        known_tags = tags or load_tags(cloud)
+        needs, match = _matched_by(loaded, cloud, placeholders or {}, known_tags, current)
         named = pl.Series(current.known_addresses if current else [], dtype=pl.String)
-        return _statuses(scan, needs, asked, tags or load_tags(cloud), named).lazy()
+        return _statuses(scan, needs, match, asked, known_tags, named).lazy()
 
     return result("denied_egress", compute, more=_SINCE)
 
@@ -119,8 +121,7 @@ def explained(
     named = set(active["profile"])
     known = _of_its_time(_names(names), scan)
     loaded = [profile for profile in _loaded(profiles)[0] if profile.name in named]
-    needs = _needs(loaded, cloud, placeholders or {}, tags or load_tags(cloud), known)
-    match = _matcher(needs)
+    needs, match = _matched_by(loaded, cloud, placeholders or {}, tags or load_tags(cloud), known)
     profile_of = pl.DataFrame(
         [(n, need.profile) for n, need in enumerate(needs)],
         schema={"requirement": pl.Int64, "profile": pl.String},
@@ -247,13 +248,34 @@ def _needs(
     ]
 
 
+Matcher = Callable[[pl.DataFrame], pl.DataFrame]
+"""What joins attempts to the requirements whose endpoint, protocol and port they meet."""
+
+
+def _matched_by(
+    profiles: Sequence[Profile], cloud: str, placeholders: Settings, tags: ServiceTags, names: Names | None
+) -> tuple[Sequence[Need], Matcher]:
+    """What the profiles need, and what ties attempts to it."""
+    if names is None and not placeholders:
+        return _as_published(tuple(profiles), cloud, tags)
+    needs = _needs(profiles, cloud, placeholders, tags, names)
+    return needs, _matcher(needs)
+
+
+@functools.lru_cache(maxsize=4)
+def _as_published(profiles: tuple[Profile, ...], cloud: str, tags: ServiceTags) -> tuple[Sequence[Need], Matcher]:
+    """The same where nobody filled anything in; made once, since a change has three parts and a process may ask often."""
+    needs = _needs(profiles, cloud, {}, tags, None)
+    return needs, _matcher(needs)
+
+
 def _statuses(
-    scan: Scan, needs: Sequence[Need], asked: frozenset[str], tags: ServiceTags, named: pl.Series
+    scan: Scan, needs: Sequence[Need], match: Matcher, asked: frozenset[str], tags: ServiceTags, named: pl.Series
 ) -> pl.DataFrame:
     """The rows of dated_egress; ``named`` are all addresses that some name is known to stand for."""
     columns = {**schema.polars_schema(schema.RESULTS["denied_egress"]), **_SINCE}
     others = _others(scan.evidence.inventory, needs)
-    match = _in_its_vnet(_matcher(needs), others)
+    match = _in_its_vnet(match, others)
     others_in = {vnet: frozenset(held) for vnet, held in others.group_by("vnet").agg("dst_ip").iter_rows()}
     tried: list[pl.DataFrame] = []
     active: list[pl.DataFrame] = []
@@ -302,8 +324,8 @@ def _statuses(
     return pl.DataFrame(rows, schema=columns) if rows else pl.DataFrame(schema=columns)
 
 
-def _matcher(needs: Sequence[Need]) -> Callable[[pl.DataFrame], pl.DataFrame]:
-    """What joins attempts to the requirements whose endpoint, protocol and port they meet."""
+def _matcher(needs: Sequence[Need]) -> Matcher:
+    """The matcher of these needs."""
     # A tag that several requirements name stands in the table once: most of all prefixes are of a few large tags.
     meant: dict[tuple[str, ...], list[tuple[int, str, str, str]]] = {}
     for number, need in enumerate(needs):
@@ -378,9 +400,7 @@ def _others(inventory: Inventory, needs: Sequence[Need]) -> pl.DataFrame:
     )
 
 
-def _in_its_vnet(
-    match: Callable[[pl.DataFrame], pl.DataFrame], others: pl.DataFrame
-) -> Callable[[pl.DataFrame], pl.DataFrame]:
+def _in_its_vnet(match: Matcher, others: pl.DataFrame) -> Matcher:
     """The matcher, but a name ties no address that in the workload's VNet is somebody else's."""
     if others.is_empty():
         return match

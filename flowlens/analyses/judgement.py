@@ -21,6 +21,8 @@ ANSWERED = (*SUCCESS, "Partly denied")
 LISTED = 4
 """How many of many things a note names; it counts the others."""
 
+# Protocols in which a packet need not be answered.
+_UNCONNECTED = [schema.PROTOCOL_NUMBER[name] for name in ("udp", "icmp", "icmpv6")]
 _COMMON_PORTS = (53, 80, 123, 443)
 
 # How rarely what a profile lists is asked for; a log of hours says next to nothing of it.
@@ -73,6 +75,7 @@ class Attempt:
     last_denied: dt.datetime | None
     first_failure: dt.datetime | None
     last_failure: dt.datetime | None
+    unseen: bool
 
 
 class Totals(NamedTuple):
@@ -139,6 +142,10 @@ def judge(
     if opinion.best is None and need.expansion.untestable:
         notes.append(f"not tested: {_shortened(need.expansion.untestable)}")
     best, status = opinion.best, opinion.status
+    if best is not None and status == "Unanswered" and best.protocol in _UNCONNECTED:
+        notes.append("without a connection silence proves little: not every packet asks for an answer")
+    elif best is not None and status == "Unanswered" and best.unseen:
+        notes.append("no NIC is known at this private address, so nothing but the silence tells of the other end")
     problem = status in schema.EGRESS_PROBLEMS
     return Judged(
         profile=need.profile,

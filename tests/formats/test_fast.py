@@ -6,11 +6,12 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import strategies
 from tests.formats.decoding import agreed, decoded
+from tests.strategies import examples
 
 TUPLE = "1663146003606,10.0.0.6,192.0.2.180,23956,443,6,O,E,NX,3,767,2,1580"
 
@@ -30,19 +31,19 @@ def blob(*records: dict[str, Any], **options: Any) -> bytes:
     return json.dumps({"records": records}, **{"separators": (",", ":"), **options}).encode()
 
 
-@settings(max_examples=150)
+@examples(60)
 @given(strategies.blobs())
 def test_any_flow_log_gives_the_same_from_both_decoders(data: bytes) -> None:
     agreed(data)
 
 
-@settings(max_examples=150)
+@examples(60)
 @given(strategies.damaged())
 def test_any_damaged_flow_log_gives_the_same_from_both_decoders(data: bytes) -> None:
     agreed(data)
 
 
-@settings(max_examples=150)
+@examples(60)
 @given(st.data())
 def test_any_array_of_flow_tuples_gives_the_same_from_both_decoders(data: st.DataObject) -> None:
     groups = data.draw(st.lists(st.lists(strategies.any_tuples, max_size=12), min_size=1, max_size=4))
@@ -52,19 +53,19 @@ def test_any_array_of_flow_tuples_gives_the_same_from_both_decoders(data: st.Dat
     assert [row["time"] for row in rows[-2:]] == [rows[0]["time"]] * 2
 
 
-@settings(max_examples=60)
+@examples(40)
 @given(st.binary(max_size=60) | st.text(alphabet='{}[]",:\\ \n1tnrecods', max_size=80).map(str.encode))
 def test_arbitrary_bytes_never_raise_and_balance(data: bytes) -> None:
     agreed(data)
 
 
-@settings(max_examples=60)
+@examples(40)
 @given(strategies.blobs() | strategies.damaged(), st.data())
 def test_chunks_do_not_matter(data: bytes, draw: st.DataObject) -> None:
     assert agreed(draw.draw(strategies.chunked(data))) == agreed(data)
 
 
-@settings(max_examples=60)
+@examples(40)
 @given(st.lists(strategies.vnet_records() | strategies.nsg_records(), min_size=1, max_size=4), st.data())
 def test_another_serialisation_gives_the_same_rows(contents: list[dict[str, Any]], data: st.DataObject) -> None:
     rows, ledger = agreed(blob(*contents))

@@ -7,13 +7,14 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flowlens.formats import framing, strict
 from flowlens.formats.framing import Broken, Framing, Record
 from tests import strategies
 from tests.formats.decoding import agreed, decoded
+from tests.strategies import examples
 
 TUPLE = "1663146003606,10.0.0.6,192.0.2.180,23956,443,6,O,E,NX,3,767,2,1580"
 
@@ -41,7 +42,7 @@ def ports(rows: list[dict[str, Any]]) -> list[int]:
     return [row["src_port"] for row in rows]
 
 
-@settings(max_examples=200)
+@examples(80)
 @given(strategies.blobs() | strategies.damaged() | st.binary(max_size=40), st.integers(1, 300), st.data())
 def test_spans_lie_end_to_end_and_do_not_depend_on_blocks(data: bytes, size: int, draw: st.DataObject) -> None:
     found = spans(data)

@@ -59,7 +59,7 @@ def test_views_know_both_ends(tmp_path):
     write_blob(tmp_path, A, [sends(), flow(WEB, OUTSIDE, 443), flow(WEB, "168.63.129.16", 53, protocol=17)])
     write_blob(tmp_path, B, [receives()])
     rows = views_of(tmp_path)
-    added = {"vnet", "view", "counted", "logged_once", "is_reply"}
+    added = {"vnet", "view", "counted", "logged_once", "decides", "is_reply"}
     added |= {f"{end}_{name}" for end in ("src", "dst") for name in (*SUBJECTS, "place", "ambiguous")}
     assert set(rows.columns) == added | set(schema.CONVERSATIONS.names)
     assert set(rows.select("src_nic", "src_workload", "src_vnet", "vnet").iter_rows()) == {

@@ -19,7 +19,7 @@ test: $(VENV)/.installed-dev
 	$(BIN)/mypy --strict flowlens
 	$(BIN)/pytest -n 2 --dist loadgroup --no-skips
 
-# New random examples, many of them; a failure prints the blob that repeats it. A quarter of an hour or so.
+# New random examples, twenty times as many of every test; a failure prints the blob that repeats it. Takes a while.
 fuzz: $(VENV)/.installed-dev
 	HYPOTHESIS_PROFILE=fuzz $(BIN)/pytest -n 2 --no-skips -m hypothesis
 

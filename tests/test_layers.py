@@ -15,6 +15,7 @@ LINES = 600
 # A module or package imports from lower layers and, inside one package, from its siblings.
 LAYERS = {
     "errors": 0,
+    "acceptance": 1,
     "budget": 1,
     "schema": 1,
     "evidence": 2,
@@ -55,9 +56,14 @@ LAYERS = {
     "compare_cli": 11,
     "mending": 11,
     "query_run_cli": 11,
+    "learning": 11,
+    "schedule": 11,
+    "scheduled": 12,
+    "report_cli": 13,
     "query_cli": 12,
-    "cli": 13,
-    "__main__": 14,
+    "asking": 12,
+    "cli": 14,
+    "__main__": 15,
 }
 
 

@@ -24,8 +24,8 @@ from flowlens.budget import MOST_AHEAD
 from flowlens.errors import ConfigError, SourceError
 from flowlens.sources.accounts import PATIENCE, Account
 from flowlens.sources.files import inflated
-from flowlens.sources.refusals import declared, is_passing, is_throttling, refusal, status_of
-from flowlens.sources.storage import StoredBlob, quoted
+from flowlens.sources.refusals import asked_wait, declared, is_passing, is_throttling, refusal, status_of
+from flowlens.sources.stored_blobs import StoredBlob, quoted
 
 RANGE = 4 << 20
 """Bytes of one request: large enough that the round trip costs little, small enough that trying again does too."""
@@ -185,9 +185,9 @@ class Reader:
         self._tasks: dict[tuple[int, int], Future[Any]] = {}
         self._begun = bytearray(len(blobs))
         self._lock = threading.Lock()
-        accounts = {id(blob.account): blob.account for blob in blobs}
-        self._gates = {key: _Gate(workers) for key in accounts}
-        self._failures = dict.fromkeys(accounts, 0)
+        self._most = workers
+        self._gates: dict[int, _Gate] = {}
+        self._failures: dict[int, int] = {}
         self._broken: dict[int, SourceError | ConfigError] = {}
 
     def close(self) -> None:
@@ -339,7 +339,7 @@ class Reader:
         key = id(account)
         if code in _OF_THE_BLOB:
             return
-        self._failures[key] += 1
+        self._failures[key] = self._failures.get(key, 0) + 1
         if code not in _PASSING or self._failures[key] >= _FAILURES_LIMIT:
             self._broken.setdefault(key, error)
 
@@ -429,7 +429,7 @@ class Reader:
         """What ``request`` gives, tried again while that can help and the deadline allows."""
         from azure.core.exceptions import AzureError
 
-        gate = self._gates[id(blob.account)]
+        gate = self._gates.get(id(blob.account)) or self._gates.setdefault(id(blob.account), _Gate(self._most))
         deadline = time.monotonic() + PATIENCE * blob.account.timeout
         for attempt in range(_TRIES):
             throttled = False
@@ -462,10 +462,8 @@ _PASSING = {"FL-S16", "FL-S17", "FL-S21", "FL-S22", "FL-S23", "FL-S24", "FL-S35"
 
 def _wait(error: BaseException, attempt: int) -> float:
     """Seconds to wait before the next try: what the server asks for, else twice as long each time, spread by chance."""
-    headers = getattr(getattr(error, "response", None), "headers", None) or {}
-    asked = str(headers.get("Retry-After", ""))
-    if asked.isdigit():
-        return min(float(asked), _LONGEST_WAIT)
+    if asked := asked_wait(error):
+        return min(asked, _LONGEST_WAIT)
     return min(_LONGEST_WAIT, _FIRST_WAIT * float(2**attempt)) * random.uniform(0.5, 1)  # noqa: S311 - no secret
 
 

@@ -230,6 +230,13 @@ def is_throttling(error: BaseException) -> bool:
     return status_of(error) in (429, 503)
 
 
+def asked_wait(error: BaseException) -> float:
+    """Seconds that the server asks to be left alone (Retry-After); 0 where it does not say."""
+    headers = getattr(getattr(error, "response", None), "headers", None) or {}
+    asked = str(headers.get("Retry-After", ""))
+    return float(asked) if asked.isascii() and asked.isdigit() and len(asked) < 6 else 0.0
+
+
 def refusal(error: BaseException, context: Context) -> SourceError | ConfigError:
     """The declared error behind what the SDK raised."""
     if isinstance(error, SourceError | ConfigError):

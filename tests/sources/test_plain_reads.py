@@ -151,10 +151,10 @@ def test_the_tenant_that_the_account_asked_for_is_kept() -> None:
     assert len(credential.asked) == 1
     held.get_token("scope", tenant_id="t")
     headers: dict[str, str] = {}
-    assert held("/path", headers) == "/path" and headers["Authorization"] == "Bearer 2"
+    assert held("/path", {}, headers) == "/path" and headers["Authorization"] == "Bearer 2"
     held.renew("Bearer 1")
-    held("/path", headers)
+    held("/path", {}, headers)
     assert len(credential.asked) == 2
     held.renew("Bearer 2")
-    held("/path", headers)
+    held("/path", {}, headers)
     assert credential.asked == [{"enable_cae": True}, {"tenant_id": "t"}, {"tenant_id": "t"}]

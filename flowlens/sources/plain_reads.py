@@ -19,6 +19,8 @@ from email.utils import formatdate
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, urlencode, urlsplit
 
+from flowlens.sources.exchanges import exchanged
+
 if TYPE_CHECKING:
     import requests
     from urllib3.connectionpool import HTTPConnectionPool
@@ -183,14 +185,19 @@ class PlainReads:
         return response
 
     def _sent(self, path: str, parameters: Mapping[str, str], wanted: Mapping[str, str]) -> tuple[Any, Headers]:
+        headers = {**self.headers, **wanted, "x-ms-date": formatdate(usegmt=True)}
+        target = self.origin + self.authorize(path, parameters, headers)
+        response = None if parameters else exchanged(self.pool, target, headers, self.timeouts[1])
+        return response or self._through_library(target, headers), headers
+
+    def _through_library(self, target: str, headers: Headers) -> Any:
+        """The answer where a connection is to be made first, or the answer may come in whatever form."""
         from urllib3.util import Timeout
 
-        headers = {**self.headers, **wanted, "x-ms-date": formatdate(usegmt=True)}
-        target = self.authorize(path, parameters, headers)
         connect, read = self.timeouts
-        response = self.pool.urlopen(
+        return self.pool.urlopen(
             "GET",
-            self.origin + target,
+            target,
             headers=headers,
             retries=False,
             redirect=False,
@@ -199,7 +206,6 @@ class PlainReads:
             preload_content=False,
             decode_content=False,
         )
-        return response, headers
 
 
 class _Told(NamedTuple):
@@ -231,7 +237,7 @@ def plain_reads(
     parts = urlsplit(address)
     asked = adapter.request_url(prepared, dict(proxies))
     origin = "" if asked.startswith("/") else f"{parts.scheme}://{parts.netloc}"
-    headers = {"x-ms-version": version, "Accept-Encoding": "identity", "User-Agent": "flowlens"}
+    headers = {"Host": parts.netloc, "x-ms-version": version, "Accept-Encoding": "identity", "User-Agent": "flowlens"}
     if origin:
         headers |= adapter.proxy_headers(requests.utils.select_proxy(address, dict(proxies)) or "")
     return PlainReads(pool, quote(parts.path, safe="/%$~"), origin, authorize, headers, timeouts)

@@ -18,6 +18,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import IO, Any, TypeVar
 
 from flowlens.budget import MOST_AHEAD
@@ -40,6 +41,7 @@ _LONGEST_WAIT = 20.0
 _VERSIONS_LIMIT = 100
 _FAILURES_LIMIT = 3
 _CHUNK = 1 << 20
+_RECENT = 1000
 _Result = TypeVar("_Result")
 _GZIP_MAGIC = b"\x1f\x8b"
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
@@ -176,7 +178,10 @@ class Reader:
     """
 
     def __init__(self, blobs: Sequence[StoredBlob], *, threads: int, ahead: int = MOST_AHEAD) -> None:
-        self._blobs = blobs
+        self._count = len(blobs)
+        # Asked for again and again while what lies ahead is looked through.
+        self._blob = lru_cache(_RECENT)(blobs.__getitem__)
+        self._parts = lru_cache(_RECENT)(self._parts_of)
         self._stopped = threading.Event()
         workers = min(WORKERS_LIMIT, max(4, WORKERS_PER_THREAD * threads))
         self._workers = _Workers(workers, self._stopped)
@@ -204,7 +209,7 @@ class Reader:
 
         Raises SourceError where the blob cannot be read, FormatError for damaged gzip.
         """
-        blob = self._blobs[index]
+        blob = self._blob(index)
         if blob.refused:
             raise declared(blob.refused, blob.name, "an append or page blob")
         pieces = self._pieces(index)
@@ -220,7 +225,7 @@ class Reader:
             pieces.close()
 
     def _pieces(self, index: int) -> Generator[bytes, None, None]:
-        blob = self._blobs[index]
+        blob = self._blob(index)
         parts = self._parts(index)
         digest = hashlib.blake2b(usedforsecurity=False)
         offset = 0
@@ -248,9 +253,9 @@ class Reader:
                     if future := self._tasks.pop((index, part), None):
                         _discard(future)
 
-    def _parts(self, index: int) -> list[tuple[int, int]]:
+    def _parts_of(self, index: int) -> list[tuple[int, int]]:
         """The ranges of a blob as (start, length); what may grow is one part, whatever its size."""
-        blob = self._blobs[index]
+        blob = self._blob(index)
         if blob.is_open:
             return [(0, min(blob.size, self._ahead))]
         if not blob.size:
@@ -291,8 +296,8 @@ class Reader:
         ahead, count = 0, 0
         at, first = index, part + 1
         with self._lock:
-            while at < len(self._blobs):
-                if at == index or not (self._begun[at] or self._blobs[at].refused):
+            while at < self._count:
+                if at == index or not (self._begun[at] or self._blob(at).refused):
                     parts = self._parts(at)
                     for number in range(first, len(parts)):
                         ahead += parts[number][1]
@@ -310,7 +315,7 @@ class Reader:
 
         It gives None where another version is there: all parts find that, and the whole is then read once.
         """
-        blob = self._blobs[index]
+        blob = self._blob(index)
 
         def read() -> list[bytes] | IO[bytes] | None:
             if broken := self._broken.get(id(blob.account)):

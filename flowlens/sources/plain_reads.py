@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 _PIECE = 1 << 20
 _ERROR_BYTES = 1 << 14
 _EARLY = 300
-"""Seconds before its end from which on a token is no longer used."""
+"""Seconds before its end from which on another token is asked for."""
+_LATE = 30
+"""Seconds before its end from which on a token is no longer used, and between two tries to get another."""
 
 Headers = dict[str, str]
 Authorize = Callable[[str, Mapping[str, str], Headers], str]
@@ -51,6 +53,7 @@ class Tokens:
     def __init__(self, credential: Any) -> None:
         self._credential = credential
         self._token: Any = None
+        self._again = 0.0
         self._asked: tuple[tuple[str, ...], dict[str, Any]] = ((), {})
         self._lock = threading.Lock()
 
@@ -79,9 +82,16 @@ class Tokens:
         return scopes != before[0] or any(more.get(name) != before[1].get(name) for name in ("tenant_id", "claims"))
 
     def _valid(self) -> Any:
-        if self._token is None or time.time() > self._token.expires_on - _EARLY:
+        now = time.time()
+        if self._token is None or now > max(self._token.expires_on - _EARLY, self._again):
             scopes, more = self._asked
-            self._token = self._credential.get_token(*scopes, **more)
+            try:
+                self._token = self._credential.get_token(*scopes, **more)
+            except Exception:
+                if self._token is None or now > self._token.expires_on - _LATE:
+                    raise
+                # What is there serves for minutes yet, and most failures pass.
+                self._again = now + _LATE
         return self._token
 
 

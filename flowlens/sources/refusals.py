@@ -249,12 +249,15 @@ def refusal(error: BaseException, context: Context) -> SourceError | ConfigError
 
 
 def _code_of(error: BaseException) -> str:
+    """The service's own code: from its header, else from the XML of the body, since some proxies drop headers."""
     code = getattr(error, "error_code", None)
     value = getattr(code, "value", code)
     if not value:
         headers = getattr(getattr(error, "response", None), "headers", None) or {}
-        value = headers.get("x-ms-error-code") or ""
-    return str(value)
+        value = headers.get("x-ms-error-code")
+    if not value and (found := re.search(r"<Code>(\w{1,80})</Code>", str(getattr(error, "message", "")))):
+        value = found[1]
+    return str(value or "")
 
 
 _BY_CODE = {

@@ -143,6 +143,29 @@ def test_a_token_that_is_refused_is_renewed_once() -> None:
     assert len(asked) == 4
 
 
+def test_a_token_serves_to_its_end_where_no_other_can_be_had() -> None:
+    class Fails(Credential):
+        def get_token(self, *scopes: str, **more: Any) -> AccessToken:
+            if self.asked:
+                self.asked.append(more)
+                raise ServiceRequestError("the metadata service is busy")
+            return super().get_token(*scopes, **more)
+
+    for seconds, asked, served in ((200, 2, True), (20, 4, False)):
+        credential = Fails(seconds)
+        held = Tokens(credential)
+        held.get_token("scope")
+        headers: dict[str, str] = {}
+        for _ in range(3):
+            if served:
+                assert held("/path", {}, headers) == "/path" and headers["Authorization"] == "Bearer 1"
+            else:
+                with pytest.raises(ServiceRequestError, match="busy"):
+                    held("/path", {}, headers)
+        # Not at each request: some credentials start a program.
+        assert len(credential.asked) == asked
+
+
 def test_the_tenant_that_the_account_asked_for_is_kept() -> None:
     credential = Credential()
     held = Tokens(credential)

@@ -83,8 +83,8 @@ def test_of_several_lists_each_blob_is_taken_from_the_first(lists: list[list[Sto
 
 def test_a_name_more_takes_less_than_sixty_bytes() -> None:
     """From the pages of a listing to what reads them; ``python -m bench.listing`` does the same with a million."""
-    count = 20_000
-    names = [key(ROOT, DAY.start + dt.timedelta(hours=n // 1000), f"0022480A{n % 1000:04X}") for n in range(count)]
+    count = 10_000
+    names = [key(ROOT, DAY.start + dt.timedelta(hours=n // 500), f"0022480A{n % 500:04X}") for n in range(count)]
     container = Container(names, odd={names[n]: {"Etag": f"0x8DE{n:012X}"} for n in range(count)})
     place = parse_location("https://contoso.blob.core.windows.net/logs", Access())
     source = Account(place, container, container, "key", "me", (), 30)  # type: ignore[arg-type]

@@ -45,8 +45,9 @@ scenario: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m bench
 
-# 50,000 small blobs from a server on loopback and from disk; half an hour.
+# A million names listed, and 50,000 small blobs from a server on loopback and from disk; half an hour.
 bench-storage: $(VENV)/.installed-dev
+	$(BIN)/python -m bench.listing
 	$(BIN)/python -m bench.storage
 
 # Matching of addresses: against ipaddress on 100,000 nested prefixes of each family, and its cost beside decoding.

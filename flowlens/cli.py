@@ -18,7 +18,7 @@ import polars as pl
 import typer
 
 import flowlens
-from flowlens import catalogue_cli, compare_cli, query_cli, reporting
+from flowlens import catalogue_cli, compare_cli, lake_cli, query_cli, reporting
 from flowlens.analyses import ANALYSES
 from flowlens.analyses.destinations import read_expected
 from flowlens.analyses.egress import AUTO
@@ -94,6 +94,8 @@ app.add_typer(catalogue_cli.profiles_app, name="profiles")
 app.add_typer(catalogue_cli.tags_app, name="tags")
 app.command()(catalogue_cli.resolve)
 app.command()(query_cli.query)
+app.command()(lake_cli.sync)
+app.add_typer(lake_cli.lake_app, name="lake")
 app.command("compare")(compare_cli.compare_sources)
 
 

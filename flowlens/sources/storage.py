@@ -51,7 +51,8 @@ class StoredBlob:
     """A blob of a flow log as the listing described it.
 
     ``key`` is its name in the container, ``size`` in bytes, ``etag`` its version then. ``is_open``: it may still grow.
-    ``refused`` is the id of the declared error that reading it would give, empty where it can be read.
+    ``refused`` is the id of the declared error that reading it would give, empty where it can be read. ``created`` is when the
+    blob was created, as text: another one of the same name has another.
     """
 
     account: Account
@@ -63,6 +64,7 @@ class StoredBlob:
     mac_address: str
     is_open: bool
     refused: str = ""
+    created: str = ""
 
     @property
     def name(self) -> str:
@@ -394,6 +396,7 @@ class _Sieve:
                     mac_address=self._names.setdefault(facts.mac_address, facts.mac_address),
                     is_open=facts.hour >= self._growing,
                     refused=_refused(item),
+                    created=item.creation_time.isoformat() if item.creation_time else "",
                 )
             )
 

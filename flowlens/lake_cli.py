@@ -18,8 +18,8 @@ from flowlens.options import DONE, INCOMPLETE, AccountUrl, Auth, CaFile, Cloud, 
 from flowlens.outputs.delivery import deliver, say, target_of
 from flowlens.outputs.lake import poll_line, render_status, write_status
 from flowlens.outputs.progress import progress_on
-from flowlens.sources.accounts import CLOUDS, IDENTITIES, Access, checked_ca_file, sign_in
-from flowlens.sources.delta import Lake, credential_is_set, is_lake_address, open_lake, parse_lake
+from flowlens.sources.accounts import IDENTITIES, Access
+from flowlens.sources.delta import Lake, locate_lake, open_lake
 from flowlens.sources.stores import stores
 from flowlens.windows import parse_window
 
@@ -51,11 +51,7 @@ def opener(text: str, access: Access) -> Callable[[bool], Lake]:
         raise ConfigError(f"--lake-auth {access.auth}", "is not an identity", hint=f"known: {', '.join(IDENTITIES)}")
 
     def open_it(create: bool) -> Lake:
-        token = None
-        if is_lake_address(text) and not credential_is_set():
-            cloud = CLOUDS[access.cloud or "global"]
-            token = sign_in(access, cloud, cloud.audience, text, checked_ca_file(access.ca_file)).token
-        return open_lake(parse_lake(text, token=token), create=create)
+        return open_lake(locate_lake(text, access), create=create)
 
     return open_it
 

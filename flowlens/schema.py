@@ -484,7 +484,7 @@ LAKE_LEDGER_COLUMNS = (
     Column("flow_log", TEXT, "Flow log as the blob's name has it."),
     Column("hour", TIMESTAMP, "Hour as the blob's name has it."),
     Column("mac_address", TEXT, "NIC as the blob's name has it."),
-    Column("etag", TEXT, "Version that was read to its end; null for a record.", True),
+    Column("etag", TEXT, "Version that was read.", True),
     Column("closed", FLAG, "The hour was over and the blob was read to its end."),
     Column("provisional", FLAG, "A record rests on where the blob ended: should it grow, it is read anew."),
     Column("records", COUNT, "Records met, rejected ones included."),

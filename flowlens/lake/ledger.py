@@ -10,6 +10,7 @@ import datetime as dt
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -39,9 +40,10 @@ Key = tuple[str, str]
 class Cursor:
     """How far a blob was committed, and what is known of it.
 
-    ``prefix`` is the digest of what stands before ``place``. ``done`` is the version that was read to its end once its hour was over.
-    ``older`` are blobs of the same name whose rows are still in the lake. ``seen`` is the version that this run has read; ``met``
-    says that the ledger knows the blob.
+    Facts reach to ``known``, which lies behind ``place`` where a sync was ended before its rows were committed; they were read of
+    ``version``, and ``prefix`` is the digest of what stands before. ``done`` is the version that was read to its end once its hour was
+    over. ``void``: what is known cannot stand for another version. ``older`` are blobs of the same name whose rows are still in the
+    lake. ``seen`` is the version that this run has read; ``met`` says that the ledger knows the blob.
     """
 
     blob_id: str
@@ -49,9 +51,11 @@ class Cursor:
     generation: int
     hour: dt.datetime
     place: Place = field(default_factory=Place)
+    known: int = 0
+    version: str | None = None
     prefix: str | None = None
     done: str | None = None
-    provisional: bool = False
+    void: bool = False
     older: tuple[str, ...] = ()
     seen: str | None = None
     met: bool = False
@@ -162,7 +166,7 @@ def _unfinished(lake: Lake, blobs: Sequence[Listed], fresh: dict[Key, Cursor]) -
             *("source", "name", "blob_id", "created", "generation", "kind", "block", "after", "rows"),
             *("place", "prefix", "etag", "closed", "provisional"),
         )
-        .unique(["blob_id", "kind", "block", "etag"], keep="any")
+        .unique()
         .collect()
     )
     if facts.is_empty():
@@ -189,7 +193,7 @@ def _cursor(lake: Lake, blob: Listed, facts: pl.DataFrame, highest: dict[str, in
     records = mine.filter(pl.col("kind") == "record").sort("block")
     committed = highest.get(identity.blob_id, 0)
     at = committed_end(records, committed)
-    place, prefix = Place(), None
+    place = Place()
     if at:
         found = records.filter(pl.col("block") == at)
         if found.is_empty():
@@ -198,22 +202,38 @@ def _cursor(lake: Lake, blob: Listed, facts: pl.DataFrame, highest: dict[str, in
                 f"the ledger does not know byte {at} of {blob.name}, to which its rows reach",
                 hint="restore the folder _ledger of the lake, or begin a new lake",
             )
-        prefix = found["prefix"][0]
         place = Place.parse(at, found["place"][0])
     ends = mine.filter((pl.col("kind") == "end") & pl.col("closed") & (pl.col("after") == at))
     versions = ends["etag"].to_list()
+    last: dict[str, Any] = {"block": 0, "etag": None, "prefix": None}
+    if records.height:
+        last = records.row(-1, named=True)
+    if _contradicted(records):
+        # Neither version nor prefix speaks for all of them.
+        last |= {"etag": None, "prefix": None}
     return Cursor(
         identity.blob_id,
         blob.created,
         identity.generation,
         blob.hour,
         place,
-        prefix,
+        known=last["block"],
+        version=last["etag"],
+        prefix=last["prefix"],
         done=blob.etag if blob.etag in versions else (versions[-1] if versions else None),
-        provisional=bool(ends["provisional"].any()),
+        void=bool(ends["provisional"].any()),
         older=older,
         met=identity.met,
     )
+
+
+def _contradicted(records: pl.DataFrame) -> bool:
+    """Whether two syncs at once have read different contents of one blob: their records overlap, or stand behind different bytes."""
+    told = records.select("after", "block", "prefix").unique().sort("block")
+    spans = told.select("after", "block").unique().sort("block")
+    overlaps = (spans["after"] < spans["block"].shift(1)).any()
+    prefixes = told.drop_nulls("prefix")
+    return bool(overlaps) or prefixes["block"].is_duplicated().any()
 
 
 def committed_end(records: pl.DataFrame, highest: int) -> int:
@@ -241,7 +261,11 @@ def current(lake: Lake, dates: Iterable[dt.date] | None = None) -> pl.DataFrame:
     kind unread unless it was read to its end since.
     """
     wanted = lake.dates() if dates is None else list(dates)
-    facts = lake.scan_ledger(dates).unique(["blob_id", "kind", "block", "etag"], keep="any").collect()
+    version = pl.when(pl.col("kind") == "end").then("etag")
+    facts = lake.scan_ledger(dates).collect()
+    facts = (
+        facts.with_columns(version=version).unique(["blob_id", "kind", "block", "version"], keep="any").drop("version")
+    )
     highest = lake.cursors(wanted)
     ids = (
         facts.select("source", "name", "blob_id", "created", "generation")

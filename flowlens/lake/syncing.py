@@ -31,7 +31,7 @@ from flowlens.formats.growing import Piece, Rest, Unit, decode_growing
 from flowlens.lake.ledger import Cursor, Fact, blob_id, known, ledger_table
 from flowlens.sources.delta import Lake, OvertakenError
 from flowlens.sources.ranges import VersionChangedError, Workers
-from flowlens.sources.stores import Listed, Store
+from flowlens.sources.stores import Listed, Store, Version
 
 BATCH_BYTES = 64 << 20
 """About how many bytes of blobs one commit covers."""
@@ -242,11 +242,10 @@ class Sync:
 
     def _read_version(self, store: Store, blob: Listed, cursor: Cursor) -> Reading:
         whole = not blob.is_open
-        begun = cursor.place.offset > 0 or cursor.provisional
+        begun = cursor.known > 0 or cursor.void
         version = store.open(blob, told=begun or blob.is_open or blob.size > self._batch_bytes)
-        same = version.etag == cursor.seen
         place, identity, replaces = cursor.place, cursor, cursor.older
-        if begun and not same and not self._goes_on(version.prefixes([place.offset])[0], cursor):
+        if begun and not _goes_on(version, cursor):
             # The content was replaced in place: what was read of it is void, and goes as what is there now comes.
             generation = cursor.generation + 1
             identity = replace(
@@ -254,6 +253,7 @@ class Sync:
                 blob_id=blob_id(*blob.key, blob.created, generation),
                 generation=generation,
                 place=Place(),
+                void=False,
                 older=(*cursor.older, cursor.blob_id),
             )
             place, replaces = Place(), identity.older
@@ -280,12 +280,6 @@ class Sync:
         ends = [unit.place.offset for unit in reading.units]
         reading.prefixes = version.prefixes(ends) if ends else []
         return reading
-
-    def _goes_on(self, prefix: str | None, cursor: Cursor) -> bool:
-        """Whether what was read of a blob still stands at its beginning."""
-        if cursor.provisional:
-            return False
-        return prefix is not None and prefix == cursor.prefix
 
     # Committing
 
@@ -374,13 +368,14 @@ class Sync:
         told = sum((unit.ledger for unit in units), Ledger())
         cursor = reading.cursor
         if units:
-            cursor = replace(cursor, place=units[-1].place, prefix=reading.prefixes[-1])
+            place = units[-1].place
+            cursor = replace(cursor, place=place, known=place.offset, version=reading.etag, prefix=reading.prefixes[-1])
         cursor = replace(cursor, older=(), created=blob.created)
         if reading.error is None:
-            cursor = replace(cursor, seen=reading.etag, provisional=False)
+            cursor = replace(cursor, seen=reading.etag)
         if reading.rest is not None:
             told += reading.rest.ledger
-            cursor = replace(cursor, done=reading.etag, provisional=reading.rest.provisional)
+            cursor = replace(cursor, done=reading.etag, void=reading.rest.provisional)
             self._ends.append(_end(reading, closed=True))
         elif not units and not cursor.met:
             # Nothing in it yet: that it is there is noted once.
@@ -434,6 +429,14 @@ def follow(
 # What a reading becomes
 
 
+def _goes_on(version: Version, cursor: Cursor) -> bool:
+    """Whether what is known of a blob, committed or not, still stands at its beginning."""
+    if version.etag == cursor.version:
+        return True
+    (prefix,) = version.prefixes([cursor.known])
+    return not cursor.void and prefix is not None and prefix == cursor.prefix
+
+
 def _check(reading: Reading) -> None:
     """Nothing of a blob may be unaccounted for: units follow each other, and each adds up; raises LedgerError."""
     at = reading.cursor.place.offset
@@ -452,7 +455,15 @@ def _check(reading: Reading) -> None:
 def _facts(reading: Reading) -> Iterator[Fact]:
     for unit, prefix in zip(reading.units, reading.prefixes, strict=True):
         yield Fact(
-            reading.listed, reading.cursor, "record", unit.after, unit.start, unit.place, unit.ledger, prefix=prefix
+            reading.listed,
+            reading.cursor,
+            "record",
+            unit.after,
+            unit.start,
+            unit.place,
+            unit.ledger,
+            prefix,
+            etag=reading.etag,
         )
 
 

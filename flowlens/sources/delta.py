@@ -14,7 +14,7 @@ import re
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 
 from flowlens import schema
 from flowlens.errors import ConfigError, SourceError
+from flowlens.sources.accounts import CLOUDS, IDENTITIES, Access, checked_ca_file, sign_in
 from flowlens.sources.refusals import redact
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class LakePlace:
 
     text: str
     folder: Path | None
-    options: Mapping[str, str] = field(default_factory=dict, repr=False)
+    options: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     def __str__(self) -> str:
         return self.text
@@ -124,9 +125,19 @@ def parse_lake(text: str, *, account: str | None = None, token: str | None = Non
     return LakePlace(text, None, options)
 
 
-def credential_is_set() -> bool:
-    """Whether the environment holds a key or token of the lake's own."""
-    return bool(os.environ.get(KEY_VARIABLE) or os.environ.get(SAS_VARIABLE))
+def locate_lake(text: str, access: Access) -> LakePlace:
+    """Where the lake ``text`` is, with a credential of its own for one in an account: key or SAS token from the environment, else
+    the identity that ``access`` asks for.
+
+    Raises SourceError where there is none.
+    """
+    token = None
+    if is_lake_address(text) and not (os.environ.get(KEY_VARIABLE) or os.environ.get(SAS_VARIABLE)):
+        if access.auth not in IDENTITIES:
+            access = replace(access, auth="default")
+        cloud = CLOUDS[access.cloud or "global"]
+        token = sign_in(access, cloud, cloud.audience, text, checked_ca_file(access.ca_file)).token
+    return parse_lake(text, token=token)
 
 
 class Lake:
@@ -221,12 +232,18 @@ class Lake:
                 _dataset(self.place, part, table, kind, None if dates is None else set(dates))
             )
 
-    def batches(self, dates: Iterable[dt.date], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """The rows of the flows of some dates as they come, a few at a time."""
+    def batches(
+        self, dates: Iterable[dt.date], columns: Sequence[str], condition: pc.Expression | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        """The rows of the flows of some dates for which ``condition`` holds, as they come, some of them at a time."""
         with _told(self.place, "read"):
             found = _dataset(self.place, "", self.flows, schema.LAKE_FLOWS, set(dates))
             yield from found.to_batches(
-                columns=list(columns), batch_size=_ROW_GROUP, batch_readahead=2, fragment_readahead=1
+                columns=list(columns),
+                filter=condition,
+                batch_size=_ROW_GROUP,
+                batch_readahead=2,
+                fragment_readahead=1,
             )
 
     def cursors(self, dates: Iterable[dt.date]) -> dict[str, int]:
@@ -271,8 +288,15 @@ class Lake:
 
     def dates(self) -> list[dt.date]:
         """The partitions that hold rows of flows, in order."""
+        return self._dates(self.flows)
+
+    def ledger_dates(self) -> list[dt.date]:
+        """The partitions of the ledger, in order: a date whose blobs are all empty has rows here alone."""
+        return self._dates(self.ledger)
+
+    def _dates(self, table: DeltaTable) -> list[dt.date]:
         with _told(self.place, "read"):
-            return sorted({_date(each["date"]) for each in self.flows.partitions()})
+            return sorted({_date(each["date"]) for each in table.partitions()})
 
 
 def _date(value: Any) -> dt.date:

@@ -169,10 +169,11 @@ def _unfinished(lake: Lake, blobs: Sequence[Listed], fresh: dict[Key, Cursor]) -
         .unique()
         .collect()
     )
-    if facts.is_empty():
-        return {}
     highest = lake.cursors(dates)
     by_key = facts.partition_by("source", "name", as_dict=True)
+    for blob in blobs:
+        if blob.key not in by_key and (reached := highest.get(fresh[blob.key].blob_id)):
+            raise _lost(lake, reached, blob)
     return {
         blob.key: _cursor(lake, blob, by_key[blob.key], highest, fresh[blob.key])
         for blob in blobs
@@ -197,11 +198,7 @@ def _cursor(lake: Lake, blob: Listed, facts: pl.DataFrame, highest: dict[str, in
     if at:
         found = records.filter(pl.col("block") == at)
         if found.is_empty():
-            raise SourceError(
-                str(lake.place),
-                f"the ledger does not know byte {at} of {blob.name}, to which its rows reach",
-                hint="restore the folder _ledger of the lake, or begin a new lake",
-            )
+            raise _lost(lake, at, blob)
         place = Place.parse(at, found["place"][0])
     ends = mine.filter((pl.col("kind") == "end") & pl.col("closed") & (pl.col("after") == at))
     versions = ends["etag"].to_list()
@@ -224,6 +221,14 @@ def _cursor(lake: Lake, blob: Listed, facts: pl.DataFrame, highest: dict[str, in
         void=bool(ends["provisional"].any()),
         older=older,
         met=identity.met,
+    )
+
+
+def _lost(lake: Lake, at: int, blob: Listed) -> SourceError:
+    return SourceError(
+        str(lake.place),
+        f"the ledger does not know byte {at} of {blob.name}, to which its rows reach",
+        hint="restore the folder _ledger of the lake, or begin a new lake; nothing was changed",
     )
 
 

@@ -174,10 +174,12 @@ class Decoded:
     ``flows`` has the schema ``schema.ENCODED_FLOWS``. A decoder yields one per document (about 2 MB) and fills these
     fields of ``ledger``: records, tuples, rows, rejected, rejected_records, record_bytes, framing_bytes, strict_records,
     unknown_codes, rejects; ``bytes`` is what the decoder took from the chunks for this batch, counted as it took them.
+    ``record_rows`` says how many rows each record gave, in order; empty where the source has no records.
     """
 
     flows: pa.Table
     ledger: Ledger
+    record_rows: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,27 +17,27 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
-from polars.io.plugins import register_io_source
 
 from flowlens import budget, conversations, inventory, nic_hours, schema, views
 from flowlens.errors import FlowlensError, SourceError
-from flowlens.evidence import Evidence, Ledger, Reject, Scan, Window, checked
+from flowlens.evidence import Evidence, Ledger, Scan, Window, checked
+from flowlens.flow_streams import in_window, scan_flows, unread_item, write_flows
 from flowlens.formats import decode_flow_log
 from flowlens.formats.traffic_analytics import DecodedRows, decode_traffic_analytics
 from flowlens.gathering import BlobResult, Gathered
 from flowlens.inventory import Networks
+from flowlens.lake.reading import KeptBlob, KeptPart
 from flowlens.pieces import Pieces
 from flowlens.restarts import FLOW, bytes_in_doubt
 from flowlens.scope import Scope
-from flowlens.selecting import Item, Plan, Progress, Selected, flow_logs_only, select
+from flowlens.selecting import Item, Place, Plan, Progress, Selected, flow_logs_only, select
 from flowlens.sources import workspace
 from flowlens.sources.accounts import Access, Location, is_remote, parse_location
+from flowlens.sources.delta import LakePlace, is_lake_folder, locate_lake
 from flowlens.sources.files import Blob
 from flowlens.sources.slices import Slice
 from flowlens.sources.storage import default_window
@@ -45,12 +45,10 @@ from flowlens.sources.stored_blobs import StoredBlob
 from flowlens.sources.workspace import Connection, Workspace
 from flowlens.workspace_rows import read_workspace
 
-_ROW_GROUP = 131_072
 _NIC = ["flow_log_id", "target_resource_id", "mac_address"]
 _UNIT_ROWS = 50_000
 _UNIT_BYTES = 4_000_000
 _UNIT_BLOBS = 100
-_FLOWS_BATCH_SCHEMA = schema.polars_schema(schema.FLOWS)
 
 
 def scan(
@@ -70,7 +68,7 @@ def scan(
 ) -> Scan:
     """A Scan of flow logs: nothing is read before a result is asked for.
 
-    ``sources`` are files, folders or globs, containers of storage accounts (``https://ACCOUNT.blob.core.windows.net/
+    ``sources`` are files, folders or globs, lakes (a folder that `flowlens sync` keeps, or ``abfss://``), containers of storage accounts (``https://ACCOUNT.blob.core.windows.net/
     CONTAINER[/PREFIX]``), or Log Analytics workspaces (``workspace:GUID``); ``access`` says how the latter are read. With a
     storage account among them and neither start nor end, the window is the 24 hours that ended 15 minutes ago, with a workspace
     those up to the hour that is surely written; after reading, ``settings["identities"]`` says who read. ``start`` and
@@ -89,7 +87,7 @@ def scan(
     access = access or Access()
     given = tuple(os.fspath(source) for source in sources)
     places = tuple(_place(source, access) for source in given)
-    by_default = start is None and end is None and any(isinstance(place, Location | Workspace) for place in places)
+    by_default = start is None and end is None and any(map(_is_far, places))
     asked = any(isinstance(place, Workspace) for place in places)
     usual = workspace.default_window(moment) if asked else default_window(moment)
     window = Window(*usual) if by_default else Window(start, end)
@@ -130,33 +128,35 @@ def scan(
 
     result = Scan(
         read=lambda: _read(plan, selected(select), known, networks or Networks(), scope, moment),
-        flows=lambda: _scan_flows(plan, lambda: selected(flow_logs_only)),
+        flows=lambda: scan_flows(plan, lambda: selected(flow_logs_only)),
         window=window,
         changed_at=changed_at,
         settings=settings,
-        write_flows=lambda file: _write_flows(plan, selected(flow_logs_only), file),
+        write_flows=lambda file: write_flows(plan, selected(flow_logs_only), file),
     )
     return result
 
 
-def _place(source: str, access: Access) -> str | Location | Workspace:
+def _is_far(place: Place) -> bool:
+    """Whether a place is no disk, so that reading all there is may take hours."""
+    return isinstance(place, Location | Workspace) or (isinstance(place, LakePlace) and place.folder is None)
+
+
+def _place(source: str, access: Access) -> Place:
+    # `az://` is read differently by every tool; for a source it stays an error that says so.
+    if source.startswith("abfss://") or is_lake_folder(source):
+        return locate_lake(source, access)
     if workspace.is_workspace(source):
         return workspace.parse_workspace(source, access)
     return parse_location(source, access) if is_remote(source) else source
 
 
-def _inside(flows: pa.Table, window: Window) -> tuple[pa.Table, int]:
-    """The rows inside the window, and how many lie outside."""
-    if window.start is None and window.end is None:
-        return flows, 0
-    times = pl.DataFrame(pl.from_arrow(flows.select(["time"])))
-    mask = times.select(_in_window(pl.col("time"), window)).to_series()
-    kept = flows if mask.all() else flows.filter(mask.to_arrow())
-    return kept, flows.num_rows - kept.num_rows
-
-
 class _Interrupted(Exception):  # noqa: N818
     """Another thread failed or the user stopped the run; this thread's work is of no use any more."""
+
+
+_Work = Sequence[Item] | KeptPart
+"""A piece of work for one thread."""
 
 
 class _Meter:
@@ -182,6 +182,19 @@ class _Meter:
             yield chunk
         self._advance(left, 1)
 
+    def tables(self, part: KeptPart) -> Iterator[pa.Table]:
+        """The part's tables, counted by what their blobs took on average for a row."""
+        rows = max(1, sum(blob.ledger.rows for blob in part.blobs))
+        left = part.size
+        for table in part.tables():
+            if self.stop.is_set():
+                raise _Interrupted
+            step = min(left, part.size * table.num_rows // rows)
+            left -= step
+            self._advance(step, 0)
+            yield table
+        self._advance(left, len(part.blobs))
+
     def _advance(self, size: int, blobs: int) -> None:
         with self._lock:
             self._bytes += size
@@ -196,7 +209,7 @@ class _Unit:
     Rolling up costs the same for a hundred tuples as for ten thousand, so the tuples of small blobs are gathered first.
     """
 
-    def __init__(self, items: Sequence[Item], rollup: conversations.BlobRollup, plan: Plan, meter: _Meter) -> None:
+    def __init__(self, work: _Work, rollup: conversations.BlobRollup, plan: Plan, meter: _Meter) -> None:
         self._plan = plan
         self._meter = meter
         self._rollup = rollup
@@ -205,10 +218,23 @@ class _Unit:
         self._read: list[BlobResult] = []
         self._hours: list[pl.DataFrame] = []
         self.restarted_ends: list[pl.DataFrame] = []
-        self._blobs = [item.blob for item in items]
-        for number, item in enumerate(items):
-            self._read.append(self._decode(number, item))
+        if isinstance(work, KeptPart):
+            self._blobs: list[Blob | StoredBlob | KeptBlob] = list(work.blobs)
+            self._take(work)
+        else:
+            self._blobs = [item.blob for item in work]
+            for number, item in enumerate(work):
+                self._read.append(self._decode(number, item))
         self._flush()
+
+    def _take(self, part: KeptPart) -> None:
+        """Flows that were decoded before, with what became of their blobs."""
+        self._read = [BlobResult(blob.ledger, failed=blob.failed) for blob in part.blobs]
+        for table in self._meter.tables(part):
+            self._pending.append(table)
+            self._rows += table.num_rows
+            if self._rows >= _UNIT_ROWS:
+                self._flush()
 
     def _decode(self, number: int, item: Item) -> BlobResult:
         ledger = Ledger(blobs=1)
@@ -222,7 +248,7 @@ class _Unit:
                     self._flush()
         except FlowlensError as error:
             failed = True
-            ledger += _unread(item, ledger.bytes, error)
+            ledger += unread_item(item, ledger.bytes, error)
         return BlobResult(ledger, failed=failed)
 
     def _flush(self) -> None:
@@ -231,9 +257,9 @@ class _Unit:
         flows = pa.concat_tables(self._pending)
         self._pending, self._rows = [], 0
         times = pl.DataFrame(pl.from_arrow(flows.select([*_NIC, "record_time", "time", "blob"])))
-        inside = times.select(_in_window(pl.col("time"), self._plan.window)).to_series()
+        inside = times.select(in_window(pl.col("time"), self._plan.window)).to_series()
         counts = times.group_by("blob", *_NIC, hour=pl.coalesce("record_time", "time").dt.truncate("1h")).agg(
-            tuples=_in_window(pl.col("time"), self._plan.window).sum().cast(pl.Int64), seen=pl.len().cast(pl.Int64)
+            tuples=in_window(pl.col("time"), self._plan.window).sum().cast(pl.Int64), seen=pl.len().cast(pl.Int64)
         )
         self._hours.append(counts.with_columns(pl.col(_NIC).cast(pl.String)))
         kept = flows if inside.all() else flows.filter(inside.to_arrow())
@@ -267,26 +293,21 @@ class _Unit:
 
 
 def _read_flow_logs(
-    items: Sequence[Item],
+    work: _Work,
     plan: Plan,
     meter: _Meter,
     store: Pieces,
     folder: Path,
 ) -> list[BlobResult]:
-    """Decode and roll up flow log blobs into ``store``."""
+    """Roll up the flows of blobs into ``store``, decoding them where that was not done before."""
     rollup = conversations.BlobRollup(plan.edges, folder)
-    unit = _Unit(items, rollup, plan, meter)
+    unit = _Unit(work, rollup, plan, meter)
     results = unit.results()
-    results[0].restarted_ends = unit.restarted_ends
+    if results:
+        results[0].restarted_ends = unit.restarted_ends
     for piece in rollup.finish():
         store.add(piece)
     return results
-
-
-def _unread(item: Item, offset: int, error: FlowlensError) -> Ledger:
-    """A blob that could not be read to its end, with the reason and what to do about it."""
-    reason = f"{error.problem} ({error.hint})" if error.hint else error.problem
-    return Ledger(unread=1, rejects=(Reject(item.blob.name, offset, reason, ""),))
 
 
 def _units(items: Sequence[Item]) -> list[range]:
@@ -302,7 +323,7 @@ def _units(items: Sequence[Item]) -> list[range]:
 
 
 def _blob_hours(
-    blob: Blob | StoredBlob, hours: Mapping[tuple[object, ...], int], read: BlobResult
+    blob: Blob | StoredBlob | KeptBlob, hours: Mapping[tuple[object, ...], int], read: BlobResult
 ) -> list[tuple[object, ...]]:
     """Rows of nic_hours.READ: what the blob says of the NIC-hours it covers."""
     rejected = read.ledger.rejected + read.ledger.rejected_records
@@ -319,15 +340,6 @@ def _blob_hours(
     ]
 
 
-def _in_window(time: pl.Expr, window: Window) -> pl.Expr:
-    inside = pl.repeat(True, pl.len(), dtype=pl.Boolean)
-    if window.start is not None:
-        inside &= time >= window.start
-    if window.end is not None:
-        inside &= time < window.end
-    return inside
-
-
 def _read_export(item: Item, plan: Plan, meter: _Meter, store: Pieces) -> BlobResult:
     """Decode one Traffic Analytics export; its rows are conversations already."""
     result = BlobResult(Ledger(blobs=1))
@@ -335,7 +347,7 @@ def _read_export(item: Item, plan: Plan, meter: _Meter, store: Pieces) -> BlobRe
         for decoded in decode_traffic_analytics(meter.chunks(item), where=item.blob.name):
             store.add(_take_rows(result, decoded, plan))
     except FlowlensError as error:
-        result.ledger += _unread(item, result.ledger.bytes, error)
+        result.ledger += unread_item(item, result.ledger.bytes, error)
     checked(result.ledger, item.blob.name)
     return result
 
@@ -376,7 +388,7 @@ def _take_rows(result: BlobResult, decoded: DecodedRows, plan: Plan) -> pl.DataF
     """The rows inside the window as CONVERSATIONS; what else they tell goes into ``result``."""
     rows = decoded.conversations
     start = pl.col("interval_start")
-    kept = rows.filter(_in_window(start, plan.window))
+    kept = rows.filter(in_window(start, plan.window))
     outside = rows.height - kept.height
     result.ledger += replace(decoded.ledger, rows=kept.height, outside_window=outside)
     bucket = start.dt.truncate("1h")
@@ -422,13 +434,14 @@ def _run(
 ) -> Gathered:
     """All blobs read, a piece of work to a thread, summed in the order of their names."""
     items = selected.items
-    units = _units(items) if selected.flow_logs else [range(at, at + 1) for at in range(len(items))]
+    pieces = _units(items) if selected.flow_logs else [range(at, at + 1) for at in range(len(items))]
+    units: list[range | KeptPart] = [*selected.kept, *pieces]
     meter = _Meter(selected, plan.progress)
     gathered = Gathered()
 
-    def work(unit: range) -> list[BlobResult]:
-        taken = [items[at] for at in unit]
-        if selected.flow_logs:
+    def work(unit: range | KeptPart) -> list[BlobResult]:
+        taken = unit if isinstance(unit, KeptPart) else [items[at] for at in unit]
+        if isinstance(taken, KeptPart) or selected.flow_logs:
             return _read_flow_logs(taken, plan, meter, store, folder)
         return [_read_export(item, plan, meter, store) for item in taken]
 
@@ -511,70 +524,3 @@ def _with_ids_of_empty_blobs(read: pl.DataFrame) -> pl.DataFrame:
         )
         .drop("log", "target", "root")
     )
-
-
-def _scan_flows(plan: Plan, choose: Callable[[], Selected]) -> pl.LazyFrame:
-    """FLOWS as a LazyFrame that decodes the source at each collect."""
-
-    def batches(
-        with_columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, _batch_size: int | None
-    ) -> Iterator[pl.DataFrame]:
-        left = n_rows
-        selected = choose()
-        try:
-            for item in selected.flow_logs:
-                for flows in _blob_flows(item, plan):
-                    frame = pl.DataFrame(pl.from_arrow(flows))
-                    if predicate is not None:
-                        frame = frame.filter(predicate)
-                    if with_columns is not None:
-                        frame = frame.select(with_columns)
-                    if left is not None:
-                        frame = frame.head(left)
-                        left -= frame.height
-                    yield frame
-                    if left == 0:
-                        return
-        finally:
-            selected.close()
-
-    return register_io_source(batches, schema=_FLOWS_BATCH_SCHEMA, validate_schema=True)
-
-
-def _blob_flows(item: Item, plan: Plan) -> Iterator[pa.Table]:
-    """FLOWS of one blob inside the window; a blob that ends in the middle gives what it has."""
-    for decoded in decode_flow_log(item.chunks(), where=item.blob.name, strict=plan.strict):
-        kept, _ = _inside(decoded.flows, plan.window)
-        if kept.num_rows:
-            yield schema.plain(kept)
-
-
-def _write_flows(plan: Plan, selected: Selected, file: BinaryIO) -> Ledger:
-    """The ledger of writing all FLOWS to ``file`` as Parquet, in large row groups, zstd-compressed."""
-    try:
-        return _write_items(plan, selected, file)
-    finally:
-        selected.close()
-
-
-def _write_items(plan: Plan, selected: Selected, file: BinaryIO) -> Ledger:
-    ledger = Ledger(sources=len(plan.sources))
-    pending: list[pa.Table] = []
-    ledger = replace(ledger, notes=selected.notes, unread=selected.unread)
-    with pq.ParquetWriter(file, schema.FLOWS, compression="zstd", compression_level=1) as writer:
-        for item in selected.flow_logs:
-            blob = Ledger(blobs=1)
-            try:
-                for decoded in decode_flow_log(item.chunks(), where=item.blob.name, strict=plan.strict):
-                    kept, outside = _inside(decoded.flows, plan.window)
-                    blob += replace(decoded.ledger, rows=kept.num_rows, outside_window=outside)
-                    pending.append(schema.plain(kept))
-                    if sum(table.num_rows for table in pending) >= _ROW_GROUP:
-                        writer.write_table(pa.concat_tables(pending).combine_chunks())
-                        pending.clear()
-            except FlowlensError as error:
-                blob += _unread(item, blob.bytes, error)
-            ledger += checked(blob, item.blob.name)
-        if pending:
-            writer.write_table(pa.concat_tables(pending).combine_chunks())
-    return replace(ledger, notes=(*ledger.notes, *selected.given_up()))

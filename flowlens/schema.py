@@ -459,7 +459,52 @@ COVERAGE_COLUMNS = (
     Column("rejected", COUNT, "Flow tuples and records rejected."),
 )
 
+DATE = pa.date32()
+_REJECTS = pa.list_(pa.struct([("offset", COUNT), ("reason", TEXT), ("sample", TEXT)]))
+_NOTES = pa.list_(pa.struct([("note", TEXT), ("count", COUNT)]))
+_PLACE_IN_LAKE = (
+    Column("blob_id", TEXT, "Blob that holds it: 128-bit hash of account, container, name, creation time, as hex."),
+    Column("block", COUNT, "Offset in the blob, in bytes, at which the record that holds it ends."),
+    Column("date", DATE, "UTC date of the blob's hour; the first minutes of a day hold tuples of the day before."),
+)
+LAKE_FLOWS_COLUMNS = (*FLOWS_COLUMNS, *_PLACE_IN_LAKE)
+LAKE_LEDGER_COLUMNS = (
+    *_PLACE_IN_LAKE,
+    Column("kind", TEXT, "One of LEDGER_KINDS."),
+    Column(
+        "after", COUNT, "Offset at which the record before ends: the row accounts for the bytes from here to block."
+    ),
+    Column("start", COUNT, "Offset at which the record itself begins; before it stands framing."),
+    Column("place", TEXT, "How reading goes on behind it."),
+    Column("prefix", TEXT, "Digest of what comes before block; null where the source does not tell.", True),
+    Column("source", TEXT, "Account and container, or files."),
+    Column("name", TEXT, "Name of the blob."),
+    Column("created", TEXT, "When the blob was created; empty for files."),
+    Column("generation", COUNT, "How often the content of this very blob was replaced in place."),
+    Column("flow_log", TEXT, "Flow log as the blob's name has it."),
+    Column("hour", TIMESTAMP, "Hour as the blob's name has it."),
+    Column("mac_address", TEXT, "NIC as the blob's name has it."),
+    Column("etag", TEXT, "Version that was read.", True),
+    Column("closed", FLAG, "The hour was over and the blob was read to its end."),
+    Column("provisional", FLAG, "A record rests on where the blob ended: should it grow, it is read anew."),
+    Column("records", COUNT, "Records met, rejected ones included."),
+    Column("tuples", COUNT, "Flow tuples seen: rows and rejected ones."),
+    Column("rows", COUNT, "Rows of the lake that it gave."),
+    Column("rejected", COUNT, "Flow tuples that could not be decoded."),
+    Column("rejected_records", COUNT, "Records that could not be decoded."),
+    Column("strict_records", COUNT, "Records that the strict decoder served."),
+    Column("record_bytes", COUNT, "Bytes of records."),
+    Column("framing_bytes", COUNT, "Bytes of framing."),
+    Column("unread", COUNT, "1 where the blob could not be read to its end."),
+    Column("unknown_codes", _NOTES, "Codes that no table knows, with how often they came.", True),
+    Column("rejects", _REJECTS, "What was rejected, up to 100 a record, with reason and sample.", True),
+)
+LEDGER_KINDS = ("record", "end", "unread")
+"""A record or broken stretch; what stands behind the last one; a blob that could not be read."""
+
 FLOWS = _arrow(FLOWS_COLUMNS)
+LAKE_FLOWS = _arrow(LAKE_FLOWS_COLUMNS)
+LAKE_LEDGER = _arrow(LAKE_LEDGER_COLUMNS)
 CONVERSATIONS = _arrow(CONVERSATION_COLUMNS)
 INVENTORY = _arrow(INVENTORY_COLUMNS)
 RESULTS = {

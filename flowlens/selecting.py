@@ -18,7 +18,9 @@ from flowlens.budget import Budget
 from flowlens.errors import FlowlensError, SourceError
 from flowlens.evidence import Window
 from flowlens.formats.traffic_analytics import looks_like_traffic_analytics
+from flowlens.lake.reading import KeptPart, is_kept_file, lake_parts, parquet_part
 from flowlens.sources.accounts import Access, Location, connect
+from flowlens.sources.delta import LakePlace, open_lake
 from flowlens.sources.files import Blob, find_blobs, read_chunks
 from flowlens.sources.ranges import Reader
 from flowlens.sources.storage import list_blobs
@@ -40,6 +42,10 @@ class Item:
 
     blob: Blob | StoredBlob
     chunks: Callable[[], Iterator[bytes]] = field(compare=False)
+
+
+Place = str | Location | Workspace | LakePlace
+"""A SOURCE that was understood; a text stands for files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +83,7 @@ class Plan:
     ``subscriptions`` is the part of the scope that paths can tell; ``now`` decides which hours may still grow.
     """
 
-    sources: tuple[str | Location | Workspace, ...]
+    sources: tuple[Place, ...]
     window: Window
     changed_at: dt.datetime | None
     strict: bool
@@ -103,6 +109,7 @@ class Selected:
     unread: int
     identities: tuple[str, ...] = ()
     workspaces: tuple[Connection, ...] = ()
+    kept: tuple[KeptPart, ...] = ()
 
     def given_up(self) -> tuple[str, ...]:
         """In words, which accounts were given up in the middle, and what to do about it."""
@@ -117,7 +124,7 @@ class Selected:
     @property
     def bytes(self) -> int:
         """How large all of it is."""
-        return sum(item.blob.size for item in self.items)
+        return sum(item.blob.size for item in self.items) + sum(part.size for part in self.kept)
 
     @property
     def items(self) -> Sequence[Item]:
@@ -134,6 +141,10 @@ def select(plan: Plan) -> Selected:
     Raises SourceError where nothing at all can be looked at.
     """
     paths = [source for source in plan.sources if isinstance(source, str)]
+    if decoded := [
+        each for each in plan.sources if isinstance(each, LakePlace) or (each in paths and is_kept_file(str(each)))
+    ]:
+        return _select_kept(decoded, plan)
     local = select_files(paths, plan.window) if paths else Selected(Items(), (), (), 0)
     asked = _select_workspaces([source for source in plan.sources if isinstance(source, Workspace)], plan, bool(paths))
     others = bool(paths or asked.workspaces)
@@ -159,6 +170,24 @@ def select(plan: Plan) -> Selected:
         identities=(*stored.identities, *asked.identities),
         workspaces=asked.workspaces,
     )
+
+
+def _select_kept(decoded: Sequence[Place], plan: Plan) -> Selected:
+    """Lakes and Parquet files, whose flows were decoded before; nothing else stands beside them, since it may be the same traffic."""
+    others = [each for each in plan.sources if each not in decoded]
+    if others:
+        raise SourceError(
+            str(decoded[0]),
+            f"cannot be added to {others[0]}: both may describe the same traffic",
+            hint="flowlens sync brings a lake up to date with storage; analyse one of them at a time",
+        )
+    parts: list[KeptPart] = []
+    for place in dict.fromkeys(decoded):
+        parts += (
+            lake_parts(open_lake(place), plan.window) if isinstance(place, LakePlace) else [parquet_part(str(place))]
+        )
+    notes = ["a source was given twice and is read once"] if len(set(decoded)) < len(decoded) else []
+    return Selected(Items(), (), tuple(notes), 0, kept=tuple(parts))
 
 
 def _select_workspaces(workspaces: Sequence[Workspace], plan: Plan, others: bool) -> Selected:
@@ -249,7 +278,7 @@ def select_files(paths: Sequence[str], window: Window) -> Selected:
 def flow_logs_only(plan: Plan) -> Selected:
     """What is selected; Traffic Analytics alone is an error, since it keeps no flow tuples."""
     selected = select(plan)
-    if not selected.flow_logs and (selected.exports or selected.workspaces):
+    if not (selected.flow_logs or selected.kept) and (selected.exports or selected.workspaces):
         raise SourceError(
             selected.exports[0].blob.name if selected.exports else str(selected.workspaces[0].workspace),
             "Traffic Analytics keeps no flow tuples",

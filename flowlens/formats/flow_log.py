@@ -15,7 +15,7 @@ from flowlens.formats.framing import Broken, Framing, Record, frames
 DOCUMENT_BYTES = 2 * 2**20
 """About how many bytes of records become one batch."""
 
-_Span = Record[dict[str, Any], fast.VnetRecord] | Broken
+Span = Record[dict[str, Any], fast.VnetRecord] | Broken
 
 
 def decode_flow_log(chunks: Iterable[bytes], *, where: str, strict: bool = False) -> Iterator[Decoded]:
@@ -45,7 +45,7 @@ def decode_flow_log(chunks: Iterable[bytes], *, where: str, strict: bool = False
             taken += len(chunk)
             yield chunk
 
-    batch: list[_Span] = []
+    batch: list[Span] = []
     record_bytes = framing_bytes = 0
     for span in frames(source(), reference.parse_record, None if strict else fast.Fitting()):
         if isinstance(span, Framing):
@@ -54,19 +54,19 @@ def decode_flow_log(chunks: Iterable[bytes], *, where: str, strict: bool = False
         batch.append(span)
         record_bytes += span.length if isinstance(span, Broken) else len(span.raw)
         if record_bytes >= DOCUMENT_BYTES:
-            yield _decoded(
+            yield decode_spans(
                 batch, where, strict, Ledger(bytes=taken, record_bytes=record_bytes, framing_bytes=framing_bytes)
             )
             batch = []
             taken = record_bytes = framing_bytes = 0
     if batch or taken or framing_bytes:
-        yield _decoded(
+        yield decode_spans(
             batch, where, strict, Ledger(bytes=taken, record_bytes=record_bytes, framing_bytes=framing_bytes)
         )
 
 
-def _decoded(batch: list[_Span], where: str, strict: bool, sizes: Ledger) -> Decoded:
-    """The flows of a batch of spans, from either decoder, in the order of the spans."""
+def decode_spans(batch: list[Span], where: str, strict: bool, sizes: Ledger) -> Decoded:
+    """The flows of a batch of spans, from either decoder, in the order of the spans; ``sizes`` are its counts of bytes."""
     fitted = [
         (number, span) for number, span in enumerate(batch) if isinstance(span, Record) and span.fitted is not None
     ]
@@ -93,7 +93,11 @@ def _decoded(batch: list[_Span], where: str, strict: bool, sizes: Ledger) -> Dec
         unknown_codes=fields.bounded(notes),
         rejects=tuple(reject for _, reject in rejects[:REJECTS_KEPT]),
     )
-    return Decoded(flows, ledger)
+    rows = [0] * len(batch)
+    for tally in tallies:
+        for number, count in zip(tally.numbers, tally.rows, strict=True):
+            rows[number] = count
+    return Decoded(flows, ledger, tuple(rows))
 
 
 def _order(tallies: list[reference.Tally]) -> list[int] | None:

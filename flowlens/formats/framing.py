@@ -97,14 +97,18 @@ def blocks(chunks: Iterable[bytes], size: int = BLOCK_BYTES) -> Iterator[memoryv
 
 
 class _Buffer:
-    """The unread part of the input: ``data[at:]`` starts at byte ``offset`` of the blob."""
+    """The unread part of the input: ``data[at:]`` starts at byte ``offset`` of the blob.
 
-    def __init__(self, source: Iterator[memoryview], size: int) -> None:
+    ``ended``: someone asked for more and there was none, so what is found from then on may rest on where the input ends.
+    """
+
+    def __init__(self, source: Iterator[memoryview], size: int, base: int = 0) -> None:
         self._source = source
         self._size = size
-        self._base = 0
+        self._base = base
         self.data = b""
         self.at = 0
+        self.ended = False
 
     @property
     def offset(self) -> int:
@@ -120,7 +124,8 @@ class _Buffer:
         self._base += self.at
         self.at = 0
         self.data = b"".join(parts)
-        return len(parts) > 1
+        self.ended = len(parts) == 1
+        return not self.ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +192,60 @@ def frames(
     >>> [type(span).__name__ for span in frames([b'{"records":[{"time":1},{"ti'], json.loads)]
     ['Framing', 'Record', 'Framing', 'Broken']
     """
-    return _Framer(_Buffer(blocks(chunks, block_bytes), block_bytes), parse, fit).spans()
+    return _Framer(_Buffer(blocks(chunks, block_bytes), block_bytes), parse, fit, Place()).spans()
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where framing stands behind a span: all that is needed to go on from there as if everything before had been read.
+
+    ``offset`` counts bytes from the start of the blob, ``kind`` is top, list or tail (after a wrapper's list), ``opener`` is how
+    records start.
+
+    >>> Place.parse(12, Place(12, "list", True, b'{"time":').text) == Place(12, "list", True, b'{"time":')
+    True
+    """
+
+    offset: int = 0
+    kind: str = "top"
+    wrapped: bool = False
+    opener: bytes = b""
+
+    @property
+    def text(self) -> str:
+        """Everything but the offset as text that a table can hold."""
+        return f"{self.kind}{'+' if self.wrapped else '-'}{self.opener.decode('latin-1')}"
+
+    @classmethod
+    def parse(cls, offset: int, text: str) -> Place:
+        """The place at ``offset`` whose ``text`` was kept."""
+        kind, mark, opener = re.split("([+-])", text, maxsplit=1)
+        return cls(offset, kind, mark == "+", opener.encode("latin-1"))
+
+
+def decided_frames(
+    chunks: Iterable[bytes],
+    parse: Callable[[bytes], Value],
+    fit: Callable[[bytes], Fitted | None] | None = None,
+    *,
+    start: Place,
+    whole: bool,
+    block_bytes: int = BLOCK_BYTES,
+) -> Iterator[tuple[Framing | Record[Value, Fitted] | Broken, Place, bool]]:
+    """The spans of a blob from ``start`` on, each with the place behind it, and whether it rests on where the input ends.
+
+    ``chunks`` begin at ``start``. Unless the blob is ``whole``, spans end where more bytes could still change what they are: a
+    record that is cut off may go on. What was decided once stays so, however the blob grows.
+
+    >>> spans = decided_frames([b'{"records":[{"time":1},{"ti'], json.loads, start=Place(), whole=False)
+    >>> [(type(span).__name__, place.offset) for span, place, _ in spans]
+    [('Framing', 12), ('Record', 22), ('Framing', 23)]
+    """
+    framer = _Framer(_Buffer(blocks(chunks, block_bytes), block_bytes, start.offset), parse, fit, start)
+    for span in framer.spans():
+        if framer.buffer.ended and not whole:
+            return
+        yield span, framer.here, framer.buffer.ended
 
 
 class _Framer(Generic[Value, Fitted]):
@@ -198,21 +256,27 @@ class _Framer(Generic[Value, Fitted]):
         buffer: _Buffer,
         parse: Callable[[bytes], Value],
         fit: Callable[[bytes], Fitted | None] | None,
+        start: Place,
     ) -> None:
         self.buffer = buffer
         self.parse = parse
         self.fit = fit
-        self.place = "top"
-        self.wrapped = False
-        self.opener = b""
+        self.start = start
+        self.place = start.kind
+        self.wrapped = start.wrapped
+        self.opener = start.opener
+
+    @property
+    def here(self) -> Place:
+        return Place(self.buffer.offset, self.place, self.wrapped, self.opener)
 
     def spans(self) -> Iterator[Framing | Record[Value, Fitted] | Broken]:
         buffer = self.buffer
         while len(buffer.data) < len(BOM) and buffer.more():
             pass
-        if buffer.data.startswith(BOM):
+        if not self.start.offset and buffer.data.startswith(BOM):
             yield self._framing(len(BOM))
-        something = False
+        something = self.start.offset > 0
         span: Framing | Record[Value, Fitted] | Broken | None = None
         while buffer.at < len(buffer.data) or buffer.more():
             span = self._next()

@@ -12,7 +12,7 @@ from xml.etree.ElementTree import Element, ParseError, XMLPullParser
 
 
 class Listed(NamedTuple):
-    """A blob of a page; ``kind`` and ``tier`` as the service writes them, empty where it says nothing.
+    """A blob of a page; ``kind``, ``tier`` and ``created`` as the service writes them, empty where it says nothing.
 
     ``is_current`` is false for snapshots, former versions and deleted blobs, which a list holds only where asked for.
     """
@@ -23,6 +23,7 @@ class Listed(NamedTuple):
     kind: str
     tier: str
     is_current: bool
+    created: str = ""
 
 
 class Page(NamedTuple):
@@ -37,7 +38,7 @@ def parse_page(pieces: Iterable[bytes]) -> Page:
 
     >>> head, tail = b"<EnumerationResults><Blobs><Blob><Name>a</Name>", b"</Blob></Blobs><NextMarker/></EnumerationResults>"
     >>> parse_page([head, b"<Properties><Content-Length>2</Content-Length><Etag>0x8D</Etag></Properties>", tail])
-    Page(blobs=[Listed(name='a', size=2, etag='0x8D', kind='', tier='', is_current=True)], following='')
+    Page(blobs=[Listed(name='a', size=2, etag='0x8D', kind='', tier='', is_current=True, created='')], following='')
     """
     blobs: list[Listed] = []
     following = last = ""
@@ -81,4 +82,5 @@ def _listed(blob: Element) -> Listed:
         blob.find("Snapshot") is None
         and blob.findtext("Deleted") != "true"
         and blob.findtext("IsCurrentVersion") != "false",
+        facts.findtext("Creation-Time", ""),
     )

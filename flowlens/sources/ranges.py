@@ -51,7 +51,7 @@ class StoppedError(Exception):
     """Reading was ended while someone waited for it: the run is over, and nobody takes what this thread would give."""
 
 
-class _VersionChangedError(Exception):
+class VersionChangedError(Exception):
     """Another version of the blob is there than the one that is read."""
 
 
@@ -60,7 +60,7 @@ class _IncompleteError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class _Version:
+class Version:
     """One committed state of a blob: its ETag, size, and blocks as (id, size)."""
 
     etag: str
@@ -77,7 +77,7 @@ class _Version:
         """Whether the blocks account for every byte, as they do not for a blob written in one piece."""
         return bool(self.blocks) and sum(size for _, size in self.blocks) == self.size
 
-    def goes_on_in(self, later: _Version) -> bool:
+    def goes_on_in(self, later: Version) -> bool:
         """Whether ``later`` holds all of this version's bytes: new blocks stand only before the last one."""
         return (
             self.told
@@ -115,7 +115,7 @@ class _Gate:
             self._changed.notify_all()
 
 
-class _Workers:
+class Workers:
     """Daemon threads that run tasks, urgent ones first; a thread that hangs in a read never holds up the end of the process."""
 
     def __init__(self, count: int, stopped: threading.Event) -> None:
@@ -184,7 +184,7 @@ class Reader:
         self._parts = lru_cache(_RECENT)(self._parts_of)
         self._stopped = threading.Event()
         workers = min(WORKERS_LIMIT, max(4, WORKERS_PER_THREAD * threads))
-        self._workers = _Workers(workers, self._stopped)
+        self._workers = Workers(workers, self._stopped)
         self._ahead = ahead
         self._range = max(1 << 20, min(RANGE, self._ahead // 4))
         self._tasks: dict[tuple[int, int], Future[Any]] = {}
@@ -328,7 +328,7 @@ class Reader:
                     start, length = self._parts(index)[part]
                     try:
                         result = self._get(blob, start, length, blob.etag)
-                    except _VersionChangedError:
+                    except VersionChangedError:
                         result = None
             except SourceError as error:
                 self._note(blob.account, error)
@@ -347,6 +347,25 @@ class Reader:
         self._failures[key] = self._failures.get(key, 0) + 1
         if code not in _PASSING or self._failures[key] >= _FAILURES_LIMIT:
             self._broken.setdefault(key, error)
+
+    def committed(self, index: int) -> Version:
+        """The version of the blob at ``index`` that is there now, by its committed blocks."""
+        blob = self._blob(index)
+        if blob.refused:
+            raise declared(blob.refused, blob.name, "an append or page blob")
+        return self._committed(blob)
+
+    def name_of(self, index: int) -> str:
+        """The name of the blob at ``index``, with its container."""
+        return self._blob(index).name
+
+    def chunks_of(self, index: int, etag: str, start: int, end: int) -> Iterator[bytes]:
+        """The bytes [start, end) of the version ``etag``; raises VersionChangedError where another is there by now."""
+        blob = self._blob(index)
+        if blob.refused:
+            raise declared(blob.refused, blob.name, "an append or page blob")
+        for at in range(start, end, self._range):
+            yield from self._get(blob, at, min(self._range, end - at), etag)
 
     def broken(self) -> list[SourceError | ConfigError]:
         """Why accounts were given up in the middle, one error each."""
@@ -370,7 +389,7 @@ class Reader:
                 try:
                     file.writelines(self._get(blob, start + shift, min(self._range, ends - start), now.etag))
                     deadline = time.monotonic() + PATIENCE * blob.account.timeout
-                except _VersionChangedError:
+                except VersionChangedError:
                     versions += 1
                     if versions > _VERSIONS_LIMIT or time.monotonic() > deadline:
                         raise declared("FL-S30", blob.name) from None
@@ -385,21 +404,21 @@ class Reader:
             raise
         return file
 
-    def _committed(self, blob: StoredBlob) -> _Version:
+    def _committed(self, blob: StoredBlob) -> Version:
         """The committed blocks and, from the same response, their ETag: the list itself takes no condition."""
         headers: dict[str, str] = {}
 
         def keep(response: Any) -> None:
             headers.update({name.lower(): value for name, value in response.http_response.headers.items()})
 
-        def list_blocks() -> _Version:
+        def list_blocks() -> Version:
             client = blob.account.client.get_blob_client(blob.key)
             committed, _ = client.get_block_list("committed", raw_response_hook=keep)
             size = headers.get("x-ms-blob-content-length", "")
             etag = quoted(headers.get("etag", ""))
             if not size.isdigit() or etag == quoted(""):
                 raise _IncompleteError("the block list came without size or ETag")
-            return _Version(etag, int(size), tuple((str(block.id), int(block.size or 0)) for block in committed))
+            return Version(etag, int(size), tuple((str(block.id), int(block.size or 0)) for block in committed))
 
         return self._tried(blob, list_blocks)
 
@@ -423,7 +442,7 @@ class Reader:
                         raise _IncompleteError(f"{read} of {length} bytes came in time")
             told = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
             if "ETag" in headers and quoted(headers["ETag"]) != etag:
-                raise _VersionChangedError
+                raise VersionChangedError
             if read != length or told is None or (int(told[1]), int(told[2])) != (start, start + length - 1):
                 raise _IncompleteError(f"asked for {length} bytes at {start}, {read} came")
             return pieces
@@ -448,7 +467,7 @@ class Reader:
                 status = status_of(error)
                 throttled = is_throttling(error)
                 if status in (412, 416):
-                    raise _VersionChangedError from None
+                    raise VersionChangedError from None
                 wait = _wait(error, attempt)
                 passing = is_passing(error)
                 if not passing or attempt + 1 == _TRIES or time.monotonic() + wait > deadline:

@@ -384,6 +384,7 @@ class _Sieve:
             mac_address=mac_address,
             is_open=folder.hour >= self._growing,
             refused=_refused(item),
+            created=item.created,
         )
 
     def _pass_over(self, name: str) -> None:

@@ -6,9 +6,12 @@ import datetime as dt
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from email.utils import formatdate, parsedate_to_datetime
 from typing import NamedTuple, overload
 
 from flowlens.sources.accounts import Account
+
+_NO_TIME = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +19,8 @@ class StoredBlob:
     """A blob of a flow log as the listing described it.
 
     ``key`` is its name in the container, ``size`` in bytes, ``etag`` its version then. ``is_open``: it may still grow.
-    ``refused`` is the id of the declared error that reading it would give, empty where it can be read.
+    ``refused`` is the id of the declared error that reading it would give, empty where it can be read. ``created`` is when the
+    blob was created, as the listing said it: another one of the same name has another.
     """
 
     account: Account
@@ -28,6 +32,7 @@ class StoredBlob:
     mac_address: str
     is_open: bool
     refused: str = ""
+    created: str = ""
 
     @property
     def name(self) -> str:
@@ -61,7 +66,7 @@ class _Folder(NamedTuple):
 
 
 class StoredBlobs(Sequence[StoredBlob]):
-    """Stored blobs in the order in which they were added, at 25 bytes each.
+    """Stored blobs in the order in which they were added, at 29 bytes each.
 
     Names are kept as two numbers: of the folders down to the hour, and of the NIC and file below; both repeat from blob to blob.
     Whatever does not repeat, or is written otherwise than Azure does, takes more and comes back as it was.
@@ -77,6 +82,8 @@ class StoredBlobs(Sequence[StoredBlob]):
         self._size, self._etag = array("Q"), array("Q")
         self._refused = array("B")
         self._other_etags: dict[int, str] = {}
+        self._created = array("I")
+        self._other_times: dict[int, str] = {}
 
     def append(self, blob: StoredBlob) -> None:
         """Add a blob behind the others."""
@@ -88,6 +95,10 @@ class StoredBlobs(Sequence[StoredBlob]):
         if not number:
             self._other_etags[len(self._etag)] = blob.etag
         self._etag.append(number)
+        seconds = _seconds_of(blob.created)
+        if seconds == _NO_TIME and blob.created:
+            self._other_times[len(self._created)] = blob.created
+        self._created.append(seconds)
         self._refused.append(self._reason(blob.refused))
 
     def extend(self, others: StoredBlobs) -> int:
@@ -113,6 +124,9 @@ class StoredBlobs(Sequence[StoredBlob]):
             self._file.append(files[others._file[at]])
             self._size.append(others._size[at])
             self._etag.append(others._etag[at])
+            if (text := others._other_times.get(at)) is not None:
+                self._other_times[len(self._created)] = text
+            self._created.append(others._created[at])
             self._refused.append(reasons[others._refused[at]])
         return len(again)
 
@@ -147,6 +161,7 @@ class StoredBlobs(Sequence[StoredBlob]):
         folder = self._folders[self._folder[at]]
         file, mac_address = self._files[self._file[at]]
         number = self._etag[at]
+        seconds = self._created[at]
         return StoredBlob(
             folder.account,
             folder.path + file,
@@ -157,6 +172,7 @@ class StoredBlobs(Sequence[StoredBlob]):
             mac_address,
             folder.is_open,
             self._reasons[self._refused[at]],
+            self._other_times.get(at, "") if seconds == _NO_TIME else formatdate(seconds, usegmt=True),
         )
 
     def _number(self, folder: _Folder) -> int:
@@ -175,6 +191,15 @@ class StoredBlobs(Sequence[StoredBlob]):
         if code not in self._reasons:
             self._reasons.append(code)
         return self._reasons.index(code)
+
+
+def _seconds_of(created: str) -> int:
+    """The time that Azure writes, in seconds since 1970; _NO_TIME where it is none, or not written just so."""
+    try:
+        seconds = int(parsedate_to_datetime(created).timestamp())
+        return seconds if 0 < seconds < 1 << 32 and formatdate(seconds, usegmt=True) == created else _NO_TIME
+    except (ValueError, OverflowError, OSError):
+        return _NO_TIME
 
 
 def _number_of(etag: str) -> int:

@@ -35,7 +35,15 @@ PAGE = """\ufeff<?xml version="1.0" encoding="utf-8"?>
   <NextMarker>2!72!MDAw</NextMarker>
 </EnumerationResults>""".encode()
 BLOBS = [
-    Listed("flow/a&b%20.json", 1234, "0x8DEADBEEF012345", "BlockBlob", "Hot", is_current=True),
+    Listed(
+        "flow/a&b%20.json",
+        1234,
+        "0x8DEADBEEF012345",
+        "BlockBlob",
+        "Hot",
+        is_current=True,
+        created="Wed, 17 Jun 2026 09:00:12 GMT",
+    ),
     Listed("flow/\ufffeA.json", 0, "0x1", "AppendBlob", "", is_current=False),
     Listed("x", 0, "", "", "", is_current=False),
     Listed("x", 0, "", "", "", is_current=True),

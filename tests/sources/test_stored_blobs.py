@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import tracemalloc
+from email.utils import formatdate
 from types import SimpleNamespace
 
 import pytest
@@ -30,6 +31,12 @@ ETAGS = st.one_of(
     st.integers(0, 1 << 68).map(lambda number: f'"0x{number:X}"'),
     st.sampled_from(['""', '"0x0"', '"0x08D"', '"0x8d"', '"W/x"', '"0x-1"', '"0x 8D"', '"0x8_D"', "x", '"0x"']),
 )
+TIMES = st.one_of(
+    st.integers(-1, 1 << 33).map(lambda seconds: formatdate(seconds, usegmt=True)),
+    st.sampled_from(
+        ["", "x", "Thu, 01 Jan 1970 00:00:00 GMT", "Sat, 28 Nov 2026 12:00:00", "sat, 28 nov 2026 12:00:00 GMT"]
+    ),
+)
 BLOBS = st.lists(
     st.builds(
         StoredBlob,
@@ -42,6 +49,7 @@ BLOBS = st.lists(
         st.sampled_from(["M", "N"]),
         st.booleans(),
         st.sampled_from(["", "FL-S27", "FL-S28"]),
+        TIMES,
     ),
     max_size=30,
 )

@@ -1,0 +1,194 @@
+"""Flow tuples that were decoded before: a lake, or Parquet that `flowlens convert` wrote, as a source like any other.
+
+What was there to read and what became of it comes from the lake's ledger, blob by blob, so that a lake gives the same ledger and
+coverage as the blobs it was made from. Everything is of the one version that was there when it was opened.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from flowlens import schema
+from flowlens.errors import LedgerError, SourceError
+from flowlens.evidence import REJECTS_KEPT, Ledger, Reject, Window
+from flowlens.lake.ledger import COUNTS, current
+from flowlens.sources.delta import Lake
+
+BLOB = "blob"
+"""Column that says which of a part's blobs a row is of, by number."""
+_MAGIC = b"PAR1"
+_HOUR = dt.timedelta(hours=1)
+_NEAR = dt.timedelta(hours=2)
+"""Tuples lie so near to their blob's hour as a rule; those that do not are looked for once they are found missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeptBlob:
+    """A blob whose flows are kept: who it is, and what became of it; ``failed`` where it could not be read to its end."""
+
+    name: str
+    size: int
+    flow_log: str | None
+    hour: dt.datetime | None
+    mac_address: str | None
+    ledger: Ledger = field(default_factory=Ledger)
+    failed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class KeptPart:
+    """Some blobs and their flows: FLOWS with `BLOB`, all rows of each, for which ``tables`` vouches."""
+
+    blobs: tuple[KeptBlob, ...]
+    tables: Callable[[], Iterator[pa.Table]] = field(compare=False)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the blobs, as they were."""
+        return sum(blob.size for blob in self.blobs)
+
+
+def is_kept_file(source: str) -> bool:
+    """Whether a SOURCE is a Parquet file, by its ending and its first bytes."""
+    path = Path(source)
+    try:
+        if path.suffix.lower() != ".parquet" or not path.is_file():
+            return False
+        with path.open("rb") as file:
+            return file.read(len(_MAGIC)) == _MAGIC
+    except OSError:
+        return False
+
+
+def parquet_part(source: str) -> KeptPart:
+    """The flows of a Parquet file that `flowlens convert` wrote. It keeps neither rejects nor empty blobs.
+
+    Raises SourceError for any other Parquet file.
+    """
+    path = Path(source)
+    try:
+        with pq.ParquetFile(path) as file:
+            found = file.schema_arrow
+            rows = file.metadata.num_rows
+            missing = [each.name for each in schema.FLOWS if each.name not in found.names]
+            differing = [each.name for each in schema.FLOWS if not missing and found.field(each.name).type != each.type]
+    except (pa.ArrowException, OSError) as error:
+        raise SourceError(source, f"is no readable Parquet file: {' '.join(str(error).split()):.160}") from None
+    if missing or differing:
+        problem = f"lacks the column {missing[0]}" if missing else f"has another type in the column {differing[0]}"
+        raise SourceError(
+            source, f"is not Parquet that flowlens wrote: it {problem}", hint="flowlens convert SOURCE -o FILE.parquet"
+        )
+    size = path.stat().st_size
+    ledger = Ledger(blobs=1, tuples=rows, rows=rows, bytes=size, record_bytes=size)
+
+    def tables() -> Iterator[pa.Table]:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=1 << 16, columns=schema.FLOWS.names):
+                table = pa.Table.from_batches([batch]).select(schema.FLOWS.names).cast(schema.FLOWS)
+                yield table.append_column(BLOB, pa.repeat(pa.scalar(0, pa.int64()), table.num_rows))
+
+    return KeptPart((KeptBlob(path.name, size, None, None, None, ledger),), tables)
+
+
+def lake_parts(lake: Lake, window: Window) -> list[KeptPart]:
+    """The lake's blobs that may hold tuples of ``window``, those of each date as one part, in order."""
+    facts = current(lake, _dates(lake, window)).filter(_may_hold(window))
+    return [_part(lake, date, rows) for (date,), rows in sorted(_by_date(facts).items())]
+
+
+def _by_date(facts: pl.DataFrame) -> Mapping[tuple[Any, ...], pl.DataFrame]:
+    return facts.partition_by("date", as_dict=True)
+
+
+def _dates(lake: Lake, window: Window) -> list[dt.date]:
+    """The partitions with blobs that may hold tuples of ``window``."""
+    first = (window.start - _HOUR).date() if window.start else dt.date.min
+    last = (window.end + _HOUR).date() if window.end else dt.date.max
+    return [date for date in lake.ledger_dates() if first <= date <= last]
+
+
+def _may_hold(window: Window) -> pl.Expr:
+    inside = pl.lit(True)
+    if window.start is not None:
+        inside &= pl.col("hour") + _HOUR > window.start
+    if window.end is not None:
+        inside &= pl.col("hour") - _HOUR < window.end
+    return inside
+
+
+def _part(lake: Lake, date: dt.date, facts: pl.DataFrame) -> KeptPart:
+    ids: list[str] = []
+    blobs: list[KeptBlob] = []
+    for (identity,), rows in sorted(
+        facts.partition_by("blob_id", as_dict=True).items(), key=lambda one: one[1]["name"][0]
+    ):
+        ids.append(str(identity))
+        blobs.append(_blob(rows))
+
+    def tables() -> Iterator[pa.Table]:
+        return _rows_of(lake, date, ids, blobs)
+
+    return KeptPart(tuple(blobs), tables)
+
+
+def _blob(rows: pl.DataFrame) -> KeptBlob:
+    """What the ledger says of one blob."""
+    first = rows.row(0, named=True)
+    counts = rows.select(pl.col(COUNTS).sum()).row(0, named=True)
+    name = first["name"]
+    codes: dict[str, int] = {}
+    rejects: list[Reject] = []
+    odd = rows.filter(pl.col("unknown_codes").is_not_null() | pl.col("rejects").is_not_null())
+    for notes, found in odd.select("unknown_codes", "rejects").iter_rows():
+        for each in notes or ():
+            codes[each["note"]] = codes.get(each["note"], 0) + each["count"]
+        rejects += [Reject(name, each["offset"], each["reason"], each["sample"]) for each in found or ()]
+    size = counts["record_bytes"] + counts["framing_bytes"]
+    ledger = Ledger(blobs=1, bytes=size, unknown_codes=codes, rejects=tuple(rejects[:REJECTS_KEPT]), **counts)
+    return KeptBlob(
+        name, size, first["flow_log"], first["hour"], first["mac_address"], ledger, failed=counts["unread"] > 0
+    )
+
+
+def _rows_of(lake: Lake, date: dt.date, ids: Sequence[str], blobs: Sequence[KeptBlob]) -> Iterator[pa.Table]:
+    """The rows of some blobs of a date, each with its blob's number; raises LedgerError where some are not there."""
+    hours = [blob.hour for blob in blobs if blob.hour is not None]
+    time = pc.field("time")
+    near = (time >= min(hours) - _NEAR) & (time < max(hours) + _HOUR + _NEAR)
+    known = pa.array(ids, schema.TEXT)
+    found = [0] * len(ids)
+
+    def numbered(condition: Any) -> Iterator[pa.Table]:
+        for batch in lake.batches([date], [*schema.FLOWS.names, "blob_id"], condition):
+            numbers = pc.index_in(batch["blob_id"], value_set=known).cast(pa.int64())
+            table = pa.Table.from_batches([batch]).select(schema.FLOWS.names).cast(schema.FLOWS)
+            table = table.append_column(BLOB, numbers)
+            if numbers.null_count:
+                table = table.filter(numbers.is_valid())
+            for each in pc.value_counts(table[BLOB]).to_pylist():
+                found[each["values"]] += each["counts"]
+            if table.num_rows:
+                yield table
+
+    yield from numbered(near)
+    short = [number for number, blob in enumerate(blobs) if found[number] < blob.ledger.rows]
+    if short:
+        # Their tuples have times far from their hour.
+        yield from numbered(~near & pc.field("blob_id").isin(known.take(pa.array(short))))
+    for number, blob in enumerate(blobs):
+        if found[number] != blob.ledger.rows:
+            raise LedgerError(
+                str(lake.place),
+                f"expected {blob.ledger.rows} rows of {blob.name}, found {found[number]}",
+                hint="rows were removed from the lake or added by another program; flowlens lake status tells more",
+            )

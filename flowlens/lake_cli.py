@@ -1,0 +1,165 @@
+"""The commands of the lake: `flowlens sync` and `flowlens lake`."""
+
+from __future__ import annotations
+
+import datetime as dt
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Annotated
+
+import typer
+
+from flowlens.errors import ConfigError, SourceError
+from flowlens.evidence import Window
+from flowlens.lake import care
+from flowlens.lake.syncing import Polled, Sync, follow
+from flowlens.options import DONE, INCOMPLETE, AccountUrl, Auth, CaFile, Cloud, Timeout, option, window_option
+from flowlens.outputs.delivery import deliver, say, target_of
+from flowlens.outputs.lake import poll_line, render_status, write_status
+from flowlens.outputs.progress import progress_on
+from flowlens.sources.accounts import IDENTITIES, Access
+from flowlens.sources.delta import Lake, locate_lake, open_lake
+from flowlens.sources.stores import stores
+from flowlens.windows import parse_window
+
+lake_app = typer.Typer(no_args_is_help=True, help="The lake that flowlens sync keeps.")
+_NOTES_SHOWN = 20
+
+_Lake = Annotated[
+    str,
+    typer.Argument(
+        help="The lake: a folder, abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/PATH or az://CONTAINER/PATH.",
+        metavar="LAKE",
+    ),
+]
+_LakeAuth = Annotated[
+    str,
+    option(
+        "Lake in an account",
+        "WAY",
+        "Who writes the lake: default, cli, managed-identity or environment, unless FLOWLENS_LAKE_KEY or "
+        "FLOWLENS_LAKE_SAS_TOKEN is set.",
+        "--lake-auth",
+    ),
+]
+
+
+def opener(text: str, access: Access) -> Callable[[bool], Lake]:
+    """Opens the lake ``text``, each time with a credential that is fresh; the argument says whether to make it."""
+    if access.auth not in IDENTITIES:
+        raise ConfigError(f"--lake-auth {access.auth}", "is not an identity", hint=f"known: {', '.join(IDENTITIES)}")
+
+    def open_it(create: bool) -> Lake:
+        return open_lake(locate_lake(text, access), create=create)
+
+    return open_it
+
+
+def sync(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            help="https://ACCOUNT.blob.core.windows.net/CONTAINER, or folders of blobs in the container's layout.",
+            metavar="STORAGE",
+        ),
+    ],
+    lake: _Lake,
+    go_on: Annotated[bool, typer.Option("--follow/--once", help="Poll each minute, or once. Default: once.")] = False,
+    start: Annotated[
+        str | None, window_option("TIME", "Only hours from this time on: ISO 8601 with zone, or 24h, 7d.", "--start")
+    ] = None,
+    end: Annotated[str | None, window_option("TIME", "Only hours up to this time.", "--end")] = None,
+    lake_auth: _LakeAuth = "default",
+    auth: Auth = "default",
+    cloud: Cloud = None,
+    account_url: AccountUrl = None,
+    ca_file: CaFile = None,
+    timeout: Timeout = 30.0,
+) -> None:
+    """Keep a Delta table of flow tuples up to date: each committed block is read once, whatever happens in between.
+
+    Example: flowlens sync sample_logs lake
+    """
+    access = Access(auth, cloud, account_url, ca_file, timeout)
+    first, last = parse_window(start, end, None, zone=None, now=dt.datetime.now(dt.UTC))
+    open_it = opener(lake, replace(access, auth=lake_auth, account_url=None))
+    told: set[str] = set()
+
+    def tell(polled: Polled) -> None:
+        # What is said at each poll would bury what is new.
+        for note in [note for note in polled.notes if note not in told][:_NOTES_SHOWN]:
+            say(note)
+        told.update(polled.notes)
+        say(poll_line(polled))
+
+    def complain(error: SourceError) -> None:
+        say(f"{dt.datetime.now(dt.UTC):%H:%M:%S}Z could not poll, trying again: {error.where}: {error.problem}")
+
+    running = Sync(
+        stores(sources, access),
+        lambda: open_it(True),
+        window=Window(first, last),
+        progress=progress_on(sys.stderr),
+    )
+    try:
+        if go_on:
+            follow(running, tell, complain)
+        polled = running.poll()
+        tell(polled)
+    finally:
+        running.close()
+    if not polled.listed:
+        say("nothing was selected")
+    raise typer.Exit(DONE if polled.listed and polled.ledger.complete and not polled.unread else INCOMPLETE)
+
+
+@lake_app.command("status")
+def status(
+    lake: _Lake,
+    format: Annotated[str | None, typer.Option(metavar="FORMAT", help="table, json, csv or parquet.")] = None,  # noqa: A002
+    output: Annotated[str | None, typer.Option("--output", "-o", metavar="FILE", help="Write here.")] = None,
+    limit: Annotated[int, typer.Option(metavar="N", help="Days on the terminal.", min=1)] = 40,
+    lake_auth: _LakeAuth = "default",
+) -> None:
+    """What is in it, day by day: blobs, rows, rejects, and whether every byte is accounted for.
+
+    Example: flowlens lake status lake
+    """
+    target = target_of(format, output)
+    found = care.status(opener(lake, Access(lake_auth))(False))
+    deliver(
+        target,
+        render=lambda page, most: render_status(found, page, limit=most),
+        write=lambda file: write_status(found, target.face, file),
+        tables={"lake": found.days},
+        limit=limit,
+        zone=None,
+    )
+
+
+@lake_app.command("compact")
+def compact(lake: _Lake, lake_auth: _LakeAuth = "default") -> None:
+    """Put small files together, each table in one commit; a sync may go on meanwhile.
+
+    Example: flowlens lake compact lake
+    """
+    before, after = care.compact(opener(lake, Access(lake_auth))(False))
+    say(f"{before} file(s) became {after}; the old ones stay until flowlens lake vacuum, for those who read them now")
+
+
+@lake_app.command("vacuum")
+def vacuum(
+    lake: _Lake,
+    older_than: Annotated[
+        str, typer.Option(metavar="AGE", help="Remove files unused for so long: 7d; at least 24h.")
+    ] = "7d",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    lake_auth: _LakeAuth = "default",
+) -> None:
+    """Remove files that no version in use needs: replaced by compaction, or left behind by a sync that was ended.
+
+    Example: flowlens lake vacuum lake --dry-run
+    """
+    removed = care.vacuum(opener(lake, Access(lake_auth))(False), care.parse_age(older_than), dry_run=dry_run)
+    say(f"{len(removed)} file(s) {'would be removed' if dry_run else 'removed'}")

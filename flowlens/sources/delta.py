@@ -1,0 +1,526 @@
+"""The lake's two Delta tables: opened, created, appended to under a fence, read at one version.
+
+The folder LAKE is a Delta table of flows as any engine reads it; LAKE/_ledger, which such engines pass over, is a second one that
+says what became of each record. deltalake writes the logs; data files are written here, so that on a local disk they are on it
+before the commit that names them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from flowlens import schema
+from flowlens.errors import ConfigError, SourceError
+from flowlens.sources.accounts import CLOUDS, IDENTITIES, Access, checked_ca_file, sign_in
+from flowlens.sources.refusals import redact
+
+if TYPE_CHECKING:
+    import datetime as dt
+
+    from deltalake import DeltaTable
+
+FORMAT = 1
+"""Version of the lake's layout; a lake with a higher one is refused."""
+LEDGER_FOLDER = "_ledger"
+KEY_VARIABLE = "FLOWLENS_LAKE_KEY"
+SAS_VARIABLE = "FLOWLENS_LAKE_SAS_TOKEN"
+ENDPOINT_VARIABLE = "FLOWLENS_LAKE_ENDPOINT"
+
+_FORMAT_ID = "flowlens.format"
+_FENCE_ID = "flowlens.sync"
+_CONTAINER_ADDRESS = re.compile(r"abfss://(?P<container>[^@/]+)@(?P<account>[a-z0-9]{3,24})\.[^/]+/(?P<path>.+)")
+_SHORT_ADDRESS = re.compile(r"az://(?P<container>[^@/]+)/(?P<path>.+)")
+_FULL = re.compile(r"No space left on device|Disk quota exceeded|os error 28|os error 122", re.IGNORECASE)
+_CONFLICT = re.compile(r"[Cc]oncurrent|[Cc]onflict|already exists")
+_ROW_GROUP = 1 << 17
+_TARGET_SIZE = 128 << 20
+_EDGE_LENGTH = 32
+_LAST_CHARACTER = "\U0010ffff"
+_REMOTE_HINT = f"check the address, and {KEY_VARIABLE}, {SAS_VARIABLE} or the identity that --lake-auth names"
+
+
+class OvertakenError(Exception):
+    """Another writer has committed since the cursors were read; nothing of this commit is there."""
+
+
+@dataclass(frozen=True, slots=True)
+class LakePlace:
+    """Where a lake is; its text is what was given, and no secret. ``folder`` is None where it is in an account."""
+
+    text: str
+    folder: Path | None
+    options: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+
+    def __str__(self) -> str:
+        return self.text
+
+    def uri(self, part: str = "") -> str:
+        """The address of the table in the folder ``part``, as deltalake takes it."""
+        base = str(self.folder) if self.folder is not None else self.text.rstrip("/")
+        return f"{base}/{part}" if part else base
+
+
+def is_lake_address(text: str) -> bool:
+    """Whether ``text`` names a lake in an account: ``abfss://`` or ``az://``.
+
+    >>> is_lake_address("abfss://lake@contoso.dfs.core.windows.net/flows"), is_lake_address("lake")
+    (True, False)
+    """
+    return text.startswith(("abfss://", "az://"))
+
+
+def is_lake_folder(text: str) -> bool:
+    """Whether ``text`` is a folder that holds a Delta table."""
+    return os.path.isdir(os.path.join(text, "_delta_log"))
+
+
+def parse_lake(text: str, *, account: str | None = None, token: str | None = None) -> LakePlace:
+    """Where the lake ``text`` is: a folder, ``abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/PATH`` or ``az://CONTAINER/PATH``.
+
+    The credential of an account is the lake's own: a key or SAS token from the environment, else ``token``. ``account`` is the
+    account of ``az://``. Raises ConfigError for any other address.
+    """
+    if not is_lake_address(text):
+        if "://" in text:
+            raise ConfigError(
+                redact(text.partition("?")[0]),
+                "is no place for a lake",
+                hint="name a folder, abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/PATH or az://CONTAINER/PATH",
+            )
+        return LakePlace(text, Path(text).absolute())
+    found = _CONTAINER_ADDRESS.fullmatch(text) or _SHORT_ADDRESS.fullmatch(text)
+    if found is None:
+        raise ConfigError(
+            redact(text), "expected abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/PATH or az://CONTAINER/PATH"
+        )
+    name = found.groupdict().get("account") or account or os.environ.get("FLOWLENS_LAKE_ACCOUNT")
+    if not name:
+        raise ConfigError(text, "names no account", hint="set FLOWLENS_LAKE_ACCOUNT, or write abfss://")
+    options = {"azure_storage_account_name": name}
+    if key := os.environ.get(KEY_VARIABLE):
+        options["azure_storage_account_key"] = key
+    elif sas := os.environ.get(SAS_VARIABLE):
+        options["azure_storage_sas_key"] = sas.lstrip("?")
+    elif token:
+        options["azure_storage_token"] = token
+    if endpoint := os.environ.get(ENDPOINT_VARIABLE):
+        if endpoint.startswith("http://") and not re.match(r"http://(127\.|localhost[:/]|\[::1\])", endpoint):
+            raise ConfigError(ENDPOINT_VARIABLE, "plain http would show the credential", hint="write https://")
+        options |= {"azure_storage_endpoint": endpoint, "allow_http": "true"}
+    return LakePlace(text, None, options)
+
+
+def locate_lake(text: str, access: Access) -> LakePlace:
+    """Where the lake ``text`` is, with a credential of its own for one in an account: key or SAS token from the environment, else
+    the identity that ``access`` asks for.
+
+    Raises SourceError where there is none.
+    """
+    token = None
+    if is_lake_address(text) and not (os.environ.get(KEY_VARIABLE) or os.environ.get(SAS_VARIABLE)):
+        if access.auth not in IDENTITIES:
+            access = replace(access, auth="default")
+        cloud = CLOUDS[access.cloud or "global"]
+        token = sign_in(access, cloud, cloud.audience, text, checked_ca_file(access.ca_file)).token
+    return parse_lake(text, token=token)
+
+
+class Lake:
+    """Both tables of a lake, each at the version at which it was opened or last committed to."""
+
+    def __init__(self, place: LakePlace, flows: DeltaTable, ledger: DeltaTable) -> None:
+        self.place = place
+        self.flows = flows
+        self.ledger = ledger
+
+    @property
+    def version(self) -> int:
+        """The version of the table of flows."""
+        return int(self.flows.version())
+
+    def reload(self) -> None:
+        """Go on to the newest versions; whatever was known of cursors is void."""
+        with _told(self.place, "opened"):
+            self.flows.update_incremental()
+            self.ledger.update_incremental()
+
+    def append_ledger(self, rows: pa.Table) -> None:
+        """Commit rows of the ledger; each is a fact about a blob's bytes, so that having it twice changes nothing."""
+        with _told(self.place, "written"):
+            added = _write_files(self.place, LEDGER_FOLDER, rows)
+            self._commit(self.ledger, LEDGER_FOLDER, added, schema.LAKE_LEDGER, ())
+
+    def append_flows(self, rows: pa.Table) -> None:
+        """Commit rows of flows under the fence of the version that this handle has.
+
+        Raises OvertakenError where another sync has committed since: then nothing was added, and cursors must be read anew.
+        """
+        with _told(self.place, "written"):
+            added = _write_files(self.place, "", rows)
+            self._commit(self.flows, "", added, schema.LAKE_FLOWS, self._next_fence())
+        self._settle()
+
+    def replace_flows(self, rows: pa.Table, *, date: dt.date, gone: Sequence[str]) -> None:
+        """Put ``rows``, all of one blob, in the place of those of the blobs ``gone``, in one commit under the fence."""
+        from deltalake import write_deltalake
+
+        ids = sorted({*gone, *pc.unique(rows["blob_id"]).to_pylist()})
+        listed = ", ".join(f"'{each}'" for each in ids)
+        with _told(self.place, "written"):
+            write_deltalake(
+                self.flows,
+                rows.select(schema.LAKE_FLOWS.names),
+                mode="overwrite",
+                predicate=f"date = '{date.isoformat()}' AND blob_id IN ({listed})",
+                commit_properties=_properties(self._next_fence()),
+            )
+        if self.place.folder is not None:
+            _sync_tree(self.place.folder / f"date={date.isoformat()}")
+            _sync_log(self.place.folder)
+        self._settle()
+
+    def _next_fence(self) -> tuple[tuple[str, int], ...]:
+        self._fence = int(self.flows.transaction_version(_FENCE_ID) or 0) + 1
+        return ((_FENCE_ID, self._fence),)
+
+    def _settle(self) -> None:
+        """Go on to what this handle has just committed; a sync that came right behind makes it void at once."""
+        with _told(self.place, "opened"):
+            self.flows.update_incremental()
+        if self.flows.transaction_version(_FENCE_ID) != self._fence:
+            raise OvertakenError
+
+    def _commit(
+        self, table: DeltaTable, part: str, added: list[Any], kind: pa.Schema, marks: tuple[tuple[str, int], ...]
+    ) -> None:
+        from deltalake import Schema
+
+        table.create_write_transaction(
+            added, "append", Schema.from_arrow(kind), ["date"], commit_properties=_properties(marks)
+        )
+        if self.place.folder is not None:
+            _sync_log(self.place.folder / part)
+        if not marks:
+            table.update_incremental()
+
+    def scan_ledger(self, dates: Iterable[dt.date] | None = None) -> pl.LazyFrame:
+        """The rows of the ledger, some of them possibly twice, of some dates or all."""
+        return self._scan(self.ledger, LEDGER_FOLDER, schema.LAKE_LEDGER, dates)
+
+    def scan_flows(self, dates: Iterable[dt.date] | None = None) -> pl.LazyFrame:
+        """The rows of the flows, of some dates or all."""
+        return self._scan(self.flows, "", schema.LAKE_FLOWS, dates)
+
+    def _scan(self, table: DeltaTable, part: str, kind: pa.Schema, dates: Iterable[dt.date] | None) -> pl.LazyFrame:
+        with _told(self.place, "read"):
+            return pl.scan_pyarrow_dataset(
+                _dataset(self.place, part, table, kind, None if dates is None else set(dates))
+            )
+
+    def batches(
+        self, dates: Iterable[dt.date], columns: Sequence[str], condition: pc.Expression | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        """The rows of the flows of some dates for which ``condition`` holds, as they come, some of them at a time."""
+        with _told(self.place, "read"):
+            found = _dataset(self.place, "", self.flows, schema.LAKE_FLOWS, set(dates))
+            yield from found.to_batches(
+                columns=list(columns),
+                filter=condition,
+                batch_size=_ROW_GROUP,
+                batch_readahead=2,
+                fragment_readahead=1,
+            )
+
+    def cursors(self, dates: Iterable[dt.date]) -> dict[str, int]:
+        """The highest block of each blob that has rows in the partitions of ``dates``."""
+        highest: list[pl.DataFrame] = []
+        for batch in self.batches(dates, ["blob_id", "block"]):
+            rows = pl.DataFrame(pl.from_arrow(batch))
+            highest.append(rows.group_by("blob_id").agg(pl.col("block").max()))
+            if len(highest) > 64:
+                highest = [pl.concat(highest).group_by("blob_id").agg(pl.col("block").max())]
+        if not highest:
+            return {}
+        return dict(pl.concat(highest).group_by("blob_id").agg(pl.col("block").max()).iter_rows())
+
+    def files(self) -> tuple[int, int]:
+        """How many data files of flows there are, and their bytes."""
+        with _told(self.place, "read"):
+            sizes = pa.table(self.flows.get_add_actions(flatten=True))["size_bytes"]
+            return len(sizes), int(pc.sum(sizes).as_py() or 0)
+
+    def compact(self) -> None:
+        """Put small files together, each table in one commit; appends in between are no conflict."""
+        from deltalake import WriterProperties
+
+        for table, part in ((self.flows, ""), (self.ledger, LEDGER_FOLDER)):
+            with _told(self.place, "written"):
+                table.optimize.compact(target_size=_TARGET_SIZE, writer_properties=WriterProperties(compression="ZSTD"))
+                table.update_incremental()
+            if self.place.folder is not None:
+                for folder in (self.place.folder / part).glob("date=*"):
+                    _sync_tree(folder)
+                _sync_log(self.place.folder / part)
+
+    def vacuum(self, hours: int, *, dry_run: bool) -> list[str]:
+        """The files that nothing has named for so many hours, now removed."""
+        removed: list[str] = []
+        for table in (self.flows, self.ledger):
+            with _told(self.place, "written"):
+                # The age is checked by who asks; half-written files are in no log, so all are looked at.
+                removed += table.vacuum(hours, dry_run=dry_run, enforce_retention_duration=False, full=True)
+        return removed
+
+    def dates(self) -> list[dt.date]:
+        """The partitions that hold rows of flows, in order."""
+        return self._dates(self.flows)
+
+    def ledger_dates(self) -> list[dt.date]:
+        """The partitions of the ledger, in order: a date whose blobs are all empty has rows here alone."""
+        return self._dates(self.ledger)
+
+    def _dates(self, table: DeltaTable) -> list[dt.date]:
+        with _told(self.place, "read"):
+            return sorted({_date(each["date"]) for each in table.partitions()})
+
+
+def _date(value: Any) -> dt.date:
+    import datetime as dt
+
+    return value if isinstance(value, dt.date) else dt.date.fromisoformat(str(value))
+
+
+def open_lake(place: LakePlace, *, create: bool = False) -> Lake:
+    """The lake at ``place`` at its newest version; with ``create`` one that is not there yet is made, empty.
+
+    Raises SourceError where there is none, where the folder holds something else, or where a later flowlens wrote it.
+    """
+    deltalake = _deltalake()
+    with _told(place, "opened"):
+        there = deltalake.DeltaTable.is_deltatable(place.uri(), dict(place.options) or None)
+        if not there:
+            if not create:
+                raise SourceError(str(place), "no lake is here", hint="flowlens sync STORAGE LAKE makes one")
+            _refuse_foreign(place)
+            _create(place, LEDGER_FOLDER, schema.LAKE_LEDGER)
+            _create(place, "", schema.LAKE_FLOWS)
+        flows = _table(place, "")
+        found = flows.transaction_version(_FORMAT_ID)
+        if found is None:
+            raise SourceError(
+                str(place), "is a Delta table that flowlens sync did not write", hint="name another folder for the lake"
+            )
+        if found > FORMAT:
+            raise SourceError(
+                str(place),
+                f"was written by a later flowlens (format {found}, this one knows {FORMAT})",
+                hint="update flowlens; nothing was changed",
+            )
+        return Lake(place, flows, _table(place, LEDGER_FOLDER))
+
+
+def _table(place: LakePlace, part: str) -> DeltaTable:
+    table: DeltaTable = _deltalake().DeltaTable(place.uri(part), storage_options=dict(place.options) or None)
+    return table
+
+
+def _create(place: LakePlace, part: str, kind: pa.Schema) -> None:
+    deltalake = _deltalake()
+    if place.folder is not None:
+        (place.folder / part).mkdir(parents=True, exist_ok=True)
+    deltalake.DeltaTable.create(
+        place.uri(part),
+        deltalake.Schema.from_arrow(kind),
+        mode="ignore",
+        partition_by=["date"],
+        name=f"flowlens {'ledger' if part else 'flows'}",
+        storage_options=dict(place.options) or None,
+        commit_properties=_properties(((_FORMAT_ID, FORMAT),)),
+    )
+    if place.folder is not None:
+        _sync_log(place.folder / part)
+
+
+def _refuse_foreign(place: LakePlace) -> None:
+    """A folder that holds other things is not made a lake."""
+    if place.folder is None or not place.folder.exists():
+        return
+    if not place.folder.is_dir():
+        raise SourceError(str(place), "expected a folder for the lake, found a file", hint="name another place")
+    others = sorted(each.name for each in place.folder.iterdir() if each.name != LEDGER_FOLDER)
+    if others:
+        raise SourceError(
+            str(place), f"expected a lake or an empty folder, found {others[0]!r:.60}", hint="name another folder"
+        )
+
+
+def _deltalake() -> Any:
+    try:
+        import deltalake
+    except ModuleNotFoundError:
+        raise ConfigError("the lake", "needs the extra of that name", hint="pip install 'flowlens[lake]'") from None
+    return deltalake
+
+
+def _properties(marks: tuple[tuple[str, int], ...]) -> Any:
+    from deltalake import CommitProperties, Transaction
+
+    return CommitProperties(app_transactions=[Transaction(name, number) for name, number in marks])
+
+
+def _dataset(place: LakePlace, part: str, table: DeltaTable, kind: pa.Schema, dates: set[dt.date] | None) -> Any:
+    """The table's data files of some dates as an Arrow dataset.
+
+    Not deltalake's own, which takes a column without statistics for one without values (seen in 1.6).
+    """
+    import pyarrow.fs
+    from deltalake.fs import DeltaStorageHandler
+    from pyarrow import dataset
+
+    if place.folder is not None:
+        files = pyarrow.fs.SubTreeFileSystem(str(place.folder / part), pyarrow.fs.LocalFileSystem())
+    else:
+        files = pyarrow.fs.PyFileSystem(DeltaStorageHandler(place.uri(part), dict(place.options)))
+    form = dataset.ParquetFileFormat()
+    actions = pa.table(table.get_add_actions(flatten=True)).select(["path", "partition.date"])
+    found = sorted((_date(date), unquote(path)) for path, date in zip(*actions.to_pydict().values(), strict=True))
+    fragments = [
+        form.make_fragment(path, files, partition_expression=pc.field("date") == pa.scalar(date, schema.DATE))
+        for date, path in found
+        if dates is None or date in dates
+    ]
+    return dataset.FileSystemDataset(fragments, kind, form, files)
+
+
+# What goes to disk
+
+
+def _write_files(place: LakePlace, part: str, rows: pa.Table) -> list[Any]:
+    """One data file for each date, on the disk for good, as Delta's log names them."""
+    from deltalake.transaction import AddAction
+
+    actions = []
+    for date in sorted(pc.unique(rows["date"]).to_pylist()):
+        own = rows.filter(pc.equal(rows["date"], date)).drop_columns(["date"])
+        path = f"date={date.isoformat()}/part-{uuid.uuid4()}.zstd.parquet"
+        size = _write_file(place, part, path, own)
+        statistics = json.dumps(_statistics(own))
+        actions.append(AddAction(path, size, {"date": date.isoformat()}, int(time.time() * 1000), True, statistics))
+    return actions
+
+
+def _write_file(place: LakePlace, part: str, path: str, rows: pa.Table) -> int:
+    options = {"compression": "zstd", "compression_level": 1, "row_group_size": _ROW_GROUP}
+    if place.folder is None:
+        import pyarrow.fs
+        from deltalake.fs import DeltaStorageHandler
+
+        files = pyarrow.fs.PyFileSystem(DeltaStorageHandler(place.uri(part), dict(place.options)))
+        with files.open_output_stream(path) as sink:
+            pq.write_table(rows, sink, **options)
+        return int(files.get_file_info(path).size)
+    target = place.folder / part / path
+    if not target.parent.is_dir():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _sync_folder(target.parent.parent)
+    try:
+        with target.open("xb") as file:
+            pq.write_table(rows, file, **options)
+            file.flush()
+            os.fsync(file.fileno())
+            size = file.tell()
+    except BaseException:
+        # Nothing names it yet; without space even this may fail, and vacuum then removes it.
+        with contextlib.suppress(OSError):
+            target.unlink()
+        raise
+    _sync_folder(target.parent)
+    return size
+
+
+def _statistics(rows: pa.Table) -> dict[str, object]:
+    """What Delta's log says of a data file: the edges of each plain column, by which readers pass files over."""
+    low, high, nulls = {}, {}, {}
+    for column in rows.schema:
+        if pa.types.is_list(column.type):
+            continue
+        nulls[column.name] = rows[column.name].null_count
+        edges = pc.min_max(rows[column.name])
+        if edges["min"].is_valid:
+            low[column.name] = _edge(edges["min"].as_py(), upper=False)
+            high[column.name] = _edge(edges["max"].as_py(), upper=True)
+    return {"numRecords": rows.num_rows, "minValues": low, "maxValues": high, "nullCount": nulls}
+
+
+def _edge(value: Any, *, upper: bool) -> object:
+    """A value as Delta's log has it; of a long text a shorter one that still lies beyond."""
+    if isinstance(value, str):
+        return value if len(value) <= _EDGE_LENGTH else value[:_EDGE_LENGTH] + (_LAST_CHARACTER if upper else "")
+    return value if isinstance(value, int) else value.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sync_log(folder: Path) -> None:
+    """The newest entries of a table's log on the disk for good."""
+    _sync_tree(folder / "_delta_log", newest=2)
+
+
+def _sync_tree(folder: Path, newest: int = 64) -> None:
+    if not folder.is_dir():
+        return
+    for path in sorted(folder.iterdir(), key=lambda each: each.stat().st_mtime)[-newest:]:
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    _sync_folder(folder)
+
+
+@contextlib.contextmanager
+def _told(place: LakePlace, doing: str) -> Iterator[None]:
+    """Errors of deltalake, Arrow and the system as one SourceError; a commit that came second as OvertakenError."""
+    from deltalake.exceptions import CommitFailedError, DeltaError
+
+    try:
+        yield
+    except CommitFailedError as error:
+        if _CONFLICT.search(str(error)):
+            raise OvertakenError from None
+        raise _refusal(place, doing, error) from None
+    except (DeltaError, OSError, pa.ArrowException, pl.exceptions.PolarsError) as error:
+        raise _refusal(place, doing, error) from None
+
+
+def _refusal(place: LakePlace, doing: str, error: BaseException) -> SourceError:
+    text = " ".join(redact(str(error)).split())
+    if _FULL.search(text):
+        hint = "make room and run it again: everything that was committed is whole, and nothing else is counted"
+        return SourceError(str(place), "there is no space left for the lake", hint=hint)
+    if isinstance(error, PermissionError) or "ermission denied" in text or "ead-only" in text:
+        hint = "check who owns the folder, and that the disk is not read-only"
+        return SourceError(str(place), f"the lake could not be {doing}: {text:.160}", hint=hint)
+    hint = _REMOTE_HINT if place.folder is None else "nothing was changed; what was committed before is whole"
+    return SourceError(str(place), f"the lake could not be {doing}: {text:.240}", hint=hint)

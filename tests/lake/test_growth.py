@@ -1,0 +1,27 @@
+"""Growth equivalence: however blobs grow and polls, faults, kills and restarts fall, the lake equals one read of everything.
+
+The short form plays fixed histories, `make lake` ten thousand. A failure names its seed, which
+``python -m tests.lake.histories SEED`` plays again.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.lake.histories import play
+
+LONG = bool(os.environ.get("LAKE_LONG"))
+AT_ONCE = 25
+HISTORIES = 10_000 if LONG else 150
+FIRST = int(os.environ.get("LAKE_SEED", "1"))
+
+
+@pytest.mark.parametrize("first", range(FIRST, FIRST + HISTORIES, AT_ONCE))
+def test_a_lake_equals_one_read_of_everything(tmp_path: Path, first: int) -> None:
+    for seed in range(first, first + AT_ONCE):
+        play(seed, tmp_path / "lake")
+        shutil.rmtree(tmp_path / "lake")

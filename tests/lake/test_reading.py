@@ -1,0 +1,155 @@
+"""A lake as a source: the same answers, ledger and coverage as from the blobs it was made from."""
+
+from __future__ import annotations
+
+import datetime as dt
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+import flowlens as fl
+from flowlens.errors import ConfigError, LedgerError, SourceError
+from flowlens.evidence import Ledger, Window
+from flowlens.lake.syncing import Sync
+from flowlens.sources.accounts import Access
+from flowlens.sources.delta import Lake, LakePlace, open_lake
+from flowlens.sources.stores import stores
+from tests.flow_logs import blob_path
+
+SAMPLES = Path(__file__).parents[2] / "sample_logs" / "insights-logs-flowlogflowevent"
+TRAPS = Path(__file__).parents[1] / "data"
+DAY = dt.datetime(2026, 6, 15, tzinfo=dt.UTC)
+LATER = DAY + dt.timedelta(days=2)
+Question = Callable[[fl.Scan], pl.LazyFrame]
+QUESTIONS: tuple[Question, ...] = (
+    fl.encryption_status,
+    fl.denied_egress,
+    fl.unexpected_destinations,
+    fl.rule_usage,
+    fl.coverage,
+)
+
+
+def synced(source: Path, folder: Path, now: dt.datetime = LATER) -> Path:
+    """A lake of everything in ``source``."""
+    sync = Sync(stores([str(source)], Access()), lambda: opened(folder, create=True), clock=lambda: now)
+    sync.poll()
+    sync.close()
+    return folder
+
+
+def opened(folder: Path, *, create: bool = False) -> Lake:
+    return open_lake(LakePlace(str(folder), folder), create=create)
+
+
+def counts(ledger: Ledger) -> Ledger:
+    """A ledger without what a lake was not asked about: files beside the blobs."""
+    return replace(ledger, notes=(), sources=1)
+
+
+def assert_same(blobs: Path, lake: Path, window: Window, questions: Sequence[Question] = QUESTIONS) -> None:
+    scans = [fl.scan(str(each), start=window.start, end=window.end, now=LATER) for each in (blobs, lake)]
+    assert counts(scans[0].ledger) == counts(scans[1].ledger)
+    for question in questions:
+        assert_frame_equal(question(scans[0]).collect(), question(scans[1]).collect())
+    columns = scans[0].flows.collect_schema().names()
+    assert_frame_equal(*(scan.flows.collect().sort(columns, nulls_last=True) for scan in scans))
+    files = [io.BytesIO(), io.BytesIO()]
+    written = [scan.write_flows(file) for scan, file in zip(scans, files, strict=True)]
+    assert counts(written[0]) == counts(written[1])
+    for file in files:
+        file.seek(0)
+    assert_frame_equal(*(pl.read_parquet(file).sort(columns, nulls_last=True) for file in files))
+
+
+@pytest.fixture(scope="module")
+def sample_lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return synced(SAMPLES, tmp_path_factory.mktemp("samples") / "lake")
+
+
+WINDOWS = [
+    Window(),
+    Window(DAY + dt.timedelta(hours=9, minutes=30), DAY + dt.timedelta(hours=11)),
+    Window(DAY - dt.timedelta(days=3), DAY - dt.timedelta(days=2)),
+]
+
+
+@pytest.mark.parametrize("window", WINDOWS, ids=["all", "in mid-hour", "nothing"])
+def test_a_lake_gives_the_answers_of_its_blobs(sample_lake: Path, window: Window) -> None:
+    assert_same(SAMPLES, sample_lake, window)
+
+
+def test_what_was_odd_rejected_or_empty_is_told_as_from_the_blobs(tmp_path: Path) -> None:
+    """Every trap as a blob: tuples with times far from their hour, broken records, unknown codes, no records at all."""
+    traps = sorted(path for path in TRAPS.glob("*.json") if "huge" not in path.name)
+    assert len(traps) > 40
+    for number, trap in enumerate(traps):
+        hour = DAY + dt.timedelta(hours=number % 24)
+        path = blob_path(tmp_path / "blobs", mac=f"{number:012X}", hour=hour)
+        path.parent.mkdir(parents=True)
+        path.write_bytes(trap.read_bytes())
+    lake = synced(tmp_path / "blobs", tmp_path / "lake")
+    for window in (Window(), Window(DAY + dt.timedelta(hours=2), DAY + dt.timedelta(hours=20))):
+        assert_same(tmp_path / "blobs", lake, window, (fl.coverage, fl.rule_usage))
+    ledger = fl.scan(str(lake), now=LATER).ledger
+    assert ledger.rejected and ledger.rejected_records and ledger.unknown_codes
+
+
+def test_a_reader_stays_at_the_version_that_it_opened(sample_lake: Path, tmp_path: Path) -> None:
+    folder = synced(SAMPLES, tmp_path / "lake")
+    scan = fl.scan(str(folder), now=LATER)
+    reader = opened(folder)
+    before = reader.scan_flows().collect().height
+    opened(folder).compact()
+    assert reader.scan_flows().collect().height == before
+    assert scan.ledger.rows == before
+
+
+def test_rows_that_another_program_removed_are_an_error_and_no_smaller_answer(tmp_path: Path) -> None:
+    folder = synced(SAMPLES, tmp_path / "lake")
+    opened(folder).flows.delete("dst_port = 443")
+    with pytest.raises(LedgerError, match="expected .* rows of .*, found"):
+        _ = fl.scan(str(folder), now=LATER).evidence
+
+
+@pytest.mark.parametrize("beside", [str(SAMPLES), "workspace:00000000-0000-0000-0000-000000000000"])
+def test_a_lake_is_not_added_to_what_may_be_the_same_traffic(sample_lake: Path, beside: str) -> None:
+    with pytest.raises(SourceError, match="both may describe the same traffic"):
+        _ = fl.scan(str(sample_lake), beside, now=LATER).evidence
+
+
+def test_parquet_that_convert_wrote_gives_the_same_flows_and_findings(tmp_path: Path) -> None:
+    path = tmp_path / "flows.parquet"
+    blobs = fl.scan(str(SAMPLES), now=LATER)
+    with path.open("wb") as file:
+        written = blobs.write_flows(file)
+    kept = fl.scan(str(path), now=LATER)
+    assert kept.ledger.rows == written.rows and kept.ledger.complete
+    for question in (fl.encryption_status, fl.rule_usage):
+        assert_frame_equal(question(blobs).collect(), question(kept).collect())
+
+
+def test_other_parquet_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "other.parquet"
+    pl.DataFrame({"a": [1]}).write_parquet(path)
+    with pytest.raises(SourceError, match="is not Parquet that flowlens wrote: it lacks the column time"):
+        _ = fl.scan(str(path)).evidence
+    path.write_bytes(b"PAR1 and nothing else")
+    with pytest.raises(SourceError, match="is no readable Parquet file"):
+        _ = fl.scan(str(path)).evidence
+
+
+def test_a_delta_table_of_another_kind_is_refused(tmp_path: Path) -> None:
+    pl.DataFrame({"a": [1]}).write_delta(tmp_path / "other")
+    with pytest.raises(SourceError, match="is a Delta table that flowlens sync did not write"):
+        _ = fl.scan(str(tmp_path / "other")).evidence
+
+
+def test_az_stays_an_address_that_tools_read_differently() -> None:
+    with pytest.raises(ConfigError, match="read differently"):
+        fl.scan("az://container/lake")

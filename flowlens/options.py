@@ -67,6 +67,17 @@ Expect = Annotated[Path | None, _question("FILE", "TOML list of expected destina
 BaselineOption = Annotated[
     str | None, _question("FILE", "An earlier report's JSON, or an earlier source.", "--baseline")
 ]
+Accept = Annotated[
+    Path | None,
+    _question("FILE", "TOML list of accepted findings: id, reason, owner and expires.", "--accept"),
+]
+OnlyNew = Annotated[
+    bool, _question(None, "Only what is new since --baseline; gates then count just that.", "--only-new")
+]
+Learn = Annotated[
+    Path | None,
+    _question("FILE", "Draft here the list for --expect, of what was seen beside what is expected already.", "--learn"),
+]
 Depends = Annotated[
     str | None,
     _question("RULE", "Which flows this rule decided; optional stands for those of SQL Managed Instance.", "--depends"),
@@ -115,7 +126,8 @@ class Common:
     ] = None
     inventory: Annotated[Path | None, _network("FILE", "CSV or JSON that names addresses and NICs.")] = None
     format: Annotated[
-        str | None, _result("FORMAT", "table, json, csv or parquet. Default: by the suffix of -o, else table.")
+        str | None,
+        _result("FORMAT", "table, json, markdown, ocsf, csv or parquet. Default: by the suffix of -o, else table."),
     ] = None
     output: Annotated[
         str | None, _result("FILE", "Write here; FOLDER/ for several tables as CSV or Parquet.", "--output", "-o")

@@ -12,10 +12,10 @@ import typer
 from flowlens.errors import ConfigError, near_matches
 from flowlens.gates import parse_gate
 from flowlens.options import DONE, GATE_FIRED, INCOMPLETE
+from flowlens.outputs.content import evidence_lines
 from flowlens.outputs.delivery import deliver, say, target_of
 from flowlens.outputs.query_result import render_query, write_query
 from flowlens.outputs.tables import BY_TABLE
-from flowlens.outputs.terminal import evidence_lines
 from flowlens.queries import Query, Value, find_query, parse_value
 from flowlens.query_running import run_query
 from flowlens.query_values import ENDPOINTS, required_endpoints

@@ -7,14 +7,15 @@ with hours missing, a question is *not determined* rather than *ok*.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from flowlens import schema
+from flowlens.acceptance import Acceptance, read_acceptances
 from flowlens.analyses import ANALYSES, denied_egress, unexpected_destinations
 from flowlens.analyses.destinations import Expected
 from flowlens.analyses.egress import AUTO, explained
@@ -23,13 +24,14 @@ from flowlens.catalog import Names, ServiceTags, load_profile, load_tags, profil
 from flowlens.catalog.tags import UNKNOWN_DATE
 from flowlens.errors import ConfigError
 from flowlens.evidence import Evidence, Ledger, Scan, Window
-from flowlens.findings import QUESTIONS, Baseline, Finding, compared, find, reported_before
+from flowlens.findings import QUESTIONS, Baseline, Finding, accepted_of, compared, find, reported_before
 from flowlens.nic_hours import COVERED
 
 SCHEMA_VERSION = 1
 OK, FINDINGS, NOT_DETERMINED = schema.VERDICTS
 
 _BAD_PAIRS = ("Unencrypted", "Mixed", "Dropped")
+_ROW = "row"
 _TRAFFIC_FROM, _DENIED_FROM = 20, 1000
 """Flows begun from which a flow log without any traffic, or without any denial, may be filtered at its source.
 
@@ -53,6 +55,9 @@ class Verdict:
 class Report:
     """Everything an output shows; plain data.
 
+    ``notes`` say in words what was not determined beside the verdicts, and why. ``row_findings`` has for each table that carries
+    a verdict the id of the finding that each row belongs to, null where the row is none.
+
     >>> import flowlens as fl
     >>> sorted(fl.report(fl.scan("sample_logs"), questions=["coverage"]).tables)
     ['coverage']
@@ -67,6 +72,8 @@ class Report:
     findings: tuple[Finding, ...]
     tables: Mapping[str, pl.DataFrame]
     metrics: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    row_findings: Mapping[str, pl.Series] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         told = "; ".join(f"{name}: {verdict.text}" for name, verdict in self.verdicts.items())
@@ -84,17 +91,26 @@ def report(
     baseline: Scan | Baseline | None = None,
     tags: ServiceTags | None = None,
     names: Names | str | Path | None = None,
+    accept: str | Path | Sequence[Acceptance] = (),
+    only_new: bool = False,
     today: dt.date | None = None,
 ) -> Report:
     """A Report on ``questions`` (names of result tables), computed in one pass over the scan's source.
 
-    Raises ConfigError for an earlier report without the destinations that this one shall be compared in.
+    ``accept`` is a TOML file of accepted findings or its entries. ``only_new`` keeps what is new since the ``baseline``; a
+    baseline that is a scan is then judged as well. ``today`` decides what has expired or is old.
+
+    Raises ConfigError for an earlier report without the destinations that this one shall be compared in, and for ``only_new``
+    without a baseline.
 
     >>> import flowlens as fl
     >>> fl.report(fl.scan("sample_logs")).verdicts["denied_egress"].status
     'findings'
     """
     wanted = list(questions)
+    if only_new and baseline is None:
+        raise ConfigError("--only-new", "needs something to compare with", hint="add --baseline with an earlier report")
+    acceptances = read_acceptances(accept) if isinstance(accept, (str, Path)) else accept
     earlier = baseline.destinations if isinstance(baseline, Baseline) else baseline
     if isinstance(baseline, Baseline) and earlier is None and "unexpected_destinations" in wanted:
         raise ConfigError(
@@ -134,18 +150,39 @@ def report(
     coverage = summarise(evidence.coverage, evidence.views)
     judged = expected is not None or baseline is not None
     settings = {**scan.settings, **asked, "names": known_names.describe() if known_names else None}
-    told = tables
+    told = {name: table.with_row_index(_ROW) for name, table in tables.items() if name in QUESTIONS}
     if expected is None and "unexpected_destinations" in tables:
         table, judged_rows = _unlisted(tables["unexpected_destinations"], baseline, evidence)
         tables["unexpected_destinations"] = table
-        told = {**tables, "unexpected_destinations": table.filter(judged_rows)}
-    findings = find(*_problem_rows(scan, told, judged), evidence.inventory)
+        told["unexpected_destinations"] = table.with_row_index(_ROW).filter(judged_rows)
+    problems = _problem_rows(scan, told, judged)
+    findings, ids = find(problems, evidence.inventory)
+    row_findings = {
+        name: _of_rows(tables[name].height, rows[_ROW], ids[name]) for name, rows in problems.items() if name in ids
+    }
+    window = _told_window(scan, evidence.coverage)
+    notes: list[str] = []
+    if isinstance(baseline, Scan) and only_new:
+        baseline = _judged_baseline(baseline, wanted, expected, known_tags, known_names, asked)
     if isinstance(baseline, Baseline):
         whole = not incomplete(coverage, evidence.ledger)
-        findings = compared(findings, baseline, asked=tables, settings=settings, whole=whole)
-    verdicts = _verdicts(told, coverage, evidence.ledger, judged)
-    return Report(
-        window=_told_window(scan, evidence.coverage),
+        findings, notes = compared(
+            findings,
+            baseline,
+            asked=tables,
+            settings=settings,
+            window=window,
+            coverage=evidence.coverage,
+            whole=whole,
+        )
+    findings, more = accepted_of(findings, acceptances, today or dt.datetime.now(dt.UTC).date())
+    accepted = {finding.id for finding in findings if finding.accepted is not None}
+    told = {
+        name: table.with_columns(accepted=_accepted_rows(table, row_findings.get(name), accepted))
+        for name, table in told.items()
+    }
+    whole_report = Report(
+        window=window,
         settings=settings,
         catalogue={
             "date": max(date for name in profile_names() if (date := load_profile(name).as_of) != UNKNOWN_DATE),
@@ -154,11 +191,89 @@ def report(
         },
         ledger=evidence.ledger,
         coverage=coverage,
-        verdicts=verdicts,
+        verdicts=_verdicts(told, coverage, evidence.ledger, judged),
         findings=findings,
         tables=tables,
         metrics=_metrics(told, findings, coverage, evidence.ledger),
+        notes=(*notes, *more),
+        row_findings=row_findings,
     )
+    return new_part(whole_report) if only_new else whole_report
+
+
+def new_part(report: Report) -> Report:
+    """What of a report is new since its baseline: findings, rows of tables with a verdict, and what gates count.
+
+    Verdicts stay those of the whole, and say how much is new; tables without a verdict, which tell how the answer came about,
+    stay whole too.
+
+    >>> import flowlens as fl
+    >>> whole = fl.report(fl.scan("sample_logs"))
+    >>> new_part(whole).metrics["findings"] == whole.metrics["findings"]
+    True
+    """
+    findings = tuple(finding for finding in report.findings if finding.state == "new")
+    ids = [finding.id for finding in findings]
+    tables, row_findings = dict(report.tables), dict(report.row_findings)
+    for name, of_rows in report.row_findings.items():
+        kept = of_rows.is_in(ids).fill_null(False)
+        if name == "unexpected_destinations":
+            # One more address of a service that is reported already is new as well.
+            kept |= of_rows.is_not_null() & report.tables[name]["is_new"].fill_null(False)
+        tables[name], row_findings[name] = report.tables[name].filter(kept), of_rows.filter(kept)
+    accepted = {finding.id for finding in findings if finding.accepted is not None}
+    told = {
+        name: tables[name].with_columns(accepted=of_rows.is_in(list(accepted)).fill_null(False))
+        for name, of_rows in row_findings.items()
+    }
+    verdicts = {
+        name: replace(
+            verdict, text=f"{sum(f.question == name for f in findings)} new since the baseline. {verdict.text}"
+        )
+        for name, verdict in report.verdicts.items()
+    }
+    return replace(
+        report,
+        settings={**report.settings, "only_new": True},
+        verdicts=verdicts,
+        findings=findings,
+        tables=tables,
+        row_findings=row_findings,
+        metrics={**report.metrics, **_counts(findings), **table_metrics(_counted(told))},
+    )
+
+
+def _judged_baseline(
+    scan: Scan,
+    questions: Sequence[str],
+    expected: str | Path | Sequence[Expected] | None,
+    tags: ServiceTags,
+    names: Names | None,
+    asked: Mapping[str, Any],
+) -> Baseline:
+    """An earlier source as the report on it would be kept; without a list nothing in it was unexpected."""
+    before = report(scan, questions=questions, expected=expected, tags=tags, names=names, **asked)
+    table = before.tables.get("unexpected_destinations")
+    return Baseline(
+        findings=tuple({name: getattr(f, name) for name in f.__slots__} for f in before.findings),
+        destinations=tuple(table.iter_rows(named=True)) if table is not None else None,
+        settings=before.settings,
+        window=before.window,
+    )
+
+
+def _of_rows(height: int, rows: pl.Series, ids: Sequence[str]) -> pl.Series:
+    """The ids at their rows of a table of that height, null at the others."""
+    found = pl.DataFrame({_ROW: rows.cast(pl.UInt32), "finding": pl.Series(ids, dtype=pl.String)})
+    every = pl.DataFrame({_ROW: pl.int_range(height, dtype=pl.UInt32, eager=True)})
+    return every.join(found, on=_ROW, how="left", maintain_order="left")["finding"]
+
+
+def _accepted_rows(table: pl.DataFrame, of_rows: pl.Series | None, accepted: Collection[str]) -> pl.Series:
+    """Which rows of a table with row numbers belong to an accepted finding."""
+    if of_rows is None or not accepted:
+        return pl.repeat(False, table.height, dtype=pl.Boolean, eager=True)
+    return of_rows.gather(table[_ROW]).is_in(list(accepted)).fill_null(False)
 
 
 def _told_window(scan: Scan, coverage: pl.DataFrame) -> Window:
@@ -257,7 +372,8 @@ def _encryption_verdict(table: pl.DataFrame) -> Verdict:
         return Verdict(NOT_DETERMINED, f"Not determined: no traffic between two logged NICs.{aside}")
     encrypted, clear = (int(eligible[f"bytes_{kind}"].sum() or 0) for kind in ("encrypted", "unencrypted"))
     share = f"{100 * encrypted / (encrypted + clear):.1f} %" if encrypted + clear else "an unknown share"
-    bad = eligible.filter(pl.col("encryption_status").is_in(_BAD_PAIRS) & ~_turned())
+    worse = eligible.filter(pl.col("encryption_status").is_in(_BAD_PAIRS) & ~_turned())
+    bad, accepted = worse.filter(~pl.col("accepted")), worse.filter("accepted").height
     turned = eligible.filter(_turned()).height
     since = f", {turned} encrypted only since a change" if turned else ""
     unknown_codes = eligible.filter(pl.col("encryption_status") == "Unknown")["encryption_code"].unique().sort()
@@ -266,8 +382,9 @@ def _encryption_verdict(table: pl.DataFrame) -> Verdict:
     if bad.is_empty() and len(unknown_codes):
         return Verdict(NOT_DETERMINED, f"Not determined:{aside}")
     if bad.is_empty():
+        but = f" but {accepted}, which are accepted," if accepted else ""
         return Verdict(
-            OK, f"All {eligible.height} pairs that can be encrypted are{since} ({share} of their bytes).{aside}"
+            OK, f"All {eligible.height} pairs that can be encrypted{but} are{since} ({share} of their bytes).{aside}"
         )
     kinds = ", ".join(
         f"{n} {status.lower()}"
@@ -275,7 +392,7 @@ def _encryption_verdict(table: pl.DataFrame) -> Verdict:
     )
     return Verdict(
         FINDINGS,
-        f"{bad.height} of {eligible.height} pairs that can be encrypted are not fully: {kinds}{since}; "
+        f"{bad.height} of {eligible.height} pairs that can be encrypted are not fully: {kinds}{since}{_beside(accepted)}; "
         f"{share} of the bytes are encrypted.{aside}",
     )
 
@@ -307,7 +424,8 @@ def _egress_verdict(table: pl.DataFrame, coverage: Mapping[str, object]) -> Verd
         return Verdict(
             NOT_DETERMINED, "Not determined: no workload tried an endpoint of a known profile; name one with --profile."
         )
-    bad = _problems(table)
+    worse = _problems(table)
+    bad, accepted = worse.filter(~pl.col("accepted")), worse.filter("accepted").height
     reached = table.filter(pl.col("status").is_in(["Reached", "Service reached", "Recovered"])).height
     unsure = table.filter(pl.col("status") == "Cannot tell").height
     hidden = _needed(table).filter(pl.col("status") == "Not observable").height
@@ -319,9 +437,14 @@ def _egress_verdict(table: pl.DataFrame, coverage: Mapping[str, object]) -> Verd
     if bad.is_empty():
         # Many a healthy network denies nothing, so this is no more than a condition.
         unless = ", unless a filter removes denied flows" if coverage["logs_without_denied"] else ""
-        return Verdict(OK, f"No required endpoint is denied or unanswered{unless}; {tail}")
+        but = f" but {accepted}, which are accepted" if accepted else ""
+        return Verdict(OK, f"No required endpoint is denied or unanswered{but}{unless}; {tail}")
     kinds = ", ".join(f"{n} {status.lower()}" for status, n in bad.group_by("status").len().sort("status").iter_rows())
-    return Verdict(FINDINGS, f"{bad.height} required endpoint(s) fail: {kinds}; {tail}")
+    return Verdict(FINDINGS, f"{bad.height} required endpoint(s) fail: {kinds}{_beside(accepted)}; {tail}")
+
+
+def _beside(accepted: int) -> str:
+    return f", {accepted} more accepted" if accepted else ""
 
 
 def _unlisted(
@@ -339,22 +462,24 @@ def _unlisted(
     return table.with_columns(reason=reason), new | again
 
 
-def _problem_rows(
-    scan: Scan, tables: Mapping[str, pl.DataFrame], judged: bool
-) -> tuple[pl.DataFrame | None, pl.DataFrame | None, pl.DataFrame | None]:
-    """Of each question the rows that are findings, pairs with their times; None where it was not asked or not judged."""
-    pairs, egress = tables.get("encryption_status"), tables.get("denied_egress")
-    if pairs is not None:
+def _problem_rows(scan: Scan, tables: Mapping[str, pl.DataFrame], judged: bool) -> dict[str, pl.DataFrame]:
+    """Of each question that was asked and judged the rows that are findings, pairs with their times."""
+    problems: dict[str, pl.DataFrame] = {}
+    if (pairs := tables.get("encryption_status")) is not None:
         pairs = pairs.filter(
             pl.col("encryption_status").is_in(_BAD_PAIRS) & ~_turned() & (pl.col("eligibility") == "eligible")
         )
-        if pairs.height:
-            pairs = pairs.join(unprotected(scan), on=PAIR, how="left", nulls_equal=True, maintain_order="left")
-    return (
-        pairs,
-        _problems(egress) if egress is not None else None,
-        tables.get("unexpected_destinations") if judged else None,
-    )
+        times = unprotected(scan) if pairs.height else None
+        problems["encryption_status"] = (
+            pairs.join(times, on=PAIR, how="left", nulls_equal=True, maintain_order="left")
+            if times is not None
+            else pairs
+        )
+    if (egress := tables.get("denied_egress")) is not None:
+        problems["denied_egress"] = _problems(egress)
+    if judged and (found := tables.get("unexpected_destinations")) is not None:
+        problems["unexpected_destinations"] = found
+    return problems
 
 
 def _destinations_verdict(table: pl.DataFrame, judged: bool) -> Verdict:
@@ -365,9 +490,11 @@ def _destinations_verdict(table: pl.DataFrame, judged: bool) -> Verdict:
             f"Not determined: no expected list or baseline was given. {table.height} destination(s) are listed, "
             f"{untagged} of them in no Azure service tag.",
         )
-    if table.is_empty():
-        return Verdict(OK, "Every destination was expected.")
-    return Verdict(FINDINGS, f"{table.height} destination(s) nobody expected.")
+    bad, accepted = table.filter(~pl.col("accepted")), table.filter("accepted").height
+    if bad.is_empty():
+        but = f" but {accepted}, which are accepted" if accepted else ""
+        return Verdict(OK, f"Every destination was expected{but}.")
+    return Verdict(FINDINGS, f"{bad.height} destination(s) nobody expected{_beside(accepted)}.")
 
 
 def _metrics(
@@ -378,12 +505,23 @@ def _metrics(
 ) -> dict[str, int]:
     """What ``--fail-on`` can ask for; a question that was not asked has no metric."""
     return {
-        "findings": sum(f.state != "resolved" for f in findings),
-        "new_findings": sum(f.state == "new" for f in findings),
+        **_counts(findings),
         "rejected": ledger.rejected + ledger.rejected_records,
         "incomplete": int(incomplete(coverage, ledger)),
-        **table_metrics(tables),
+        **table_metrics(_counted(tables)),
     }
+
+
+def _counts(findings: Sequence[Finding]) -> dict[str, int]:
+    return {
+        "findings": sum(f.counts for f in findings),
+        "new_findings": sum(f.counts and f.state == "new" for f in findings),
+    }
+
+
+def _counted(tables: Mapping[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
+    """The rows that nobody accepted."""
+    return {name: table.filter(~pl.col("accepted")) for name, table in tables.items()}
 
 
 def table_metrics(tables: Mapping[str, pl.DataFrame]) -> dict[str, int]:

@@ -287,7 +287,7 @@ def test_json_has_the_keys_of_the_contract(small: Path) -> None:
     document = ran.document
     assert list(document) == [
         *("schema_version", "window", "settings", "catalogue"),
-        *("ledger", "coverage", "verdicts", "findings", "tables"),
+        *("ledger", "coverage", "verdicts", "notes", "findings", "tables"),
     ]
     assert document["window"] == {"start": "2026-06-15T09:00:00Z", "end": "2026-06-15T12:00:00Z"}
     assert {"date", "tags_date"} <= set(document["catalogue"])
@@ -299,6 +299,7 @@ def test_json_has_the_keys_of_the_contract(small: Path) -> None:
         for row in rows:
             assert list(row) == schema.RESULTS[name].names
     keys = ["id", "question", "severity", "workload", "subject", "rule", "state", "first_seen", "last_seen", "evidence"]
+    keys.append("accepted")
     assert document["findings"]
     assert all(list(finding) == keys for finding in document["findings"])
 

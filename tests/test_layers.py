@@ -15,6 +15,7 @@ LINES = 600
 # A module or package imports from lower layers and, inside one package, from its siblings.
 LAYERS = {
     "errors": 0,
+    "acceptance": 1,
     "budget": 1,
     "schema": 1,
     "evidence": 2,
@@ -55,7 +56,9 @@ LAYERS = {
     "compare_cli": 11,
     "mending": 11,
     "query_run_cli": 11,
+    "learning": 11,
     "query_cli": 12,
+    "asking": 12,
     "cli": 13,
     "__main__": 14,
 }

@@ -319,13 +319,25 @@ def denied(folder: Path, *addresses: str, hour: int = 9) -> Path:
     return folder
 
 
+def mended(folder: Path, *, nic: int = 5) -> Path:
+    """Healthy logs, also of the NIC that `denied` writes first, which asks for nothing there."""
+    for hour in (9, 10):
+        write_blob(
+            healthy(folder), MACS[nic], [flow("10.0.4.4", WEB, 22, code="X", minute=60 * (hour - 9) + 7)], hour=hour
+        )
+    return folder
+
+
 def states(report: fl.Report) -> list[tuple[str, str]]:
     return sorted((finding.workload.split(" ")[0], finding.state) for finding in report.findings)
 
 
 def test_new_ongoing_and_resolved(tmp_path: Path) -> None:
     before = earlier(tmp_path, denied(tmp_path / "before", "10.0.4.4", "10.0.5.4"))
-    report = report_on(denied(tmp_path / "after", "10.0.5.4", "10.0.6.4"), baseline=before)
+    after = write_blob(tmp_path / "after", MACS[5], [flow("10.0.4.4", WEB, 22)]).parents[8]
+    for nic, address in ((6, "10.0.5.4"), (7, "10.0.6.4")):
+        write_blob(after, MACS[nic], [flow(address, KMS, 1688, state="D", minute=3)], rule="UserRule_Deny")
+    report = report_on(after, baseline=before)
     assert states(report) == [("10.0.4.4", "resolved"), ("10.0.5.4", "ongoing"), ("10.0.6.4", "new")]
     assert (report.metrics["findings"], report.metrics["new_findings"]) == (2, 1)
 
@@ -333,15 +345,38 @@ def test_new_ongoing_and_resolved(tmp_path: Path) -> None:
 @pytest.mark.parametrize("gap", GAPS)
 def test_what_could_not_be_seen_is_not_resolved(tmp_path: Path, gap: Callable[[Path], dict[str, Any]]) -> None:
     before = earlier(tmp_path, denied(tmp_path / "before", "10.0.4.4"))
-    after = healthy(tmp_path / "after")
+    after = mended(tmp_path / "after")
     assert states(report_on(after, baseline=before)) == [("10.0.4.4", "resolved")]
-    assert states(report_on(after, baseline=before, **gap(after))) == []
+    blind = report_on(after, baseline=before, **gap(after))
+    assert states(blind) == []
+    assert blind.notes == (
+        "1 finding(s) of the baseline on denied_egress are not found again, yet not called resolved: the evidence has gaps.",
+    )
+
+
+def test_a_workload_whose_log_is_gone_is_not_resolved(tmp_path: Path) -> None:
+    before = earlier(tmp_path, denied(tmp_path / "before", "10.0.4.4"))
+    report = report_on(healthy(tmp_path / "after"), baseline=before)
+    assert (report.metrics["incomplete"], report.findings) == (0, ())
+    (note,) = report.notes
+    assert "not called resolved: no hour of their workloads was read (10.0.4.4" in note
+
+
+def test_a_short_look_resolves_nothing(tmp_path: Path) -> None:
+    before = earlier(tmp_path, healthy(denied(tmp_path / "before", "10.0.4.4")))
+    after = mended(tmp_path / "after")
+    # Two hours then: two hours now are as good, one is not.
+    for end, state in ((11, ["resolved"]), (10, [])):
+        scanned = fl.scan(after, start=NINE, end=NINE.replace(hour=end), now=LATER, threads=1)
+        report = fl.report(scanned, profiles=["windows-kms"], expected=EXPECTED, baseline=before)
+        assert [finding.state for finding in report.findings] == state
+    assert "the baseline looked at a longer time" in report.notes[0]
 
 
 def test_what_was_resolved_is_not_resolved_again(tmp_path: Path) -> None:
     last = earlier(tmp_path, denied(tmp_path / "before", "10.0.4.4"))
     gone = tuple({**finding, "state": "resolved"} for finding in last.findings)
-    assert report_on(healthy(tmp_path / "after"), baseline=replace(last, findings=gone)).findings == ()
+    assert report_on(mended(tmp_path / "after"), baseline=replace(last, findings=gone)).findings == ()
 
 
 def test_an_empty_run_resolves_nothing(tmp_path: Path) -> None:
@@ -368,14 +403,14 @@ def test_what_the_baseline_knew_is_expected(tmp_path: Path, by_file: bool) -> No
 
 def test_a_question_that_is_not_asked_is_not_resolved(tmp_path: Path) -> None:
     before = earlier(tmp_path, denied(tmp_path / "before", "10.0.4.4"))
-    after = healthy(tmp_path / "after")
+    after = mended(tmp_path / "after")
     assert report_on(after, baseline=before, questions=["unexpected_destinations"]).findings == ()
     assert states(report_on(after, baseline=before, questions=["denied_egress"])) == [("10.0.4.4", "resolved")]
 
 
 def test_another_scope_or_profile_resolves_nothing(tmp_path: Path) -> None:
     before = earlier(tmp_path, denied(tmp_path / "before", "10.0.4.4"))
-    after = healthy(tmp_path / "after")
+    after = mended(tmp_path / "after")
     assert report_on(after, baseline=before, profiles=["windows-kms", "azure-platform"]).findings == ()
     assert report_on(after, baseline=replace(before, settings=None)).findings == ()
     narrow = fl.scan(after, now=LATER, threads=1, scope=fl.Scope(nics=(MACS[1],)))

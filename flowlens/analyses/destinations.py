@@ -38,8 +38,8 @@ class Expected:
 def read_expected(path: str | Path) -> tuple[Expected, ...]:
     """The expected destinations of a TOML file with ``[[expected]]`` entries.
 
-    An entry has ``prefix`` or ``service_tag``, and may have ``port`` or ``ports``, ``protocol`` and ``name``. The other
-    sections of flowlens.toml may stand beside them.
+    An entry has ``prefix`` or ``service_tag``, and may have ``port`` or ``ports``, ``protocol`` (a name, or its IANA number) and
+    ``name``. The other sections of flowlens.toml may stand beside them.
 
     Raises ConfigError naming the entry that is wrong, or the word that is none.
     """
@@ -69,11 +69,11 @@ def _expected(where: str, entry: object) -> Expected:
     if not isinstance(ports, list) or not all(isinstance(p, int) and 0 <= p <= 65535 for p in ports):
         raise ConfigError(where, f"expected ports from 0 to 65535, found {ports!r:.80}")
     protocol = entry.get("protocol")
-    if protocol is not None and str(protocol).lower() not in schema.PROTOCOL_NUMBER:
+    number = protocol if type(protocol) is int else schema.PROTOCOL_NUMBER.get(str(protocol).lower())
+    if protocol is not None and (number is None or not 0 <= number <= 255):
         raise ConfigError(
-            where, f"unknown protocol {protocol!r:.40}", hint=f"known: {', '.join(schema.PROTOCOL_NUMBER)}"
+            where, f"unknown protocol {protocol!r:.40}", hint=f"known: {', '.join(schema.PROTOCOL_NUMBER)}, or a number"
         )
-    number = schema.PROTOCOL_NUMBER[str(protocol).lower()] if protocol is not None else None
     return Expected(prefix, tag, tuple(ports), number, str(entry.get("name", prefix or tag)))
 
 

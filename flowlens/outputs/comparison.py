@@ -7,9 +7,9 @@ from typing import BinaryIO
 
 from flowlens import schema
 from flowlens.comparing import NOT_COMPARED, REASONS, SUMS, VERDICTS, Comparison
+from flowlens.outputs.content import evidence_lines
 from flowlens.outputs.page import Clock, Page, Row, Shown
 from flowlens.outputs.tables import ledger_document, write_document
-from flowlens.outputs.terminal import evidence_lines
 from flowlens.outputs.text import counted
 from flowlens.reporting import SCHEMA_VERSION
 

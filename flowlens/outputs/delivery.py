@@ -24,6 +24,8 @@ from flowlens.outputs.terminal import COLOURS
 TABLE = "table"
 SCRIPT = "script"
 FORMATS = (TABLE, *OUTPUTS)
+_OF_ANYTHING = (TABLE, "json", *BY_TABLE)
+"""Formats of flow tuples, queries and comparisons too; the others show verdicts and findings."""
 _FILE_WIDTH = 120
 
 
@@ -36,10 +38,11 @@ class Target:
     folder: bool
 
 
-def target_of(face: str | None, output: str | None, *, tables: int = 1) -> Target:
+def target_of(face: str | None, output: str | None, *, tables: int = 1, report: bool = False) -> Target:
     """What --format and -o ask for, known to fit ``tables`` tables before anything is read.
 
-    Raises ConfigError for an unknown format or suffix, where the two disagree, and where the result would not fit.
+    Raises ConfigError for an unknown format or suffix, where the two disagree, where the result would not fit, and for a format
+    of reports where there is none.
 
     >>> target_of(None, "report.json").face
     'json'
@@ -55,6 +58,10 @@ def target_of(face: str | None, output: str | None, *, tables: int = 1) -> Targe
     if suffix and not inferred and not face:
         raise ConfigError(f"-o {output}", "has a suffix that names no format", hint=near_matches(suffix, SUFFIXES))
     face = face or inferred or TABLE
+    if not report and face not in _OF_ANYTHING:
+        raise ConfigError(
+            f"--format {face}", "shows a report, which this is none of", hint=f"known: {', '.join(_OF_ANYTHING)}"
+        )
     if folder and face not in BY_TABLE:
         raise ConfigError(f"-o {output}", f"is a folder, and {face} is one file", hint="name a file")
     if face in BY_TABLE and tables > 1 and not folder:

@@ -6,9 +6,9 @@ from typing import BinaryIO
 
 import polars as pl
 
+from flowlens.outputs.content import evidence_lines
 from flowlens.outputs.page import Clock, Page, Shown
 from flowlens.outputs.tables import ledger_document, write_document
-from flowlens.outputs.terminal import evidence_lines
 from flowlens.outputs.text import counted
 from flowlens.query_running import QueryResult
 from flowlens.reporting import SCHEMA_VERSION

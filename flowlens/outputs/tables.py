@@ -15,6 +15,7 @@ from typing import BinaryIO
 import msgspec
 import polars as pl
 
+from flowlens.acceptance import Acceptance
 from flowlens.errors import ConfigError, SourceError
 from flowlens.evidence import Ledger, Window
 from flowlens.findings import Baseline
@@ -40,6 +41,7 @@ def write_json(report: Report, file: BinaryIO) -> None:
         "ledger": ledger_document(report.ledger),
         "coverage": dict(report.coverage),
         "verdicts": {name: {"status": v.status, "text": v.text} for name, v in report.verdicts.items()},
+        "notes": list(report.notes),
         "findings": [{name: getattr(finding, name) for name in finding.__slots__} for finding in report.findings],
     }
     write_document(head, report.tables, file)
@@ -105,12 +107,28 @@ def read_baseline(path: Path) -> Baseline | None:
     if found["schema_version"] != SCHEMA_VERSION:
         raise ConfigError(where, f"expected schema version {SCHEMA_VERSION}, found {found['schema_version']!r:.20}")
     tables, settings = found.get("tables"), found.get("settings")
+    if isinstance(settings, dict) and settings.get("only_new"):
+        raise ConfigError(
+            where, "holds only what was new when it was made", hint="keep a report without --only-new as the baseline"
+        )
     listed = tables.get("unexpected_destinations") if isinstance(tables, dict) else None
     return Baseline(
         findings=tuple(_with_times(where, old) for old in _objects(where, found.get("findings"), _FINDING)),
         destinations=_objects(where, listed, _DESTINATION) if listed is not None else None,
         settings=settings if isinstance(settings, dict) else None,
+        window=_window(found.get("window")),
     )
+
+
+def _window(told: object) -> Window | None:
+    """The window of an earlier report; None where it is not told in full."""
+    if not isinstance(told, dict):
+        return None
+    try:
+        start, end = (dt.datetime.fromisoformat(str(told.get(name))) for name in ("start", "end"))
+        return Window(start, end)
+    except (ValueError, OverflowError):
+        return None
 
 
 def _with_times(where: str, finding: Mapping[str, object]) -> Mapping[str, object]:
@@ -142,6 +160,8 @@ def _plain(value: object) -> object:
         return utc(value)
     if isinstance(value, (dt.date, Path)):
         return str(value)
+    if isinstance(value, Acceptance):
+        return {name: getattr(value, name) for name in ("reason", "owner", "expires")}
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, (tuple, set, frozenset)):

@@ -17,9 +17,10 @@ from rich.cells import cell_len
 
 import flowlens as fl
 from flowlens import schema
+from flowlens.outputs.content import evidence_lines
 from flowlens.outputs.page import Page, Shown
 from flowlens.outputs.progress import progress_on
-from flowlens.outputs.terminal import COLOURS, evidence_lines, render, render_flows
+from flowlens.outputs.terminal import COLOURS, render, render_flows
 from flowlens.reporting import summarise
 from tests.flow_logs import CONTAINER, SAMPLE
 from tests.make_logs import LATER

@@ -250,6 +250,27 @@ def gaps(folder: Path) -> None:
         gone.unlink()
 
 
+def mornings(folder: Path) -> None:
+    """Two days of three VMs: one failure lasts, one ends, and on the second day a new destination shows up."""
+    app, web, win = (
+        Nic("vm-app", "10.8.1.4", "snet-app"),
+        Nic("vm-web", "10.8.2.4", "snet-web"),
+        Nic("vm-win", "10.8.3.4", "snet-win"),
+    )
+    noon, first, end = DAY - 12 * HOUR, DAY - 24 * HOUR, DAY + 24 * HOUR
+    talks = [
+        Talk(app, MONITOR, 443, first, end),
+        Talk(web, MONITOR, 443, first, end),
+        Talk(win, MONITOR, 443, first, end),
+        Talk(win, ACTIVATION, 1688, first, end, denied_by="UserRule_DenyKms"),
+        Talk(web, "198.51.100.40", 443, first, noon),
+        Talk(app, "203.0.113.77", 8443, DAY + 3 * HOUR, DAY + 5 * HOUR),
+    ]
+    nics = (app, web, win)
+    write(folder / "logs", nics, talks, first, 48)
+    write_inventory(folder / "inventory.csv", nics)
+
+
 LOGS: Mapping[str, Callable[[Path], None]] = {
     "encryption-switched-on": encryption,
     "private-subnets": private_subnets,
@@ -257,5 +278,6 @@ LOGS: Mapping[str, Callable[[Path], None]] = {
     "unexpected-egress": last_month,
     "rule-can-go": rules,
     "missing-hours": gaps,
+    "every-morning": mornings,
 }
 """What makes the folder of each page of docs/how-to."""

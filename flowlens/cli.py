@@ -14,7 +14,7 @@ from typing import Annotated, BinaryIO
 import typer
 
 import flowlens
-from flowlens import catalogue_cli, compare_cli, query_cli
+from flowlens import catalogue_cli, compare_cli, query_cli, report_cli
 from flowlens.analyses import ANALYSES
 from flowlens.asking import answer, ledger_code, required_of, scan_of, scope_of, told_apart, told_memory
 from flowlens.catalogue_cli import told_lines
@@ -78,6 +78,7 @@ app.add_typer(catalogue_cli.tags_app, name="tags")
 app.command()(catalogue_cli.resolve)
 app.command()(query_cli.query)
 app.command("compare")(compare_cli.compare_sources)
+app.command("report")(report_cli.scheduled_report)
 
 
 def _complain(error: FlowlensError) -> None:

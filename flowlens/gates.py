@@ -30,6 +30,14 @@ GATES = (
     "new_destinations",
 )
 """Metrics of a report that a gate may name; a metric is there when its question was asked."""
+GATE_QUESTIONS = {
+    "unencrypted": "encryption_status",
+    "denied_required": "denied_egress",
+    "unanswered": "denied_egress",
+    "unexpected_destinations": "unexpected_destinations",
+    "new_destinations": "unexpected_destinations",
+}
+"""The table that a metric is counted in; those of any report are counted whatever was asked."""
 WHAT_IF_GATES = ("lost", "at_risk")
 """Metrics of a report on a change that is only thought of."""
 QUERY_GATES = ("rows",)

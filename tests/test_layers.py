@@ -57,10 +57,13 @@ LAYERS = {
     "mending": 11,
     "query_run_cli": 11,
     "learning": 11,
+    "schedule": 11,
+    "scheduled": 12,
+    "report_cli": 13,
     "query_cli": 12,
     "asking": 12,
-    "cli": 13,
-    "__main__": 14,
+    "cli": 14,
+    "__main__": 15,
 }
 
 

@@ -75,7 +75,7 @@ def _code(word: str) -> str:
 
 
 def _blocks(report: Report) -> Iterator[str]:
-    yield "# Flow log report"
+    yield f"# {inline(report.settings.get('title') or 'Flow log report')}"
     yield window_text(report, _clock)
     if report.verdicts:
         rows = [

@@ -99,8 +99,19 @@ def read_baseline(path: Path) -> Baseline | None:
     if not path.is_file() or path.suffix.lower() != ".json":
         return None
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        return baseline_of(path.read_bytes(), where)
+    except OSError as error:
+        raise ConfigError(where, f"cannot be read: {error}") from error
+
+
+def baseline_of(data: bytes, where: str) -> Baseline | None:
+    """What the bytes of an earlier report hold for comparison; None where they are something else.
+
+    Raises ConfigError, naming ``where``, for a report that cannot be read or compared.
+    """
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError) as error:
         raise ConfigError(where, f"cannot be read: {error}") from error
     if not isinstance(found, dict) or "schema_version" not in found:
         return None

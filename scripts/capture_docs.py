@@ -50,7 +50,7 @@ def shown(block: str) -> Iterator[str]:
             code = done.code
             if code not in (0, 1):
                 raise SystemExit(f"{line}\nended with {code}: {done.err}")
-            yield from (one.rstrip() for one in done.out.strip().splitlines())
+            yield from (one.rstrip() for one in (done.out.strip() + "\n" + done.err.strip()).strip().splitlines())
 
 
 def captured(page: Path) -> str:

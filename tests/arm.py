@@ -73,18 +73,19 @@ class Template:
         """The resources, those of nested templates in the place of these."""
         made: list[dict[str, Any]] = []
         for resource in self.document["resources"]:
-            if not self.value(resource.get("condition", True)):
-                continue
+            # What a condition leaves out is evaluated all the same, and must not fail.
+            wanted = self.value(resource.get("condition", True))
             if resource["type"] != "Microsoft.Resources/deployments":
-                made.append(self.value(resource))
+                made += [self.value(resource)] if wanted else []
                 continue
             properties = resource["properties"]
             assert properties["expressionEvaluationOptions"] == {"scope": "inner"}
             given = {name: self.value(one["value"]) for name, one in properties["parameters"].items()}
             inner = Template(properties["template"], given)
             place = {name: self.value(resource[name]) for name in ("subscriptionId", "resourceGroup")}
-            made.extend({**one, "deployedTo": place} for one in inner.resources())
+            parts = [{**one, "deployedTo": place} for one in inner.resources()]
             assert inner.unused() == set()
+            made += parts if wanted else []
         return made
 
     def unused(self) -> set[str]:
@@ -166,6 +167,8 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "last": lambda items: items[-1],
     "if": lambda condition, one, other: one if condition else other,
     "createArray": lambda *items: list(items),
+    "createObject": lambda *parts: dict(zip(parts[::2], parts[1::2], strict=True)),
+    "json": json.loads,
     "guid": lambda *parts: str(uuid.uuid5(uuid.NAMESPACE_URL, "/".join(parts))),
     "uniqueString": lambda *parts: uuid.uuid5(uuid.NAMESPACE_URL, "/".join(parts)).hex[:13],
     "resourceGroup": lambda: GROUP,

@@ -53,6 +53,11 @@ ANSWERS = {
     ),
     "rule-can-go": ("vm-old    Outbound   203.0.113.40  TCP 8443", "Not observable: AllowMigration"),
     "missing-hours": ("VNET-APP  vm-web   03:00Z  missing", "1 silent, 1 missing"),
+    "every-morning": (
+        "nothing is wrong; sections prod",
+        "vm-app    203.0.113.77  TCP 8443",
+        "Unexpected destinations: 1 new since the baseline",
+    ),
 }
 
 

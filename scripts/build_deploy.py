@@ -280,7 +280,7 @@ def workbook() -> dict[str, Any]:
     values = {
         "start": "datetime({TimeRange:startISO})",
         "end": "datetime({TimeRange:endISO})",
-        "endpoints": "array_concat(dynamic({Endpoints}), dynamic({MoreEndpoints}))",
+        "endpoints": "array_concat(dynamic([{Endpoints}]), dynamic({MoreEndpoints}))",
         "expected": "dynamic({Expected})",
     }
     return {
@@ -312,8 +312,9 @@ def parameters_item() -> dict[str, Any]:
         }
         return {**head, "name": name, "label": label, "type": kind, "isRequired": True, **more}
 
+    # Without the brackets, in which a drop-down would see several choices.
     lists = [
-        {"value": json.dumps(required_endpoints([name])), "label": name, "selected": name == PROFILES[0]}
+        {"value": json.dumps(required_endpoints([name]))[1:-1], "label": name, "selected": name == PROFILES[0]}
         for name in PROFILES
     ]
     return {

@@ -26,7 +26,7 @@ docs: $(VENV)/.installed-dev
 	$(BIN)/python scripts/capture_readme.py
 	$(BIN)/python scripts/capture_docs.py
 
-# New random examples, many of them; a failure prints the blob that repeats it. A quarter of an hour or so.
+# New random examples, twenty times as many of every test; a failure prints the blob that repeats it. Takes a while.
 fuzz: $(VENV)/.installed-dev
 	HYPOTHESIS_PROFILE=fuzz $(BIN)/pytest -n 2 --no-skips -m hypothesis
 
@@ -52,8 +52,9 @@ scenario: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m bench
 
-# 50,000 small blobs from a server on loopback and from disk; half an hour.
+# A million names listed, and 50,000 small blobs from a server on loopback and from disk; half an hour.
 bench-storage: $(VENV)/.installed-dev
+	$(BIN)/python -m bench.listing
 	$(BIN)/python -m bench.storage
 
 # Matching of addresses: against ipaddress on 100,000 nested prefixes of each family, and its cost beside decoding.

@@ -1,5 +1,7 @@
 """``python -m bench.blob_server FOLDER``: a folder served as a storage account on loopback, by the few calls that reading takes.
 
+With a number in the place of the folder, so many names of empty blobs, as many NICs have them over the hours of some months.
+
 Lists (with prefix, delimiter and pages) and ranges under an ETag, nothing else; it believes whoever asks. It is lean, so that a
 bench on a machine of two cores measures the client: its own CPU seconds stand on its standard output once its input ends.
 Standard library only.
@@ -9,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import bisect
+import datetime as dt
 import email.utils
 import os
 import re
@@ -19,6 +22,7 @@ from urllib.parse import parse_qs, unquote
 from xml.sax.saxutils import escape
 
 ACCOUNT = "bench"
+NICS = 1000
 _PAGE = 5000
 _RANGE = re.compile(rb"(?i)\r\nx-ms-range: *bytes=(\d+)-(\d+)")
 _LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
@@ -69,6 +73,25 @@ class Store:
         """The bytes [start, end] of a blob."""
         with self.files[name].open("rb", buffering=0) as file:
             return os.pread(file.fileno(), end + 1 - start, start)
+
+
+class Names(Store):
+    """Names alone, ``NICS`` for each hour from June 2026 on; each blob is empty."""
+
+    def __init__(self, count: int) -> None:
+        self.container = "insights-logs-flowlogflowevent"
+        root = (
+            "flowLogResourceID=/A64ACBF7-0000-1111-2222-0123456789AB_NETWORKWATCHERRG/NETWORKWATCHER_EASTUS_FLOWLOG-1"
+        )
+        first = dt.datetime(2026, 6, 1, tzinfo=dt.UTC)
+        self.names = []
+        for number in range(count):
+            hour = first + dt.timedelta(hours=number // NICS)
+            folders = f"y={hour:%Y}/m={hour:%m}/d={hour:%d}/h={hour:%H}/m=00"
+            self.names.append(f"{root}/{folders}/macAddress={0x00224800_0000 + number % NICS:012X}/PT1H.json")
+        self.files = {}
+        self.sizes = dict.fromkeys(self.names, 0)
+        self.requests = {}
 
 
 class _Connection(asyncio.Protocol):
@@ -143,7 +166,8 @@ async def _serve(store: Store) -> None:
 
 def main() -> None:
     """Serve until standard input ends."""
-    asyncio.run(_serve(Store(Path(sys.argv[1]))))
+    given = sys.argv[1]
+    asyncio.run(_serve(Names(int(given)) if given.isdigit() else Store(Path(given))))
 
 
 if __name__ == "__main__":

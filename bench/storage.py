@@ -29,7 +29,8 @@ BAR = 0.8
 GROWTH = 1.0
 """Kilobytes of peak memory that a blob more may cost over what it costs from disk, where the answer grows as much."""
 WAYS = ("convert", "analyze")
-_COMMAND = "import sys; from flowlens.__main__ import main; sys.argv[0] = 'flowlens'; main()"
+COMMAND = "import sys; from flowlens.__main__ import main; sys.argv[0] = 'flowlens'; main()"
+ENVIRONMENT = {"AZURE_STORAGE_KEY": "YmVuY2g="}
 _WINDOW = ("--start", "2026-03-02T00:00Z", "--end", "2026-03-03T00:00Z")
 
 
@@ -43,8 +44,8 @@ class Served:
 
 
 @contextmanager
-def serving(container: Path) -> Iterator[Served]:
-    """A server of the files below ``container``; it is ended with the block."""
+def serving(container: Path | int) -> Iterator[Served]:
+    """A server of the files below ``container``, or of so many names; it is ended with the block."""
     process = subprocess.Popen(
         [sys.executable, "-m", "bench.blob_server", str(container)],
         stdin=subprocess.PIPE,
@@ -69,9 +70,8 @@ def serving(container: Path) -> Iterator[Served]:
 def run(way: str, source: str, out: Path, *options: str) -> tuple[Measured, Any]:
     """One run over ``source`` and what it answered: a digest of the flow tuples, or the report without its settings."""
     target = out / ("flows.parquet" if way == "convert" else "report.json")
-    command = [sys.executable, "-c", _COMMAND, way, source, "-o", str(target), *_WINDOW, *options]
-    environment = {"AZURE_STORAGE_KEY": "YmVuY2g="}
-    measured = measure(command, environment=environment)
+    command = [sys.executable, "-c", COMMAND, way, source, "-o", str(target), *_WINDOW, *options]
+    measured = measure(command, environment=ENVIRONMENT)
     if measured.exit_code:
         raise SystemExit(f"flowlens {way} {source} ended with exit code {measured.exit_code}")
     if way == "analyze":

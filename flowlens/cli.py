@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, BinaryIO
 
 import typer
@@ -27,6 +27,7 @@ from flowlens.mending import ask_or_mend
 from flowlens.options import (
     DONE,
     ERROR,
+    INCOMPLETE,
     WRONG_USAGE,
     Accept,
     AccountUrl,
@@ -309,7 +310,16 @@ def doctor(
     first, last = parse_window(start, end, None, zone=None, now=dt.datetime.now(dt.UTC))
     window = Window(first, last) if first or last else None
     access = Access(auth, cloud, account_url, ca_file, timeout)
-    told_lines((line, "") for line in doctor_lines(sources or [], access, window))
+    found = True
+
+    def told() -> Iterator[str]:
+        nonlocal found
+        found = yield from doctor_lines(sources or [], access, window)
+
+    told_lines((line, "") for line in told())
+    if not found:
+        say("nothing was selected")
+        raise typer.Exit(INCOMPLETE)
 
 
 def _version(value: bool) -> None:
@@ -346,9 +356,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 128 + interrupts.number
 
 
+@functools.cache
+def _command() -> Callable[..., object]:
+    """The commands as click has them, made once: a process may run several."""
+    return typer.main.get_command(app)
+
+
 def _run(arguments: Sequence[str] | None) -> int:
     try:
-        code = app(args=arguments, prog_name="flowlens", standalone_mode=False, windows_expand_args=False)
+        code = _command()(args=arguments, prog_name="flowlens", standalone_mode=False, windows_expand_args=False)
         return code if isinstance(code, int) else DONE
     except (ConfigError, CatalogError) as error:
         _complain(error)

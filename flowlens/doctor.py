@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import os
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from urllib.parse import urlsplit
 
@@ -16,10 +16,11 @@ from flowlens.evidence import Window
 from flowlens.selecting import select_files
 from flowlens.sources import workspace
 from flowlens.sources.accounts import Access, connect, is_remote, parse_location
+from flowlens.sources.files import ENDINGS
 from flowlens.sources.ranges import RANGE
 from flowlens.sources.refusals import address_words, redact
 from flowlens.sources.slices import Asker
-from flowlens.sources.storage import Listing, default_window, list_blobs, try_reading
+from flowlens.sources.storage import ROOT_KEYS, Listing, default_window, list_blobs, try_reading
 from flowlens.sources.workspace import is_workspace, parse_workspace
 from flowlens.workspace_rows import ROWS_AT_ONCE, count_rows
 
@@ -30,8 +31,14 @@ _BLOBS_PER_SECOND = 250
 bench-storage` on a 2-core machine. Threads share an interpreter, so more cores gain little. An estimate, not a promise."""
 
 
-def describe(sources: Sequence[str], access: Access | None = None, window: Window | None = None) -> Iterator[str]:
+Lines = Generator[str, None, bool]
+"""Lines that tell of a source, and at their end whether it holds anything to read."""
+
+
+def describe(sources: Sequence[str], access: Access | None = None, window: Window | None = None) -> Lines:
     """Lines for a person: engine, catalogue, config, and for each source what there is and what a run would cost.
+
+    The generator returns whether a run would find anything to read; without sources there is nothing to find, and it is true.
 
     Of a storage account or workspace also who reads it and what that identity may do, over ``window``, else the last 24 hours.
 
@@ -50,16 +57,15 @@ def describe(sources: Sequence[str], access: Access | None = None, window: Windo
         f"catalogue: {len(profile_names())} profiles, {len(tags.names)} service tags of {tags.date}",
     ]
     failures: list[FlowlensError] = []
+    found = not sources
     for source in sources:
         try:
             if is_workspace(source):
-                yield from _workspace(source, access or Access(), window)
+                found |= yield from _workspace(source, access or Access(), window)
+            elif is_remote(source):
+                found |= yield from _account(source, access or Access(), window)
             else:
-                yield from (
-                    _account(source, access or Access(), window)
-                    if is_remote(source)
-                    else _source(source, window or Window())
-                )
+                found |= yield from _source(source, window or Window())
         except FlowlensError as error:
             failures.append(error)
             yield f"  {error.where}: {error.problem}"
@@ -67,9 +73,10 @@ def describe(sources: Sequence[str], access: Access | None = None, window: Windo
                 yield f"  next: {error.hint}"
     if failures:
         raise failures[0]
+    return found
 
 
-def _account(source: str, access: Access, window: Window | None) -> Iterator[str]:
+def _account(source: str, access: Access, window: Window | None) -> Lines:
     """One thing after another, so that what works is told before the first that does not."""
     location = parse_location(source, access)
     now = dt.datetime.now(dt.UTC)
@@ -86,9 +93,13 @@ def _account(source: str, access: Access, window: Window | None) -> Iterator[str
         try_reading(readable)
     yield f"  read: {'yes' if readable else 'not tried, since there is no blob'}"
     yield from (f"  {line}" for line in _amount(listing, window))
+    if not listing.blobs:
+        names = " or ".join(f"{key}.../y=.../macAddress=.../*.json" for key in ROOT_KEYS[:2])
+        yield f"  nothing to read: looked for blobs named {names}, of hours in the window and the one after it"
+    return bool(listing.blobs)
 
 
-def _workspace(source: str, access: Access, window: Window | None) -> Iterator[str]:
+def _workspace(source: str, access: Access, window: Window | None) -> Lines:
     """Who asks, whether that is allowed, and how many rows there are."""
     place = parse_workspace(source, access)
     now = dt.datetime.now(dt.UTC)
@@ -102,10 +113,13 @@ def _workspace(source: str, access: Access, window: Window | None) -> Iterator[s
     yield f"  window: {start.isoformat()} to {end.isoformat()}"
     if counts is None:
         yield f"  rows of {place.table}: too many to be counted in time; narrow the window"
-        return
+        return True
     rows, hours = int(counts["flows"].sum()), counts.height
     parts = -(-rows // ROWS_AT_ONCE)
     yield f"  {rows} flow row(s) of {place.table} in {hours} hour(s); a run takes {1 + 2 * parts} queries or more"
+    if not rows:
+        yield f"  nothing to read: looked for flow rows of {place.table} in the window"
+    return rows > 0
 
 
 def _route(account_url: str) -> str:
@@ -141,7 +155,7 @@ def _seconds(size: int, blobs: int) -> int:
     return max(1, round(size / 1e6 / _MB_PER_SECOND + blobs / _BLOBS_PER_SECOND))
 
 
-def _source(source: str, window: Window) -> Iterator[str]:
+def _source(source: str, window: Window) -> Lines:
     """What a run would read of files, told as a run tells it."""
     selected = select_files([source], window)
     blobs = [item.blob for item in selected.items]
@@ -158,6 +172,10 @@ def _source(source: str, window: Window) -> Iterator[str]:
     if blobs:
         yield f"  a run takes about {_seconds(size, len(blobs))} s on this machine (gzip counts for more)"
     yield from (f"  {sentence}" for sentence in selected.notes)
+    if not blobs:
+        beside = " of hours in the window and the ones beside it" if window.start or window.end else ""
+        yield f"  nothing to read: looked for files that end in {', '.join(ENDINGS)}, or one of these with .gz{beside}"
+    return bool(blobs)
 
 
 def _version(name: str) -> str:

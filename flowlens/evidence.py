@@ -202,7 +202,7 @@ class Evidence:
 
     ``parts`` are the conversations with what is known of both ends and which rows count (see flowlens.views), split so that
     all rows of a destination are in one part and each part fits memory.
-    ``coverage`` has the columns of the coverage table.
+    ``coverage`` has the columns of the coverage table. ``logged`` are, in a part of a scan, the NICs that the whole has logs of.
     """
 
     conversations: pl.LazyFrame
@@ -210,11 +210,12 @@ class Evidence:
     inventory: Inventory
     coverage: pl.DataFrame
     ledger: Ledger
+    logged: pl.Series | None = None
 
     @property
     def logged_nics(self) -> pl.Series:
         """The MAC addresses that some flow log covers, in ``mac_address``; the inventory knows others too."""
-        return self.coverage["mac_address"].drop_nulls().unique()
+        return self.coverage["mac_address"].drop_nulls().unique() if self.logged is None else self.logged
 
     @property
     def views(self) -> pl.LazyFrame:
@@ -310,6 +311,8 @@ class Scan:
                 conversations=whole.conversations.filter(inside),
                 parts=tuple(part.filter(inside) for part in whole.parts),
                 coverage=hours,
+                # A change outside the hours that were read takes no NIC's flow log away.
+                logged=whole.logged_nics,
             )
 
         return Scan(read=read, flows=self._flows, window=window, settings=self.settings)

@@ -96,8 +96,8 @@ def find(
 ) -> tuple[tuple[Finding, ...], Mapping[str, Sequence[str]]]:
     """The findings, worst first, of rows that are problems, by the tables of QUESTIONS that they are of.
 
-    Rows of encryption_status have two more columns, first_seen and last_seen. Beside the findings stand, for each table, the id
-    of the finding that each of its rows belongs to.
+    Rows of encryption_status have two more columns, first_seen and last_seen, those of denied_egress one more, first_failure.
+    Beside the findings stand, for each table, the id of the finding that each of its rows belongs to.
     """
     groups = _groups(inventory)
     make = {
@@ -173,7 +173,7 @@ def _egress_findings(bad: pl.DataFrame, groups: Mapping[tuple[str | None, str], 
             subject=f"{row['endpoint']} ({row['protocol']} {row['port']}): {row['status']}",
             rule=row["acl_rule"],
             state="new",
-            first_seen=None,
+            first_seen=row["first_failure"],
             last_seen=row["last_failure"],
             evidence={k: row[k] for k in ("profile", "match", "dst_ip", "service_tag", "acl_id", "attempts", "fix")},
         )

@@ -8,6 +8,7 @@ inbound flows are its own addresses, unless the NIC is a forwarder, that is, log
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import ipaddress
 import json
@@ -58,15 +59,19 @@ class Networks:
         >>> Networks().places(pl.Series(["10.0.0.4", "168.63.129.16", "203.0.113.7"])).to_list()
         ['internal', 'platform', 'external']
         """
-        pairs = [(p, INTERNAL) for p in (*INTERNAL_PREFIXES, *self.internal)] + [
-            (p, PLATFORM) for p in PLATFORM_PREFIXES
-        ]
-        return PrefixTable.build(pairs).longest(addresses).fill_null(EXTERNAL).rename("place")
+        return _spaces(tuple(self.internal)).longest(addresses).fill_null(EXTERNAL).rename("place")
 
     def subnets(self, addresses: pl.Series) -> pl.Series:
         """The name of the smallest named prefix that holds each address, else its /24 or /64."""
         named = PrefixTable.build(self.names).longest(addresses) if self.names else pl.Series([None] * len(addresses))
         return named.cast(pl.String).fill_null(subnet_of(addresses)).rename("subnet")
+
+
+@functools.lru_cache(maxsize=16)
+def _spaces(internal: tuple[str, ...]) -> PrefixTable[str]:
+    """What is internal, ``internal`` besides, and what is the platform's."""
+    inside = [(prefix, INTERNAL) for prefix in (*INTERNAL_PREFIXES, *internal)]
+    return PrefixTable.build([*inside, *((prefix, PLATFORM) for prefix in PLATFORM_PREFIXES)])
 
 
 def vnet_key(target: pl.Expr) -> pl.Expr:
@@ -494,15 +499,16 @@ def _inventory_row(path: Path, number: int, row: Mapping[str, object]) -> dict[s
 
 
 def _address(path: Path, number: int, text: str) -> str:
-    """Canonical text, as flow logs are decoded to; another spelling of an address would never be met."""
+    """Canonical text, as flow logs are decoded to: no zone, and IPv4 where IPv6 maps it. Another spelling would never be met."""
     try:
-        return str(ipaddress.ip_address(text))
+        parsed = ipaddress.ip_address(text.partition("%")[0])
     except ValueError as error:
         raise ConfigError(
             str(path),
             f"row {number}: expected one address, found {text!r:.60}",
             hint="names for whole prefixes stand in flowlens.toml under [networks.names]",
         ) from error
+    return str((isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped) or parsed)
 
 
 def qualify(known: pl.DataFrame, vnets: Sequence[str]) -> pl.DataFrame:

@@ -16,9 +16,9 @@ import polars as pl
 
 from flowlens import schema
 from flowlens.acceptance import Acceptance, read_acceptances
-from flowlens.analyses import ANALYSES, denied_egress, unexpected_destinations
+from flowlens.analyses import ANALYSES, unexpected_destinations
 from flowlens.analyses.destinations import Expected
-from flowlens.analyses.egress import AUTO, explained
+from flowlens.analyses.egress import AUTO, dated_egress, explained
 from flowlens.analyses.encryption import PAIR, TURNED, unprotected
 from flowlens.catalog import Names, ServiceTags, load_profile, load_tags, profile_names, read_names
 from flowlens.catalog.tags import UNKNOWN_DATE
@@ -126,12 +126,13 @@ def report(
     if isinstance(baseline, Scan):
         _ = baseline.evidence
     tables: dict[str, pl.DataFrame] = {}
+    dated: pl.DataFrame | None = None
     parts = [("", scan)]
     if scan.changed_at is not None:
         parts += [("_before", scan.before_change()), ("_after", scan.after_change())]
     for suffix, part in parts:
         egress = (
-            denied_egress(part, tags=known_tags, names=known_names, **asked).collect()
+            dated_egress(part, tags=known_tags, names=known_names, **asked).collect()
             if {"denied_egress", "unexpected_destinations"} & set(wanted)
             else None
         )
@@ -139,7 +140,9 @@ def report(
             if suffix and name not in ("encryption_status", "denied_egress"):
                 continue
             if name == "denied_egress" and egress is not None:
-                tables[name + suffix] = egress
+                tables[name + suffix] = egress.drop("first_failure")
+                if not suffix:
+                    dated = egress
             elif name == "unexpected_destinations" and egress is not None:
                 required = explained(egress, part, tags=known_tags, names=known_names, **asked)
                 tables[name] = unexpected_destinations(
@@ -151,6 +154,8 @@ def report(
     judged = expected is not None or baseline is not None
     settings = {**scan.settings, **asked, "names": known_names.describe() if known_names else None}
     told = {name: table.with_row_index(_ROW) for name, table in tables.items() if name in QUESTIONS}
+    if dated is not None:
+        told["denied_egress"] = dated.with_row_index(_ROW)
     if expected is None and "unexpected_destinations" in tables:
         table, judged_rows = _unlisted(tables["unexpected_destinations"], baseline, evidence)
         tables["unexpected_destinations"] = table
@@ -463,7 +468,7 @@ def _unlisted(
 
 
 def _problem_rows(scan: Scan, tables: Mapping[str, pl.DataFrame], judged: bool) -> dict[str, pl.DataFrame]:
-    """Of each question that was asked and judged the rows that are findings, pairs with their times."""
+    """Of each question that was asked and judged the rows that are findings, with their times."""
     problems: dict[str, pl.DataFrame] = {}
     if (pairs := tables.get("encryption_status")) is not None:
         pairs = pairs.filter(

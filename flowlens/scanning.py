@@ -15,7 +15,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,9 +27,10 @@ from polars.io.plugins import register_io_source
 
 from flowlens import budget, conversations, inventory, nic_hours, schema, views
 from flowlens.errors import FlowlensError, SourceError
-from flowlens.evidence import Evidence, Ledger, Reject, Scan, Window, checked, total
+from flowlens.evidence import Evidence, Ledger, Reject, Scan, Window, checked
 from flowlens.formats import decode_flow_log
 from flowlens.formats.traffic_analytics import DecodedRows, decode_traffic_analytics
+from flowlens.gathering import BlobResult, Gathered
 from flowlens.inventory import Networks
 from flowlens.pieces import Pieces
 from flowlens.restarts import FLOW, bytes_in_doubt
@@ -39,7 +40,8 @@ from flowlens.sources import workspace
 from flowlens.sources.accounts import Access, Location, is_remote, parse_location
 from flowlens.sources.files import Blob
 from flowlens.sources.slices import Slice
-from flowlens.sources.storage import StoredBlob, default_window
+from flowlens.sources.storage import default_window
+from flowlens.sources.stored_blobs import StoredBlob
 from flowlens.sources.workspace import Connection, Workspace
 from flowlens.workspace_rows import read_workspace
 
@@ -49,18 +51,6 @@ _UNIT_ROWS = 50_000
 _UNIT_BYTES = 4_000_000
 _UNIT_BLOBS = 100
 _FLOWS_BATCH_SCHEMA = schema.polars_schema(schema.FLOWS)
-
-
-@dataclass(slots=True)
-class _Blob:
-    """What one blob gave."""
-
-    ledger: Ledger
-    failed: bool = False
-    hours: list[tuple[object, ...]] = field(default_factory=list)
-    inventory: list[pl.DataFrame] = field(default_factory=list)
-    hops: set[str] = field(default_factory=set)
-    restarted_ends: list[pl.DataFrame] = field(default_factory=list)
 
 
 def scan(
@@ -172,8 +162,8 @@ class _Interrupted(Exception):  # noqa: N818
 class _Meter:
     """How far a run is, and whether it shall stop; shared by the threads."""
 
-    def __init__(self, items: Sequence[Item], progress: Progress | None) -> None:
-        self._total = sum(item.blob.size for item in items)
+    def __init__(self, selected: Selected, progress: Progress | None) -> None:
+        self._total = selected.bytes
         self._progress = progress
         self._blobs = 0
         self._bytes = 0
@@ -212,7 +202,7 @@ class _Unit:
         self._rollup = rollup
         self._pending: list[pa.Table] = []
         self._rows = 0
-        self._read: list[_Blob] = []
+        self._read: list[BlobResult] = []
         self._hours: list[pl.DataFrame] = []
         self.restarted_ends: list[pl.DataFrame] = []
         self._blobs = [item.blob for item in items]
@@ -220,7 +210,7 @@ class _Unit:
             self._read.append(self._decode(number, item))
         self._flush()
 
-    def _decode(self, number: int, item: Item) -> _Blob:
+    def _decode(self, number: int, item: Item) -> BlobResult:
         ledger = Ledger(blobs=1)
         failed = False
         try:
@@ -233,7 +223,7 @@ class _Unit:
         except FlowlensError as error:
             failed = True
             ledger += _unread(item, ledger.bytes, error)
-        return _Blob(ledger, failed=failed)
+        return BlobResult(ledger, failed=failed)
 
     def _flush(self) -> None:
         if not self._pending:
@@ -259,7 +249,7 @@ class _Unit:
         suspects = pl.concat([*self.restarted_ends, ends.filter("restarted")]).select(FLOW).unique()
         self.restarted_ends.append(ends.join(suspects, on=FLOW, how="semi", nulls_equal=True))
 
-    def results(self) -> list[_Blob]:
+    def results(self) -> list[BlobResult]:
         """What each blob gave, its NIC-hours filled in."""
         hours = pl.concat(self._hours).rows() if self._hours else []
         of_blob: dict[int, dict[tuple[object, ...], tuple[int, int]]] = {}
@@ -282,7 +272,7 @@ def _read_flow_logs(
     meter: _Meter,
     store: Pieces,
     folder: Path,
-) -> list[_Blob]:
+) -> list[BlobResult]:
     """Decode and roll up flow log blobs into ``store``."""
     rollup = conversations.BlobRollup(plan.edges, folder)
     unit = _Unit(items, rollup, plan, meter)
@@ -299,21 +289,20 @@ def _unread(item: Item, offset: int, error: FlowlensError) -> Ledger:
     return Ledger(unread=1, rejects=(Reject(item.blob.name, offset, reason, ""),))
 
 
-def _units(items: Sequence[Item]) -> list[list[Item]]:
-    """Blobs in pieces of work: large ones alone, small ones together, in the order of their names."""
-    units: list[list[Item]] = []
-    size = 0
-    for item in items:
-        if not units or size + item.blob.size > _UNIT_BYTES or len(units[-1]) >= _UNIT_BLOBS:
-            units.append([])
-            size = 0
-        units[-1].append(item)
+def _units(items: Sequence[Item]) -> list[range]:
+    """Blobs in pieces of work, as places in ``items``: large ones alone, small ones together, in the order of their names."""
+    units: list[range] = []
+    first = size = 0
+    for at, item in enumerate(items):
+        if at > first and (size + item.blob.size > _UNIT_BYTES or at - first >= _UNIT_BLOBS):
+            units.append(range(first, at))
+            first, size = at, 0
         size += item.blob.size
-    return units
+    return [*units, range(first, len(items))] if items else []
 
 
 def _blob_hours(
-    blob: Blob | StoredBlob, hours: Mapping[tuple[object, ...], int], read: _Blob
+    blob: Blob | StoredBlob, hours: Mapping[tuple[object, ...], int], read: BlobResult
 ) -> list[tuple[object, ...]]:
     """Rows of nic_hours.READ: what the blob says of the NIC-hours it covers."""
     rejected = read.ledger.rejected + read.ledger.rejected_records
@@ -339,9 +328,9 @@ def _in_window(time: pl.Expr, window: Window) -> pl.Expr:
     return inside
 
 
-def _read_export(item: Item, plan: Plan, meter: _Meter, store: Pieces) -> _Blob:
+def _read_export(item: Item, plan: Plan, meter: _Meter, store: Pieces) -> BlobResult:
     """Decode one Traffic Analytics export; its rows are conversations already."""
-    result = _Blob(Ledger(blobs=1))
+    result = BlobResult(Ledger(blobs=1))
     try:
         for decoded in decode_traffic_analytics(meter.chunks(item), where=item.blob.name):
             store.add(_take_rows(result, decoded, plan))
@@ -351,25 +340,25 @@ def _read_export(item: Item, plan: Plan, meter: _Meter, store: Pieces) -> _Blob:
     return result
 
 
-def _read_workspaces(connections: Sequence[Connection], plan: Plan, store: Pieces, now: dt.datetime) -> list[_Blob]:
+def _read_workspaces(connections: Sequence[Connection], plan: Plan, store: Pieces, now: dt.datetime) -> Gathered:
     """One after another; of several those that refuse are counted with the reason, unless all do."""
-    results: list[_Blob] = []
+    gathered = Gathered()
     failures: list[SourceError] = []
     for connection in connections:
         try:
-            results.append(_read_workspace(connection, plan, store, now))
+            gathered.take([_read_workspace(connection, plan, store, now)])
         except SourceError as error:
             failures.append(error)
             note = f"not read: {error.where}: {error.problem} ({error.hint})"
-            results.append(_Blob(Ledger(unread=1, notes=(note,))))
+            gathered.take([BlobResult(Ledger(unread=1, notes=(note,)))])
     if len(failures) == len(connections):
         raise failures[0]
-    return results
+    return gathered
 
 
-def _read_workspace(connection: Connection, plan: Plan, store: Pieces, now: dt.datetime) -> _Blob:
+def _read_workspace(connection: Connection, plan: Plan, store: Pieces, now: dt.datetime) -> BlobResult:
     """The rows of one workspace, and for each of its NICs the hours in which some could not be read."""
-    result = _Blob(Ledger())
+    result = BlobResult(Ledger())
     unread: list[Slice] = []
     for part in read_workspace(connection, plan.window, edges=plan.edges, now=now, progress=plan.progress):
         store.add(_take_rows(result, part.decoded, plan))
@@ -383,7 +372,7 @@ def _read_workspace(connection: Connection, plan: Plan, store: Pieces, now: dt.d
     return result
 
 
-def _take_rows(result: _Blob, decoded: DecodedRows, plan: Plan) -> pl.DataFrame:
+def _take_rows(result: BlobResult, decoded: DecodedRows, plan: Plan) -> pl.DataFrame:
     """The rows inside the window as CONVERSATIONS; what else they tell goes into ``result``."""
     rows = decoded.conversations
     start = pl.col("interval_start")
@@ -412,12 +401,12 @@ def _read(
     store = Pieces(conversations.SCHEMA, folder)
     try:
         if selected.workspaces:
-            results = _read_workspaces(selected.workspaces, plan, store, now)
+            gathered = _read_workspaces(selected.workspaces, plan, store, now)
         else:
-            results = _run(plan, selected, store, folder)
+            gathered = _run(plan, selected, store, folder)
         # Decoding is over, and what its memory pool keeps for more of the same is wanted elsewhere.
         pa.default_memory_pool().release_unused()
-        evidence = _evidence(plan, selected, results, store, known, networks, scope, now)
+        evidence = _evidence(plan, selected, gathered, store, known, networks, scope, now)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -430,24 +419,31 @@ def _run(
     selected: Selected,
     store: Pieces,
     folder: Path,
-) -> list[_Blob]:
-    """All blobs read, a piece of work to a thread, in the order of their names."""
-    units = _units(selected.items) if selected.flow_logs else [[item] for item in selected.exports]
-    meter = _Meter(selected.items, plan.progress)
+) -> Gathered:
+    """All blobs read, a piece of work to a thread, summed in the order of their names."""
+    items = selected.items
+    units = _units(items) if selected.flow_logs else [range(at, at + 1) for at in range(len(items))]
+    meter = _Meter(selected, plan.progress)
+    gathered = Gathered()
 
-    def work(unit: Sequence[Item]) -> list[_Blob]:
+    def work(unit: range) -> list[BlobResult]:
+        taken = [items[at] for at in unit]
         if selected.flow_logs:
-            return _read_flow_logs(unit, plan, meter, store, folder)
-        return [_read_export(item, plan, meter, store) for item in unit]
+            return _read_flow_logs(taken, plan, meter, store, folder)
+        return [_read_export(item, plan, meter, store) for item in taken]
 
     if plan.budget.threads == 1 or len(units) == 1:
         try:
-            return [result for unit in units for result in work(unit)]
+            for unit in units:
+                gathered.take(work(unit))
+            return gathered
         finally:
             selected.close()
     pool = ThreadPoolExecutor(plan.budget.threads, thread_name_prefix="flowlens")
     try:
-        return [result for results in pool.map(work, units) for result in results]
+        for results in pool.map(work, units):
+            gathered.take(results)
+        return gathered
     except BaseException:
         # What still runs stops at its next chunk, so that an interrupt ends the program at once.
         meter.stop.set()
@@ -461,25 +457,22 @@ def _run(
 def _evidence(
     plan: Plan,
     selected: Selected,
-    results: Sequence[_Blob],
+    gathered: Gathered,
     store: Pieces,
     known: pl.DataFrame | None,
     networks: Networks,
     scope: Scope | None,
     now: dt.datetime,
 ) -> Evidence:
-    ledger = total(result.ledger for result in results)
+    ledger = gathered.ledger
     ledger = replace(
         ledger,
         sources=len(plan.sources),
         unread=ledger.unread + selected.unread,
         notes=(*selected.notes, *selected.given_up(), *ledger.notes),
     )
-    told = [frame for result in results for frame in result.inventory]
-    if known is not None:
-        told.append(known)
-    read = pl.DataFrame([row for result in results for row in result.hours], schema=nic_hours.READ, orient="row")
-    read = _with_ids_of_empty_blobs(read)
+    told = [*gathered.inventory, *([known] if known is not None else [])]
+    read = _with_ids_of_empty_blobs(gathered.hours())
     known_rows = pl.concat(told) if told else None
     if known_rows is not None:
         keys = pl.concat(
@@ -488,8 +481,7 @@ def _evidence(
         known_rows = inventory.qualify(
             known_rows, keys.drop_nulls().filter(keys.drop_nulls().str.contains("/")).to_list()
         )
-    hops = {mac for result in results for mac in result.hops}
-    learned = inventory.learn(store.lazy(), known=known_rows, networks=networks, forwarders=hops, logged=read)
+    learned = inventory.learn(store.lazy(), known=known_rows, networks=networks, forwarders=gathered.hops, logged=read)
     if known_rows is not None:
         ledger = replace(ledger, notes=(*ledger.notes, *inventory.unplaced(known_rows, learned)))
     ends = store.mapped(lambda part: views.with_ends(part, learned))
@@ -498,8 +490,7 @@ def _evidence(
     ends.discard()
     if scope is not None:
         parts, covered = scope.apply(parts, covered, learned)
-    restarted = [frame for result in results for frame in result.restarted_ends]
-    if restarted:
+    if restarted := gathered.restarted_ends:
         ledger = replace(ledger, restarted_bytes_in_doubt=bytes_in_doubt(pl.concat(restarted)))
     return Evidence(store.lazy(), parts, learned, covered, ledger)
 

@@ -10,7 +10,9 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
+from typing import overload
 
 from flowlens.budget import Budget
 from flowlens.errors import FlowlensError, SourceError
@@ -19,7 +21,8 @@ from flowlens.formats.traffic_analytics import looks_like_traffic_analytics
 from flowlens.sources.accounts import Access, Location, connect
 from flowlens.sources.files import Blob, find_blobs, read_chunks
 from flowlens.sources.ranges import Reader
-from flowlens.sources.storage import StoredBlob, list_blobs
+from flowlens.sources.storage import list_blobs
+from flowlens.sources.stored_blobs import StoredBlob, StoredBlobs
 from flowlens.sources.workspace import Connection, Workspace
 from flowlens.sources.workspace import connect as connect_workspace
 
@@ -37,6 +40,34 @@ class Item:
 
     blob: Blob | StoredBlob
     chunks: Callable[[], Iterator[bytes]] = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Items(Sequence[Item]):
+    """What is to be read: files, then stored blobs, which are a million at times and get their Item when it is asked for."""
+
+    files: tuple[Item, ...] = ()
+    stored: Sequence[StoredBlob] = ()
+    reader: Reader | None = None
+
+    def __len__(self) -> int:
+        return len(self.files) + len(self.stored)
+
+    @overload
+    def __getitem__(self, at: int) -> Item: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[Item]: ...
+
+    def __getitem__(self, at: int | slice) -> Item | Sequence[Item]:
+        if isinstance(at, slice):
+            return [self[each] for each in range(*at.indices(len(self)))]
+        if at < len(self.files):
+            return self.files[at]
+        index = at - len(self.files)
+        blob = self.stored[index]
+        assert self.reader is not None
+        return Item(blob, partial(self.reader.chunks, index))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,26 +97,30 @@ class Plan:
 class Selected:
     """What will be read, and in words what will not."""
 
-    flow_logs: tuple[Item, ...]
+    flow_logs: Items
     exports: tuple[Item, ...]
     notes: tuple[str, ...]
     unread: int
     identities: tuple[str, ...] = ()
-    reader: Reader | None = None
     workspaces: tuple[Connection, ...] = ()
 
     def given_up(self) -> tuple[str, ...]:
         """In words, which accounts were given up in the middle, and what to do about it."""
-        errors = self.reader.broken() if self.reader is not None else []
+        errors = self.flow_logs.reader.broken() if self.flow_logs.reader is not None else []
         return tuple(f"an account was given up in the middle: {_sentence(error)}" for error in errors)
 
     def close(self) -> None:
         """End what is still being read ahead."""
-        if self.reader is not None:
-            self.reader.close()
+        if self.flow_logs.reader is not None:
+            self.flow_logs.reader.close()
 
     @property
-    def items(self) -> tuple[Item, ...]:
+    def bytes(self) -> int:
+        """How large all of it is."""
+        return sum(item.blob.size for item in self.items)
+
+    @property
+    def items(self) -> Sequence[Item]:
         """What is to be read."""
         return self.flow_logs or self.exports
 
@@ -99,11 +134,11 @@ def select(plan: Plan) -> Selected:
     Raises SourceError where nothing at all can be looked at.
     """
     paths = [source for source in plan.sources if isinstance(source, str)]
-    local = select_files(paths, plan.window) if paths else Selected((), (), (), 0)
+    local = select_files(paths, plan.window) if paths else Selected(Items(), (), (), 0)
     asked = _select_workspaces([source for source in plan.sources if isinstance(source, Workspace)], plan, bool(paths))
     others = bool(paths or asked.workspaces)
     stored = _select_stored([source for source in plan.sources if isinstance(source, Location)], plan, others)
-    if asked.workspaces and (beside := (*local.items, *stored.items)):
+    if asked.workspaces and (beside := local.items or stored.items):
         raise SourceError(
             str(asked.workspaces[0].workspace),
             f"a workspace cannot be added to {beside[0].blob.name}: both describe the same traffic",
@@ -117,7 +152,7 @@ def select(plan: Plan) -> Selected:
         )
     return replace(
         stored,
-        flow_logs=(*local.flow_logs, *stored.flow_logs),
+        flow_logs=replace(stored.flow_logs, files=local.flow_logs.files),
         exports=local.exports,
         notes=(*local.notes, *stored.notes, *asked.notes),
         unread=local.unread + stored.unread + asked.unread,
@@ -139,17 +174,16 @@ def _select_workspaces(workspaces: Sequence[Workspace], plan: Plan, others: bool
         raise failures[0]
     notes = [f"not read: {_sentence(error)}" for error in failures]
     identities = tuple(f"{each.workspace}: {each.identity}" for each in connections)
-    return Selected((), (), tuple(notes), len(failures), identities, workspaces=tuple(connections))
+    return Selected(Items(), (), tuple(notes), len(failures), identities, workspaces=tuple(connections))
 
 
 def _select_stored(locations: Sequence[Location], plan: Plan, others: bool) -> Selected:
     """The blobs of storage accounts; ``others`` says that there are other sources, which go on without a failing account."""
     now = plan.now or dt.datetime.now(dt.UTC)
-    blobs: dict[tuple[str, str], StoredBlob] = {}
+    found: list[tuple[str, StoredBlobs]] = []
     identities: list[str] = []
     notes: list[str] = []
     failures: list[SourceError] = []
-    given = 0
     for location in locations:
         try:
             account = connect(location, plan.access)
@@ -159,18 +193,16 @@ def _select_stored(locations: Sequence[Location], plan: Plan, others: bool) -> S
             continue
         identities.append(f"{location}: {account.identity}")
         notes += listing.notes
-        given += len(listing.blobs)
-        for blob in listing.blobs:
-            blobs.setdefault((location.account_url, blob.name), blob)
+        found.append((str(location), listing.blobs))
     if failures and len(failures) == len(locations) and not others:
         raise failures[0]
     notes += [f"not read: {_sentence(error)}" for error in failures]
-    if given > len(blobs):
-        notes.append(f"{given - len(blobs)} blob(s) were given twice and are read once")
-    ordered = sorted(blobs.values(), key=lambda blob: blob.name)
-    reader = Reader(ordered, threads=plan.budget.threads, ahead=plan.budget.ahead) if ordered else None
-    items = tuple(Item(blob, partial(reader.chunks, index)) for index, blob in enumerate(ordered) if reader)
-    return Selected(items, (), tuple(notes), len(failures), tuple(identities), reader)
+    blobs = StoredBlobs()
+    # In an order of their own, so that an answer does not depend on that of the command line.
+    if again := sum(blobs.extend(each) for _, each in sorted(found, key=itemgetter(0))):
+        notes.append(f"{again} blob(s) were given twice and are read once")
+    reader = Reader(blobs, threads=plan.budget.threads, ahead=plan.budget.ahead) if blobs else None
+    return Selected(Items((), blobs, reader), (), tuple(notes), len(failures), tuple(identities))
 
 
 def _sentence(error: FlowlensError) -> str:
@@ -211,7 +243,7 @@ def select_files(paths: Sequence[str], window: Window) -> Selected:
                 hint="analyse one of them at a time",
             )
         notes.append(_not_read(exports, "are Traffic Analytics rows, which describe the same traffic as the blobs"))
-    return Selected(tuple(flow_logs), tuple(exports), tuple(notes), found.unread)
+    return Selected(Items(tuple(flow_logs)), tuple(exports), tuple(notes), found.unread)
 
 
 def flow_logs_only(plan: Plan) -> Selected:

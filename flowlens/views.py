@@ -35,7 +35,7 @@ def annotate(ends: Pieces, inventory: Inventory, coverage: pl.DataFrame) -> tupl
     ``ends`` is what ``with_ends`` gave.
 
     Adds ``vnet`` (of the logging NIC), ``view`` (source, destination, hop), ``counted``, ``logged_once`` (false for the same
-    NIC's further flow logs), ``is_reply``, ``src_place`` and ``dst_place`` (internal, platform, external), and for both
+    NIC's further flow logs), ``decides`` (false for what such a log repeats of a decision), ``is_reply``, ``src_place`` and ``dst_place`` (internal, platform, external), and for both
     ends the columns SUBJECTS plus ``src_ambiguous`` and ``dst_ambiguous``.
     """
     whole = ends.lazy()
@@ -120,7 +120,11 @@ def subjects_of(inventory: Inventory) -> pl.DataFrame:
 
 
 def _with_logged_once(rows: pl.LazyFrame, coverage: pl.DataFrame) -> Step:
-    """Of several flow logs on one NIC the VNet's counts, then the subnet's, then the NIC's: the first that covers the hour."""
+    """Of several flow logs on one NIC the VNet's counts, then the subnet's, then the NIC's: the first that covers the hour.
+
+    The logs of two NSGs, one of the subnet and one of the NIC, are no copies: each holds the decisions of its own rules. Each
+    decision counts, and of each flow the log that denied it, for whatever one lets through the other may still deny.
+    """
     logs = ["flow_log_id", "target_resource_id"]
     target = pl.col("target_resource_id").str.to_lowercase()
     rank = pl.lit(3)
@@ -136,7 +140,7 @@ def _with_logged_once(rows: pl.LazyFrame, coverage: pl.DataFrame) -> Step:
         .filter(pl.col("n") > 1)
     )
     if several.is_empty():
-        return lambda rows: rows.with_columns(logged_once=pl.lit(True))
+        return lambda rows: rows.with_columns(logged_once=pl.lit(True), decides=pl.lit(True))
     seen = (
         rows.join(several.lazy(), on="mac_address", how="semi")
         .select("mac_address", *logs, hour=full_hour())
@@ -152,6 +156,7 @@ def _with_logged_once(rows: pl.LazyFrame, coverage: pl.DataFrame) -> Step:
         .sort(*order, nulls_last=True)
         .group_by("mac_address", full_hour="hour", maintain_order=True)
         .first()
+        .filter(~_of_nsg())
         .select(*nic_hour, **best)
     )
     # Where no log covers the hour, each may hold the late tuples of other flows: then the first counts that has the flow.
@@ -160,10 +165,11 @@ def _with_logged_once(rows: pl.LazyFrame, coverage: pl.DataFrame) -> Step:
         rows.with_columns(full_hour=full_hour())
         .join(several.lazy(), on="mac_address", how="semi")
         .join(chosen.lazy(), on=nic_hour, how="anti")
-        .select(*flow, *logs)
-        .unique()
+        .group_by(*flow, *logs)
+        .agg(denies=(pl.col("flow_status") == "Denied").any())
         .collect(engine="streaming")
-        .sort(*order, nulls_last=True)
+        .join(read.rename({"hour": "full_hour"}), on=[*nic_hour, *logs], how="left", nulls_equal=True)
+        .sort(pl.col("covers").is_null(), rank, ~pl.col("denies"), *logs, nulls_last=True)
         .group_by(flow, maintain_order=True)
         .first()
         .select(*flow, late_log="flow_log_id", late_target="target_resource_id")
@@ -181,8 +187,15 @@ def _with_logged_once(rows: pl.LazyFrame, coverage: pl.DataFrame) -> Step:
         .join(chosen.lazy(), on=nic_hour, how="left", maintain_order="left")
         .join(late.lazy(), on=flow, how="left", nulls_equal=True, maintain_order="left")
         .with_columns(logged_once=same | ~several_logs)
+        .with_columns(decides=pl.col("logged_once") | (pl.col("best_log").is_null() & _of_nsg()))
         .drop("full_hour", "best_log", "best_target", "late_log", "late_target")
     )
+
+
+def _of_nsg() -> pl.Expr:
+    """Whether a row is of the flow log of an NSG."""
+    of_nsg = pl.col("target_resource_id").str.to_lowercase().str.contains("/networksecuritygroups/", literal=True)
+    return of_nsg.fill_null(False)
 
 
 def _with_replies(rows: pl.LazyFrame) -> Step:

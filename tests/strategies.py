@@ -5,7 +5,17 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from hypothesis import settings
 from hypothesis import strategies as st
+
+
+def examples(number: int) -> settings:
+    """So many examples where each is expensive; `make fuzz` tries as many times more as of any other test.
+
+    A plain ``settings(max_examples=...)`` would hold there too.
+    """
+    return settings(max_examples=max(1, number * settings().max_examples // 100))
+
 
 # Small pools, so that five-tuples and time stamps repeat as they do in a record.
 TIMES = ("1663146003599", "1663146003606", "1663146003", "1733976005817")

@@ -912,6 +912,18 @@ def test_doctor_reads_no_flow(tmp_path: Path) -> None:
     assert gone.err.splitlines()[0].endswith("gone: no such file or folder")
 
 
+def test_doctor_says_what_it_looked_for_where_nothing_would_be_read(tmp_path: Path, small: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    empty = run("doctor", tmp_path)
+    assert (empty.code, empty.err) == (4, "nothing was selected\n")
+    assert "nothing to read: looked for files that end in .json, .jsonl, .ndjson, .csv, or one of these" in empty.out
+    early = run("doctor", small, "--end", "2026-06-01T00:00:00Z")
+    assert (early.code, early.err) == (4, "nothing was selected\n")
+    assert "of hours in the window and the ones beside it" in early.out
+    # One source that holds something is enough, and nobody asked for anything to be found where no source is named.
+    assert (run("doctor", tmp_path, small).code, run("doctor").code) == (0, 0)
+
+
 # ---- gates
 
 

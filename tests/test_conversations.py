@@ -7,11 +7,12 @@ from functools import reduce
 import polars as pl
 import pyarrow as pa
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from flowlens import conversations, schema
 from flowlens.conversations import COLUMNS, KEYS, MAXS, MINS, SCHEMA, SUMS, BlobRollup, Contexts, merge, rollup
+from tests.strategies import examples
 
 UTC = dt.UTC
 NINE = dt.datetime(2026, 6, 15, 9, tzinfo=UTC)
@@ -155,7 +156,7 @@ def as_dict(frame):
     return found
 
 
-@settings(max_examples=60)
+@examples(40)
 @given(rows=ROWS, edges=EDGES, data=st.data())
 @example(rows=[], edges=[], data=None)
 def test_a_rollup_is_what_a_plain_loop_gives(rows, edges, data):
@@ -163,7 +164,7 @@ def test_a_rollup_is_what_a_plain_loop_gives(rows, edges, data):
     assert as_dict(rollup(table, edges=edges)) == oracle(rows, edges)
 
 
-@settings(max_examples=30)
+@examples(20)
 @given(parts=st.lists(ROWS, min_size=1, max_size=4), edges=EDGES, data=st.data())
 def test_merging_rollups_is_rolling_up_together(parts, edges, data):
     whole = rollup(as_drawn(data.draw, [row for part in parts for row in part]), edges=edges)
@@ -175,7 +176,7 @@ def test_merging_rollups_is_rolling_up_together(parts, edges, data):
     assert merge(whole).equals(whole)
 
 
-@settings(max_examples=30)
+@examples(20)
 @given(rows=ROWS, edges=EDGES, data=st.data())
 def test_the_order_of_tuples_does_not_matter(rows, edges, data):
     shuffled = data.draw(st.permutations(rows))

@@ -182,7 +182,7 @@ def test_a_sample_escapes_what_a_terminal_would_obey(raw, shown):
 def evidence_of(hours):
     rows = pl.DataFrame({"hour": hours}, schema={"hour": pl.Datetime("us", "UTC")})
     empty = pl.DataFrame()
-    coverage = pl.DataFrame({"hour": hours}, schema_overrides={"hour": pl.Datetime("us", "UTC")})
+    coverage = rows.with_columns(mac_address=pl.lit("00005E005301"))
     assert set(coverage.columns) <= set(nic_hours.SCHEMA)
     inventory = Inventory(empty, empty, empty, empty, frozenset())
     return Evidence(rows.lazy(), (rows.lazy(),), inventory, coverage, Ledger(rows=rows.height))
@@ -218,6 +218,7 @@ def test_before_and_after_share_the_pass_and_the_hour_of_the_change():
     assert NINE in before.coverage["hour"].to_list() and NINE in after.coverage["hour"].to_list()
     assert TEN not in before.coverage["hour"].to_list()
     assert before.ledger == after.ledger == scan.ledger
+    assert before.evidence.logged_nics.to_list() == after.evidence.logged_nics.to_list() == ["00005E005301"]
     assert len(reads) == 1
 
 

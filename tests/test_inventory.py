@@ -220,6 +220,11 @@ def test_json_is_taken_as_resource_graph_exports_it(tmp_path, wrap):
     assert found.select("address", "mac_address", "workload").rows() == [("10.0.0.4", None, "vm-web"), ("", A, None)]
 
 
+@pytest.mark.parametrize(("text", "meant"), [("::ffff:10.0.0.4", "10.0.0.4"), ("FE80::1%eth0", "fe80::1")])
+def test_an_address_in_another_spelling_is_the_one_that_logs_are_decoded_to(tmp_path, text, meant):
+    assert read_inventory(file_of(tmp_path, f"address\n{text}\n"))["address"].to_list() == [meant]
+
+
 def test_empty_cells_say_nothing(tmp_path):
     found = read_inventory(file_of(tmp_path, "address,workload,subnet,kind\n10.0.0.4, ,  , \n"))
     assert found.select("workload", "subnet", "kind").rows() == [(None, None, "nic")]

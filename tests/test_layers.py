@@ -28,6 +28,7 @@ LAYERS = {
     "formats": 3,
     "inventory": 3,
     "nic_hours": 3,
+    "gathering": 4,
     "restarts": 3,
     "scope": 3,
     "signals": 3,

@@ -4,7 +4,7 @@ import random
 
 import polars as pl
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from flowlens.errors import ConfigError
@@ -48,7 +48,6 @@ def members(table, addresses):
     return [() if number is None else table.members[number] for number in found]
 
 
-@settings(max_examples=200, deadline=None)
 @given(
     pairs=st.lists(st.tuples(prefix_texts(), st.sampled_from("abcdef")), max_size=25),
     addresses=st.lists(ADDRESSES, max_size=10),
@@ -143,7 +142,6 @@ def test_an_empty_table_knows_nothing():
     assert table.members == ()
 
 
-@settings(max_examples=300, deadline=None)
 @given(
     st.lists(
         ADDRESSES.map(str) | st.text(max_size=20) | st.from_regex(r"[0-9a-f:.%/]{0,16}", fullmatch=True) | st.none()
@@ -169,7 +167,6 @@ def test_keys_are_those_of_ipaddress(texts):
     ]
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.lists(ADDRESSES, min_size=1))
 def test_subnets_are_those_of_ipaddress(addresses):
     expected = [str(ipaddress.ip_network((a, 24 if a.version == 4 else 64), strict=False)) for a in addresses]
@@ -180,7 +177,6 @@ def test_text_that_is_no_address_has_no_subnet():
     assert subnet_of(pl.Series(["no", None, "10.0.0.1"])).to_list() == [None, None, "10.0.0.0/24"]
 
 
-@settings(max_examples=100, deadline=None)
 @given(prefix_texts())
 def test_a_normal_prefix_is_that_of_ipaddress(text):
     assert normal(text) == str(ipaddress.ip_network(text, strict=False))

@@ -299,6 +299,42 @@ def test_a_dropped_pair_tells_when_it_was_first_and_last_seen(tmp_path: Path) ->
     assert (finding.first_seen, finding.last_seen) == (at(7), at(12))
 
 
+SMALL_REPLY = (5, 500, 4, 420)
+FAILURES = {
+    "Denied": ("windows-kms", KMS, 1688, "D", ()),
+    "Unanswered": ("windows-kms", KMS, 1688, "E", (4, 400, 0, 0)),
+    "Answered without data": ("rhui", "20.225.226.182", 443, "E", SMALL_REPLY),
+}
+
+
+@pytest.mark.parametrize("status", FAILURES)
+def test_a_finding_on_an_endpoint_tells_when_it_was_first_and_last_seen(tmp_path: Path, status: str) -> None:
+    profile, address, port, state, counters = FAILURES[status]
+    for hour, minutes in ((9, (7, 12)), (10, (65, 70))):
+        # What begins carries no traffic yet, and an address that answered failed never.
+        begun = [flow(WEB, address, port, state="B", minute=minute - 2) for minute in minutes]
+        failed = [flow(WEB, address, port, state=state, minute=minute, counters=counters) for minute in minutes]
+        write_blob(tmp_path, MACS[1], [*begun, *failed], hour=hour)
+    (finding, *others) = report_on(tmp_path, profiles=[profile], questions=["denied_egress"]).findings
+    assert others == [] and status in finding.subject
+    assert (finding.first_seen, finding.last_seen) == (at(7), at(70))
+
+
+def test_what_failed_before_the_window_is_not_when_a_finding_was_first_seen(tmp_path: Path) -> None:
+    write_blob(tmp_path, MACS[1], [flow(WEB, KMS, 1688, state="D", minute=minute) for minute in (3, 7.5, 9, 12)])
+    window = {"start": at(7.5), "end": at(12)}
+    (finding,) = fl.report(fl.scan(tmp_path, now=LATER, **window), profiles=["windows-kms"], expected=EXPECTED).findings
+    assert (finding.first_seen, finding.last_seen) == (at(7.5), at(9))
+
+
+def test_a_failure_beside_an_answer_is_first_seen_when_it_was_denied(tmp_path: Path) -> None:
+    knocks = [flow(WEB, KMS, 1688, minute=3, counters=(4, 400, 0, 0)), flow(WEB, KMS, 1688, minute=5)]
+    write_blob(tmp_path, MACS[1], [*knocks, *(flow(WEB, KMS, 1688, state="D", minute=minute) for minute in (8, 9))])
+    (finding,) = report_on(tmp_path, questions=["denied_egress"]).findings
+    assert "Partly denied" in finding.subject
+    assert (finding.first_seen, finding.last_seen) == (at(8), at(9))
+
+
 # ---- an earlier report
 
 
@@ -451,6 +487,12 @@ def test_an_ongoing_finding_keeps_the_time_it_was_first_seen(tmp_path: Path) -> 
     assert (ongoing.state, ongoing.first_seen, ongoing.last_seen) == ("ongoing", at(3), at(65))
     (gone,) = report_on(healthy(tmp_path / "healthy"), baseline=read_baseline(path)).findings
     assert (gone.state, gone.first_seen, gone.last_seen) == ("resolved", at(3), at(3))
+
+
+def test_an_endpoint_that_goes_on_failing_keeps_the_time_it_was_first_seen(tmp_path: Path) -> None:
+    before = earlier(tmp_path, denied(tmp_path / "before", "10.0.5.4"))
+    (ongoing,) = report_on(denied(tmp_path / "after", "10.0.5.4", hour=10), baseline=before).findings
+    assert (ongoing.state, ongoing.first_seen, ongoing.last_seen) == ("ongoing", at(3), at(63))
 
 
 def test_a_report_that_lists_no_destinations_is_no_baseline_for_them(tmp_path: Path) -> None:

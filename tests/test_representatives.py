@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 
 import polars as pl
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flowlens.analyses.judgement import (
@@ -25,6 +25,7 @@ from flowlens.analyses.representatives import REQUIREMENT, added, representative
 from flowlens.catalog import Endpoint, Expansion, Requirement
 from flowlens.catalog.expansion import Reach
 from flowlens.schema import EGRESS_PROBLEMS, EGRESS_STATUSES, MATCHES
+from tests.strategies import examples
 
 REQUIRED = Requirement("A", "global", "required", "tcp", "9000", "B", "2026", (Endpoint("ip", "20.0.0.1"),))
 NEED = Need("mine", REQUIRED, Expansion((Reach("address", "20.0.0.1", ("20.0.0.1/32",)),)))
@@ -45,7 +46,9 @@ OUTCOMES = st.fixed_dictionaries(
         "acl_kind": st.sampled_from(["user", "admin"]),
         "last_answered": TIMES,
         "last_denied": TIMES,
+        "first_failure": TIMES,
         "last_failure": TIMES,
+        "unseen": st.booleans(),
     }
 )
 ROWS = st.dictionaries(
@@ -82,7 +85,9 @@ KINDS = {
     "acl_kind": pl.String,
     "last_answered": pl.Datetime("us", "UTC"),
     "last_denied": pl.Datetime("us", "UTC"),
+    "first_failure": pl.Datetime("us", "UTC"),
     "last_failure": pl.Datetime("us", "UTC"),
+    "unseen": pl.Boolean,
 }
 
 
@@ -117,11 +122,13 @@ def summed(all_of_them):
     """The totals, counted over plain records."""
     once = {(a.dst_ip, a.dst_port, a.protocol): a for a in all_of_them}
     answered = [a.last_answered for a in all_of_them if a.status in ANSWERED and a.last_answered]
+    began = [a.first_failure for a in all_of_them if a.first_failure]
     failures = [a.last_failure for a in all_of_them if a.last_failure]
     failed = {a.dst_ip for a in all_of_them if a.match in EXACT and a.status in EGRESS_PROBLEMS}
     return Totals(
         sum(a.attempts for a in once.values()),
         max(answered, default=None),
+        min(began, default=None),
         max(failures, default=None),
         len(failed),
     )
@@ -132,7 +139,7 @@ def totals(frames, requirement):
     return next((Totals(*(row[name] for name in Totals._fields)) for row in rows), NOTHING)
 
 
-@settings(max_examples=400)
+@examples(80)
 @given(ROWS)
 def test_representatives_lead_to_the_same_judgement(rows):
     everything = matched(rows)
@@ -149,7 +156,7 @@ def test_representatives_lead_to_the_same_judgement(rows):
 
 def test_of_very_many_attempts_few_are_left():
     outcome = {"status": "Reached", "attempts": 1, "acl_rule": None, "acl_id": None}
-    times = {"last_answered": T, "last_denied": None, "last_failure": None}
+    times = {"last_answered": T, "last_denied": None, "first_failure": None, "last_failure": None, "unseen": False}
     labels = [(TAG, "e1", ""), (PORT_ONLY, "e2", "")]
     rows = {(f"20.1.{n // 256}.{n % 256}", 443): ({**outcome, **times}, labels, 0) for n in range(5000)}
     assert representatives(matched(rows)).height <= 8

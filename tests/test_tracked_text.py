@@ -44,6 +44,9 @@ def texts() -> Iterator[tuple[str, str]]:
     for folder, folders, names in os.walk(TOP):
         folders[:] = [name for name in folders if not MADE.fullmatch(name)]
         for name in names:
+            # In a worktree of git it is a file, which says where the repository stands.
+            if name == ".git":
+                continue
             data = (Path(folder) / name).read_bytes()
             if b"\0" not in data and not name.endswith((".pyc", ".gz")):
                 yield (Path(folder) / name).relative_to(TOP).as_posix(), data.decode("utf-8", "replace")

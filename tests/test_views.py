@@ -5,13 +5,14 @@ from collections import Counter
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import flowlens as fl
 from flowlens import schema
 from flowlens.views import DESTINATION, HOP, SOURCE, SUBJECTS, is_egress
 from tests.make_logs import LATER, MACS, NINE, TEN, at, flow, nic_log, subnet_log, vnet_log, write_blob, write_text
+from tests.strategies import examples
 
 A, B, HUB, OTHER = MACS[1:5]
 WEB, APP = "10.0.1.4", "10.0.2.4"
@@ -58,7 +59,7 @@ def test_views_know_both_ends(tmp_path):
     write_blob(tmp_path, A, [sends(), flow(WEB, OUTSIDE, 443), flow(WEB, "168.63.129.16", 53, protocol=17)])
     write_blob(tmp_path, B, [receives()])
     rows = views_of(tmp_path)
-    added = {"vnet", "view", "counted", "logged_once", "is_reply"}
+    added = {"vnet", "view", "counted", "logged_once", "decides", "is_reply"}
     added |= {f"{end}_{name}" for end in ("src", "dst") for name in (*SUBJECTS, "place", "ambiguous")}
     assert set(rows.columns) == added | set(schema.CONVERSATIONS.names)
     assert set(rows.select("src_nic", "src_workload", "src_vnet", "vnet").iter_rows()) == {
@@ -308,7 +309,7 @@ def test_what_answers_an_inbound_flow_is_no_egress(tmp_path):
 LOGGED = st.sets(st.tuples(st.sampled_from([A, B, HUB]), st.sampled_from([9, 10, 11])), min_size=1)
 
 
-@settings(max_examples=15)
+@examples(10)
 @given(LOGGED)
 def test_whatever_is_logged_where_each_hour_counts_once(tmp_path_factory, logged):
     """All three NICs see one flow of each hour in which they write a blob; the best that was written counts."""

@@ -6,6 +6,7 @@ import polars as pl
 
 from flowlens.analyses.rules import rule_kind
 from flowlens.analyses.tables import flows_of, rule_name, stateless
+from flowlens.inventory import INTERNAL
 from flowlens.schema import SMALL_REPLY_BYTES, TCP, TLS_PORTS
 from flowlens.views import HOP, SOURCE
 
@@ -16,7 +17,8 @@ def attempts_of(views: pl.LazyFrame) -> pl.DataFrame:
     """Flows from internal addresses by workload, destination and port, counted once, each with what came of it.
 
     Columns: the workload's, dst_ip, dst_port, protocol, dst_place, status (one of EGRESS_STATUSES), attempts, acl_rule,
-    acl_id and acl_kind of what denied it, last_answered, last_denied, last_failure.
+    acl_id and acl_kind of what denied it, last_answered, last_denied, first_failure, last_failure, unseen (a private address of
+    which no NIC is known, so that only the source tells of it).
     """
     allowed, denied = (pl.col("flow_status") == status for status in ("Allowed", "Denied"))
     at_source = pl.col("view") == SOURCE
@@ -25,7 +27,7 @@ def attempts_of(views: pl.LazyFrame) -> pl.DataFrame:
     # Its name without the log's prefix no longer tells the kind of a rule.
     deciding = pl.struct(rule_name().alias("acl_rule"), "acl_id", acl_kind=rule_kind())
     return (
-        views.filter(pl.col("src_place") == "internal", pl.col("counted"))
+        views.filter(pl.col("src_place") == INTERNAL, pl.col("counted"))
         .join(
             _denied_inbound(views).lazy(),
             on=["src_ip", "dst_vnet", "dst_ip", "dst_port", "protocol"],
@@ -50,12 +52,20 @@ def attempts_of(views: pl.LazyFrame) -> pl.DataFrame:
             pl.col("last_answered").max(),
             pl.col("last_unanswered").filter(at_source).max(),
             pl.col("last_seen").filter(denied).max().alias("last_denied"),
+            # The rollup keeps when traffic without an answer was last; its hour's first traffic is the nearest to when first.
+            pl.col("first_seen").filter(denied).min().alias("first_denied"),
+            pl.col("first_traffic")
+            .filter(at_source & pl.col("last_unanswered").is_not_null())
+            .min()
+            .alias("first_unanswered"),
+            pl.col("first_traffic").filter(pl.col("last_answered").is_not_null()).min().alias("first_answered"),
             pl.col("tuples_answered").sum(),
             pl.col("tuples_small_reply").sum(),
             pl.col("flows_started").filter(allowed).sum(),
             # Without states nothing tells whether traffic followed.
             pl.col("last_seen").filter(allowed & ~traffic & ~at_hop & ~stateless()).max().alias("last_begun"),
             at_hop.any().alias("at_hop"),
+            ((pl.col("dst_place") == INTERNAL) & pl.col("dst_nic").is_null()).all().alias("unseen"),
             # The rule that denied last decides whom to ask; equal times fall back to the name, so runs are identical.
             deciding.filter(denied)
             .sort_by(pl.col("last_seen").filter(denied), deciding.filter(denied))
@@ -71,13 +81,19 @@ def attempts_of(views: pl.LazyFrame) -> pl.DataFrame:
             acl_id=pl.when(pl.col("status") == "Denied at destination").then("far_acl").otherwise("acl_id"),
             acl_kind=pl.when(pl.col("status") == "Denied at destination").then("far_kind").otherwise("acl_kind"),
             attempts=pl.col("flows") + pl.col("flows_denied"),
-            last_failure=pl.max_horizontal(
-                "last_denied",
-                pl.when(pl.col("last_answered").is_null()).then("last_unanswered"),
-                pl.when(pl.col("status") == "Answered without data").then("last_answered"),
-            ),
+            first_failure=pl.min_horizontal(_failures("first")),
+            last_failure=pl.max_horizontal(_failures("last")),
         )
     )
+
+
+def _failures(edge: str) -> list[pl.Expr]:
+    """When an attempt was ``first`` or ``last`` denied, without an answer where there never was one, or answered without data."""
+    return [
+        pl.col(f"{edge}_denied"),
+        pl.when(pl.col("last_answered").is_null()).then(f"{edge}_unanswered"),
+        pl.when(pl.col("status") == "Answered without data").then(f"{edge}_answered"),
+    ]
 
 
 def _denied_inbound(views: pl.LazyFrame) -> pl.DataFrame:

@@ -7,6 +7,7 @@ port; each requirement then gets one status per workload, from its best alternat
 from __future__ import annotations
 
 import datetime as dt
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -38,6 +39,7 @@ from flowlens.prefixes import PrefixTable
 from flowlens.views import subjects_of
 
 AUTO = "auto"
+_SINCE = {"first_failure": pl.Datetime("us", "UTC")}
 _HOUR = dt.timedelta(hours=1)
 # On a port alone any address answers, and a tag that is only plausible, such as AzureCloud, holds what anybody runs there.
 _TIES = (pl.col("match") != PORT_ONLY) & ((pl.col("match") != APPROXIMATE_TAG) | pl.col("confidence").is_in(SURE))
@@ -65,17 +67,39 @@ def denied_egress(
     >>> {"Denied", "Unanswered", "Reached"} <= set(table["status"])
     True
     """
+    dated = dated_egress(scan, profiles=profiles, cloud=cloud, placeholders=placeholders, tags=tags, names=names)
+    return dated.drop(_SINCE)
+
+
+def dated_egress(
+    scan: Scan,
+    *,
+    profiles: Sequence[str] | str = AUTO,
+    cloud: str = "global",
+    placeholders: Settings | None = None,
+    tags: ServiceTags | None = None,
+    names: Names | str | Path | None = None,
+) -> pl.LazyFrame:
+    """The table of denied_egress with one column more: first_failure, when the requirement first failed; UTC, null if never.
+
+    Where nothing answered that is the first traffic of the first hour without an answer. Raises what denied_egress raises.
+
+    >>> import flowlens as fl
+    >>> dated_egress(fl.scan("sample_logs"), profiles=["windows-kms"]).collect().columns[-1]
+    'first_failure'
+    """
     loaded, asked = _loaded(profiles)
     check_settings(placeholders or {}, loaded)
     known = _names(names)
 
     def compute() -> pl.LazyFrame:
         current = _of_its_time(known, scan)
-        needs = _needs(loaded, cloud, placeholders or {}, tags or load_tags(cloud), current)
+        known_tags = tags or load_tags(cloud)
+        needs, match = _matched_by(loaded, cloud, placeholders or {}, known_tags, current)
         named = pl.Series(current.known_addresses if current else [], dtype=pl.String)
-        return _statuses(scan, needs, asked, tags or load_tags(cloud), named).lazy()
+        return _statuses(scan, needs, match, asked, known_tags, named).lazy()
 
-    return result("denied_egress", compute)
+    return result("denied_egress", compute, more=_SINCE)
 
 
 def explained(
@@ -97,8 +121,7 @@ def explained(
     named = set(active["profile"])
     known = _of_its_time(_names(names), scan)
     loaded = [profile for profile in _loaded(profiles)[0] if profile.name in named]
-    needs = _needs(loaded, cloud, placeholders or {}, tags or load_tags(cloud), known)
-    match = _matcher(needs)
+    needs, match = _matched_by(loaded, cloud, placeholders or {}, tags or load_tags(cloud), known)
     profile_of = pl.DataFrame(
         [(n, need.profile) for n, need in enumerate(needs)],
         schema={"requirement": pl.Int64, "profile": pl.String},
@@ -225,13 +248,34 @@ def _needs(
     ]
 
 
+Matcher = Callable[[pl.DataFrame], pl.DataFrame]
+"""What joins attempts to the requirements whose endpoint, protocol and port they meet."""
+
+
+def _matched_by(
+    profiles: Sequence[Profile], cloud: str, placeholders: Settings, tags: ServiceTags, names: Names | None
+) -> tuple[Sequence[Need], Matcher]:
+    """What the profiles need, and what ties attempts to it."""
+    if names is None and not placeholders:
+        return _as_published(tuple(profiles), cloud, tags)
+    needs = _needs(profiles, cloud, placeholders, tags, names)
+    return needs, _matcher(needs)
+
+
+@functools.lru_cache(maxsize=4)
+def _as_published(profiles: tuple[Profile, ...], cloud: str, tags: ServiceTags) -> tuple[Sequence[Need], Matcher]:
+    """The same where nobody filled anything in; made once, since a change has three parts and a process may ask often."""
+    needs = _needs(profiles, cloud, {}, tags, None)
+    return needs, _matcher(needs)
+
+
 def _statuses(
-    scan: Scan, needs: Sequence[Need], asked: frozenset[str], tags: ServiceTags, named: pl.Series
+    scan: Scan, needs: Sequence[Need], match: Matcher, asked: frozenset[str], tags: ServiceTags, named: pl.Series
 ) -> pl.DataFrame:
-    """The rows of denied_egress; ``named`` are all addresses that some name is known to stand for."""
-    columns = schema.polars_schema(schema.RESULTS["denied_egress"])
+    """The rows of dated_egress; ``named`` are all addresses that some name is known to stand for."""
+    columns = {**schema.polars_schema(schema.RESULTS["denied_egress"]), **_SINCE}
     others = _others(scan.evidence.inventory, needs)
-    match = _in_its_vnet(_matcher(needs), others)
+    match = _in_its_vnet(match, others)
     others_in = {vnet: frozenset(held) for vnet, held in others.group_by("vnet").agg("dst_ip").iter_rows()}
     tried: list[pl.DataFrame] = []
     active: list[pl.DataFrame] = []
@@ -280,8 +324,8 @@ def _statuses(
     return pl.DataFrame(rows, schema=columns) if rows else pl.DataFrame(schema=columns)
 
 
-def _matcher(needs: Sequence[Need]) -> Callable[[pl.DataFrame], pl.DataFrame]:
-    """What joins attempts to the requirements whose endpoint, protocol and port they meet."""
+def _matcher(needs: Sequence[Need]) -> Matcher:
+    """The matcher of these needs."""
     # A tag that several requirements name stands in the table once: most of all prefixes are of a few large tags.
     meant: dict[tuple[str, ...], list[tuple[int, str, str, str]]] = {}
     for number, need in enumerate(needs):
@@ -356,9 +400,7 @@ def _others(inventory: Inventory, needs: Sequence[Need]) -> pl.DataFrame:
     )
 
 
-def _in_its_vnet(
-    match: Callable[[pl.DataFrame], pl.DataFrame], others: pl.DataFrame
-) -> Callable[[pl.DataFrame], pl.DataFrame]:
+def _in_its_vnet(match: Matcher, others: pl.DataFrame) -> Matcher:
     """The matcher, but a name ties no address that in the workload's VNet is somebody else's."""
     if others.is_empty():
         return match

@@ -21,6 +21,8 @@ ANSWERED = (*SUCCESS, "Partly denied")
 LISTED = 4
 """How many of many things a note names; it counts the others."""
 
+# Protocols in which a packet need not be answered.
+_UNCONNECTED = [schema.PROTOCOL_NUMBER[name] for name in ("udp", "icmp", "icmpv6")]
 _COMMON_PORTS = (53, 80, 123, 443)
 
 # How rarely what a profile lists is asked for; a log of hours says next to nothing of it.
@@ -71,7 +73,9 @@ class Attempt:
     acl_kind: str | None
     last_answered: dt.datetime | None
     last_denied: dt.datetime | None
+    first_failure: dt.datetime | None
     last_failure: dt.datetime | None
+    unseen: bool
 
 
 class Totals(NamedTuple):
@@ -79,15 +83,16 @@ class Totals(NamedTuple):
 
     attempts: int
     last_success: dt.datetime | None
+    first_failure: dt.datetime | None
     last_failure: dt.datetime | None
     failed: int
 
 
-NOTHING = Totals(0, None, None, 0)
+NOTHING = Totals(0, None, None, None, 0)
 
 
 class Judged(NamedTuple):
-    """The columns of denied_egress that a judgement fills."""
+    """The columns of denied_egress that a judgement fills, and when the requirement failed first."""
 
     profile: str
     cloud: str
@@ -105,6 +110,7 @@ class Judged(NamedTuple):
     last_failure: dt.datetime | None
     note: str | None
     fix: str | None
+    first_failure: dt.datetime | None
 
 
 class _Opinion(NamedTuple):
@@ -136,6 +142,10 @@ def judge(
     if opinion.best is None and need.expansion.untestable:
         notes.append(f"not tested: {_shortened(need.expansion.untestable)}")
     best, status = opinion.best, opinion.status
+    if best is not None and status == "Unanswered" and best.protocol in _UNCONNECTED:
+        notes.append("without a connection silence proves little: not every packet asks for an answer")
+    elif best is not None and status == "Unanswered" and best.unseen:
+        notes.append("no NIC is known at this private address, so nothing but the silence tells of the other end")
     problem = status in schema.EGRESS_PROBLEMS
     return Judged(
         profile=need.profile,
@@ -154,6 +164,7 @@ def judge(
         last_failure=totals.last_failure,
         note=_sentences(notes),
         fix=_fix(need, status, best) if problem and best and not quiet else None,
+        first_failure=totals.first_failure,
     )
 
 

@@ -58,13 +58,16 @@ def _first(rows: pl.DataFrame, group: Sequence[str], order: Sequence[str], *, de
 
 
 def totals_of(matched: pl.DataFrame) -> pl.DataFrame:
-    """Sums over all attempts at a requirement: attempts, last_success, last_failure, failed (addresses that fail exactly)."""
+    """Sums over all attempts at a requirement: attempts, last_success, first_failure, last_failure, failed (addresses that
+    fail exactly).
+    """
     failing = pl.col("match").is_in(EXACT) & pl.col("status").is_in(schema.EGRESS_PROBLEMS)
     # One flow may meet a requirement by several endpoints and counts once.
     once = matched.unique([*REQUIREMENT, "dst_ip", "dst_port", "protocol"], keep="any")
     sums = once.group_by(REQUIREMENT).agg(
         pl.col("attempts").sum(),
         last_success=pl.col("last_answered").filter(pl.col("status").is_in(ANSWERED)).max(),
+        first_failure=pl.col("first_failure").min(),
         last_failure=pl.col("last_failure").max(),
     )
     failed = matched.filter(failing).group_by(REQUIREMENT).agg(failed=pl.col("dst_ip").n_unique().cast(pl.Int64))
@@ -76,5 +79,9 @@ def added(totals: Sequence[pl.DataFrame]) -> pl.DataFrame:
     return (
         pl.concat(totals)
         .group_by(REQUIREMENT)
-        .agg(pl.col("attempts", "failed").sum(), pl.col("last_success", "last_failure").max())
+        .agg(
+            pl.col("attempts", "failed").sum(),
+            pl.col("first_failure").min(),
+            pl.col("last_success", "last_failure").max(),
+        )
     )

@@ -131,9 +131,7 @@ def _usage(evidence: Evidence) -> pl.LazyFrame:
 
 def _deciding(parts: Iterable[pl.LazyFrame]) -> list[pl.LazyFrame]:
     """The rows that tell a decision, each once; ``stateless`` keeps those apart that would be lost among others."""
-    return [
-        part.filter(pl.col("logged_once"), ~pl.col("is_reply")).with_columns(stateless=stateless()) for part in parts
-    ]
+    return [part.filter(pl.col("decides"), ~pl.col("is_reply")).with_columns(stateless=stateless()) for part in parts]
 
 
 _IF_GONE = "Without the rule those of lower priority decide, after the admin rules of Virtual Network Manager, which come first"

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 import polars as pl
 
 from flowlens import conversations, schema
 
+_NO_MORE: Mapping[str, pl.DataType] = MappingProxyType({})
 
-def result(name: str, compute: Callable[[], pl.LazyFrame], *, key: int | None = None) -> pl.LazyFrame:
+
+def result(
+    name: str,
+    compute: Callable[[], pl.LazyFrame],
+    *,
+    key: int | None = None,
+    more: Mapping[str, pl.DataType] = _NO_MORE,
+) -> pl.LazyFrame:
     """The result table ``name`` as a LazyFrame that computes when collected, in the contract's columns, types and order.
 
-    Rows are sorted by all columns, or by the first ``key`` columns where no two rows agree in these.
+    Rows are sorted by all columns, or by the first ``key`` columns where no two rows agree in these. Columns that the contract
+    does not have stand behind its own, as ``more`` names them.
 
     >>> result("rule_usage", lambda: pl.LazyFrame(schema=schema.polars_schema(schema.RESULTS["rule_usage"]))).collect().height
     0
     """
-    columns = schema.polars_schema(schema.RESULTS[name])
+    columns = {**schema.polars_schema(schema.RESULTS[name]), **more}
 
     def collect() -> pl.DataFrame:
         rows = compute().select(pl.col(column).cast(kind) for column, kind in columns.items()).collect()

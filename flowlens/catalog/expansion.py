@@ -173,6 +173,7 @@ def approximations() -> tuple[Approximation, ...]:
     )
 
 
+@functools.lru_cache(maxsize=4096)
 def approximation(name: str) -> Approximation | None:
     """The service tags that stand for a name, or for a pattern of names; None where nothing is known of it.
 

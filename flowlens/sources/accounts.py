@@ -19,12 +19,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from flowlens.errors import ConfigError, near_matches
 from flowlens.evidence import sample
 from flowlens.sources.plain_reads import PlainReads, Tokens, authorize_by, plain_reads
 from flowlens.sources.refusals import Context, declared, redact, refusal
+from flowlens.sources.sas import check_sas
 
 if TYPE_CHECKING:
     from azure.storage.blob import ContainerClient
@@ -40,8 +41,9 @@ IDENTITY_DEADLINE = 30.0
 """Seconds that finding an identity may take in all; the default chain asks several places, some of which never answer."""
 PATIENCE = 6
 """A request ends with all its tries within so many times the seconds that a server may stay silent; a sign-in does too."""
-CLOCK_TOLERANCE = dt.timedelta(minutes=5)
-LONG_LIVED = dt.timedelta(days=7)
+API_VERSION = "2021-12-02"
+"""The version of the REST API that is asked for: all that reading takes is in it, and every account knows it. The newest, which
+the library asks for, comes to some accounts and clouds months after the library (Azure/azure-sdk-for-net#31940)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,6 @@ _ZONED = re.compile(r"z[0-9]{1,3}\.blob\.storage\.azure\.net")
 _ACCOUNT_NAME = re.compile(r"[a-z0-9]{3,24}(?:-secondary)?")
 _CONTAINER_NAME = re.compile(r"\$?[a-z0-9](?:[a-z0-9-]{1,61}[a-z0-9])")
 _SCHEME = re.compile(r"(?i)(https?|az|wasbs?)://")
-_READ_AND_LIST = {"r", "l"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,8 +169,8 @@ def parse_location(source: str, access: Access) -> Location:
     path = unquote(parts.path).lstrip("/")
     if parts.scheme.lower() not in ("http", "https"):
         # wasbs://CONTAINER@ACCOUNT…/PATH, az://ACCOUNT/CONTAINER/PATH
-        container = f"{parts.username}/" if parts.username else ""
-        meant = f"https://{host.partition('.')[0]}.{CLOUDS['global'].suffix}/{container}{path}".rstrip("/")
+        below = "/".join(filter(None, (parts.username, path))) or "CONTAINER"
+        meant = f"https://{_blob_host(host, access)}/{quote(below, safe='/=~')}"
         raise declared("FL-S01", shown, f"{parts.scheme.lower()}:// is read differently by every tool: write {meant}")
     if parts.username is not None or parts.fragment:
         raise declared("FL-S01", shown, "an address has no user, password or #")
@@ -204,9 +205,11 @@ def _endpoint(
         if access.account_url is not None and label in re.split(r"[/.:]+", access.account_url.lower()):
             return access.account_url.rstrip("/"), label, cloud, path
         return f"https://{host}", label, cloud, path
-    if suffix.startswith(("dfs.core.", "blob.", "privatelink.")) or ".blob." in suffix:
+    if suffix.startswith(("dfs.core.", "blob.", "privatelink.")) or ".blob." in suffix or ".dfs." in suffix:
         place = f"{host}:{port}" if port else host
-        raise declared("FL-S01", shown, f"{place} is not the blob endpoint of an account")
+        raise declared(
+            "FL-S01", shown, f"{place} is not the blob endpoint of an account; it may be {_blob_host(host, access)}"
+        )
     named = access.account_url.rstrip("/") if access.account_url else ""
     given = f"{scheme}://{host}{f':{port}' if port else ''}"
     given_and_path = f"{given}/{path}"
@@ -218,6 +221,14 @@ def _endpoint(
         return named, os.environ.get("AZURE_STORAGE_ACCOUNT") or label, None, given_and_path[len(named) :].lstrip("/")
     account, _, rest = path.partition("/")
     return f"{given}/{account}", account, None, rest
+
+
+def _blob_host(host: str, access: Access) -> str:
+    """The blob endpoint of the account that a name begins with, in the cloud that the name or ``access`` tells."""
+    account, _, suffix = host.partition(".")
+    suffix = suffix.removeprefix("privatelink.").replace("dfs.", "blob.", 1)
+    known = _ZONED.fullmatch(suffix) or suffix in {each.suffix for each in CLOUDS.values()}
+    return f"{account or 'ACCOUNT'}.{suffix if known else CLOUDS[access.cloud or 'global'].suffix}"
 
 
 def _is_loopback(host: str) -> bool:
@@ -294,6 +305,7 @@ def connect(location: Location, access: Access, *, connections: int = 32) -> Acc
         endpoint,
         location.container,
         credential=credential,
+        api_version=API_VERSION,
         transport=transport,
         audience=CLOUDS[location.cloud].audience,
         # Retries are this package's own, bounded in time; a redirect could carry the credential elsewhere.
@@ -306,7 +318,7 @@ def connect(location: Location, access: Access, *, connections: int = 32) -> Acc
         session,
         f"{endpoint}/{location.container}",
         authorize_by(credential),
-        version=str(client.api_version),
+        version=API_VERSION,
         verify=session.verify,
         proxies=session.proxies,
         timeouts=timeouts,
@@ -366,55 +378,6 @@ def _sas(location: Location, token: str, source: str) -> tuple[Any, str, tuple[s
     expiry, warnings = check_sas(token, str(location), now=dt.datetime.now(dt.UTC))
     until = f", until {expiry.isoformat()}" if expiry else ""
     return AzureSasCredential(token), f"SAS token from {source}{until}", warnings
-
-
-def check_sas(token: str, where: str, *, now: dt.datetime) -> tuple[dt.datetime | None, tuple[str, ...]]:
-    """When a SAS token ends (None where a stored policy says so) and what is doubtful about it, judged by its own words.
-
-    Raises SourceError where it has ended, has not begun, or can't list and read a container.
-
-    >>> check_sas("sp=rl&se=2030-01-01T00:00:00Z&sr=c&spr=https&sig=x", "", now=dt.datetime(2029, 12, 31, tzinfo=dt.UTC))
-    (datetime.datetime(2030, 1, 1, 0, 0, tzinfo=datetime.timezone.utc), ())
-    """
-    words = {name: values[-1] for name, values in parse_qs(token).items()}
-    if "sig" not in words:
-        raise declared("FL-S04", where, "has no signature (sig=)")
-    start, expiry = (_sas_time(words.get(name), name, where) for name in ("st", "se"))
-    if expiry is not None and expiry <= now:
-        raise declared("FL-S05", where, expiry.isoformat())
-    if start is not None and start > now + CLOCK_TOLERANCE:
-        raise declared("FL-S06", where, start.isoformat())
-    if expiry is None and "si" not in words:
-        raise declared("FL-S04", where, "has no end (se=)")
-    permissions = set(words.get("sp", ""))
-    if permissions or "si" not in words:
-        for letter, need in (("r", "read"), ("l", "list")):
-            if letter not in permissions:
-                raise declared("FL-S04", where, f"does not allow to {need} (sp={words.get('sp', '')})")
-    if "b" not in words.get("ss", "b"):
-        raise declared("FL-S04", where, "is not for blobs (ss=)")
-    if not {"c", "o"} <= set(words.get("srt", "co")):
-        raise declared("FL-S04", where, "needs containers and objects (srt=co)")
-    if words.get("sr", "c") not in ("c", "d"):
-        raise declared("FL-S04", where, f"is for one blob only (sr={words['sr']})")
-    warnings = []
-    if permissions - _READ_AND_LIST:
-        warnings.append(f"the SAS token allows more than read and list (sp={words['sp']}): make one with sp=rl")
-    if expiry is not None and expiry - now > LONG_LIVED:
-        warnings.append(f"the SAS token stays valid until {expiry.isoformat()}, more than 7 days")
-    if "si" not in words and words.get("spr", "https,http") != "https":
-        warnings.append("the SAS token also allows plain http (spr=)")
-    return expiry, tuple(map(sample, warnings))
-
-
-def _sas_time(text: str | None, name: str, where: str) -> dt.datetime | None:
-    if text is None:
-        return None
-    try:
-        time = dt.datetime.fromisoformat(text)
-    except ValueError:
-        raise declared("FL-S04", where, f"has no valid time in {name}=") from None
-    return time if time.tzinfo else time.replace(tzinfo=dt.UTC)
 
 
 def _connection_string(location: Location) -> tuple[str, Any, str, tuple[str, ...]]:

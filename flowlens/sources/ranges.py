@@ -18,14 +18,15 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import IO, Any, TypeVar
 
 from flowlens.budget import MOST_AHEAD
 from flowlens.errors import ConfigError, SourceError
 from flowlens.sources.accounts import PATIENCE, Account
 from flowlens.sources.files import inflated
-from flowlens.sources.refusals import declared, is_passing, is_throttling, refusal, status_of
-from flowlens.sources.storage import StoredBlob, quoted
+from flowlens.sources.refusals import asked_wait, declared, is_passing, is_throttling, refusal, status_of
+from flowlens.sources.stored_blobs import StoredBlob, quoted
 
 RANGE = 4 << 20
 """Bytes of one request: large enough that the round trip costs little, small enough that trying again does too."""
@@ -40,6 +41,7 @@ _LONGEST_WAIT = 20.0
 _VERSIONS_LIMIT = 100
 _FAILURES_LIMIT = 3
 _CHUNK = 1 << 20
+_RECENT = 1000
 _Result = TypeVar("_Result")
 _GZIP_MAGIC = b"\x1f\x8b"
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
@@ -176,7 +178,10 @@ class Reader:
     """
 
     def __init__(self, blobs: Sequence[StoredBlob], *, threads: int, ahead: int = MOST_AHEAD) -> None:
-        self._blobs = blobs
+        self._count = len(blobs)
+        # Asked for again and again while what lies ahead is looked through.
+        self._blob = lru_cache(_RECENT)(blobs.__getitem__)
+        self._parts = lru_cache(_RECENT)(self._parts_of)
         self._stopped = threading.Event()
         workers = min(WORKERS_LIMIT, max(4, WORKERS_PER_THREAD * threads))
         self._workers = _Workers(workers, self._stopped)
@@ -185,9 +190,9 @@ class Reader:
         self._tasks: dict[tuple[int, int], Future[Any]] = {}
         self._begun = bytearray(len(blobs))
         self._lock = threading.Lock()
-        accounts = {id(blob.account): blob.account for blob in blobs}
-        self._gates = {key: _Gate(workers) for key in accounts}
-        self._failures = dict.fromkeys(accounts, 0)
+        self._most = workers
+        self._gates: dict[int, _Gate] = {}
+        self._failures: dict[int, int] = {}
         self._broken: dict[int, SourceError | ConfigError] = {}
 
     def close(self) -> None:
@@ -204,7 +209,7 @@ class Reader:
 
         Raises SourceError where the blob cannot be read, FormatError for damaged gzip.
         """
-        blob = self._blobs[index]
+        blob = self._blob(index)
         if blob.refused:
             raise declared(blob.refused, blob.name, "an append or page blob")
         pieces = self._pieces(index)
@@ -220,7 +225,7 @@ class Reader:
             pieces.close()
 
     def _pieces(self, index: int) -> Generator[bytes, None, None]:
-        blob = self._blobs[index]
+        blob = self._blob(index)
         parts = self._parts(index)
         digest = hashlib.blake2b(usedforsecurity=False)
         offset = 0
@@ -248,9 +253,9 @@ class Reader:
                     if future := self._tasks.pop((index, part), None):
                         _discard(future)
 
-    def _parts(self, index: int) -> list[tuple[int, int]]:
+    def _parts_of(self, index: int) -> list[tuple[int, int]]:
         """The ranges of a blob as (start, length); what may grow is one part, whatever its size."""
-        blob = self._blobs[index]
+        blob = self._blob(index)
         if blob.is_open:
             return [(0, min(blob.size, self._ahead))]
         if not blob.size:
@@ -291,8 +296,8 @@ class Reader:
         ahead, count = 0, 0
         at, first = index, part + 1
         with self._lock:
-            while at < len(self._blobs):
-                if at == index or not (self._begun[at] or self._blobs[at].refused):
+            while at < self._count:
+                if at == index or not (self._begun[at] or self._blob(at).refused):
                     parts = self._parts(at)
                     for number in range(first, len(parts)):
                         ahead += parts[number][1]
@@ -310,7 +315,7 @@ class Reader:
 
         It gives None where another version is there: all parts find that, and the whole is then read once.
         """
-        blob = self._blobs[index]
+        blob = self._blob(index)
 
         def read() -> list[bytes] | IO[bytes] | None:
             if broken := self._broken.get(id(blob.account)):
@@ -339,7 +344,7 @@ class Reader:
         key = id(account)
         if code in _OF_THE_BLOB:
             return
-        self._failures[key] += 1
+        self._failures[key] = self._failures.get(key, 0) + 1
         if code not in _PASSING or self._failures[key] >= _FAILURES_LIMIT:
             self._broken.setdefault(key, error)
 
@@ -429,7 +434,7 @@ class Reader:
         """What ``request`` gives, tried again while that can help and the deadline allows."""
         from azure.core.exceptions import AzureError
 
-        gate = self._gates[id(blob.account)]
+        gate = self._gates.get(id(blob.account)) or self._gates.setdefault(id(blob.account), _Gate(self._most))
         deadline = time.monotonic() + PATIENCE * blob.account.timeout
         for attempt in range(_TRIES):
             throttled = False
@@ -462,10 +467,8 @@ _PASSING = {"FL-S16", "FL-S17", "FL-S21", "FL-S22", "FL-S23", "FL-S24", "FL-S35"
 
 def _wait(error: BaseException, attempt: int) -> float:
     """Seconds to wait before the next try: what the server asks for, else twice as long each time, spread by chance."""
-    headers = getattr(getattr(error, "response", None), "headers", None) or {}
-    asked = str(headers.get("Retry-After", ""))
-    if asked.isdigit():
-        return min(float(asked), _LONGEST_WAIT)
+    if asked := asked_wait(error):
+        return min(asked, _LONGEST_WAIT)
     return min(_LONGEST_WAIT, _FIRST_WAIT * float(2**attempt)) * random.uniform(0.5, 1)  # noqa: S311 - no secret
 
 

@@ -230,6 +230,13 @@ def is_throttling(error: BaseException) -> bool:
     return status_of(error) in (429, 503)
 
 
+def asked_wait(error: BaseException) -> float:
+    """Seconds that the server asks to be left alone (Retry-After); 0 where it does not say."""
+    headers = getattr(getattr(error, "response", None), "headers", None) or {}
+    asked = str(headers.get("Retry-After", ""))
+    return float(asked) if asked.isascii() and asked.isdigit() and len(asked) < 6 else 0.0
+
+
 def refusal(error: BaseException, context: Context) -> SourceError | ConfigError:
     """The declared error behind what the SDK raised."""
     if isinstance(error, SourceError | ConfigError):
@@ -242,12 +249,15 @@ def refusal(error: BaseException, context: Context) -> SourceError | ConfigError
 
 
 def _code_of(error: BaseException) -> str:
+    """The service's own code: from its header, else from the XML of the body, since some proxies drop headers."""
     code = getattr(error, "error_code", None)
     value = getattr(code, "value", code)
     if not value:
         headers = getattr(getattr(error, "response", None), "headers", None) or {}
-        value = headers.get("x-ms-error-code") or ""
-    return str(value)
+        value = headers.get("x-ms-error-code")
+    if not value and (found := re.search(r"<Code>(\w{1,80})</Code>", str(getattr(error, "message", "")))):
+        value = found[1]
+    return str(value or "")
 
 
 _BY_CODE = {

@@ -1,7 +1,7 @@
 """Flow logs in a storage account: which there are, and their blobs inside a window.
 
 Never a walk of the container: flow logs are found by the folders above ``y=``, then each is listed by the longest prefixes that
-lie inside the window. Names are judged by the grammar of formats.md 4.1, not by size, so that folders of a hierarchical
+lie inside the window, page by page, of which little is kept. Names are judged by the grammar of formats.md 4.1, not by size, so that folders of a hierarchical
 namespace are told from empty blobs.
 """
 
@@ -12,15 +12,19 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, TypeVar
+from xml.etree.ElementTree import ParseError
 
 from flowlens.evidence import Window, sample
 from flowlens.sources.accounts import PATIENCE, Account
 from flowlens.sources.files import parse_blob_path
-from flowlens.sources.refusals import SKEW_LIMIT, clock_skew, declared, is_passing, refusal, status_of
+from flowlens.sources.pages import Listed, Page, parse_page
+from flowlens.sources.refusals import SKEW_LIMIT, asked_wait, clock_skew, declared, is_passing, refusal, status_of
+from flowlens.sources.stored_blobs import StoredBlob, StoredBlobs, quoted
 
 GRACE = dt.timedelta(minutes=15)
 """How long after its end an hour may still grow: the last record of an hour is written a few minutes late."""
@@ -47,46 +51,13 @@ _SUBSCRIPTION = re.compile(r"^(?:SUBSCRIPTIONS/)?([0-9A-F]{8}(?:-[0-9A-F]{4}){3}
 
 
 @dataclass(frozen=True, slots=True)
-class StoredBlob:
-    """A blob of a flow log as the listing described it.
-
-    ``key`` is its name in the container, ``size`` in bytes, ``etag`` its version then. ``is_open``: it may still grow.
-    ``refused`` is the id of the declared error that reading it would give, empty where it can be read.
-    """
-
-    account: Account
-    key: str
-    size: int
-    etag: str
-    flow_log: str
-    hour: dt.datetime
-    mac_address: str
-    is_open: bool
-    refused: str = ""
-
-    @property
-    def name(self) -> str:
-        """The name with its container, as a copy of the container on disk would have it."""
-        return f"{self.account.location.container}/{self.key}"
-
-
-@dataclass(frozen=True, slots=True)
 class Listing:
     """The blobs of a location inside a window, in the order of their names, and in words what was left out."""
 
-    blobs: tuple[StoredBlob, ...]
+    blobs: StoredBlobs
     flow_logs: tuple[str, ...]
     notes: tuple[str, ...]
     requests: int
-
-
-def quoted(etag: str) -> str:
-    """An ETag as a condition has it: listings give it without quotes, headers with.
-
-    >>> quoted("0x8D"), quoted('"0x8D"')
-    ('"0x8D"', '"0x8D"')
-    """
-    return f'"{etag.strip(chr(34))}"'
 
 
 def default_window(now: dt.datetime) -> tuple[dt.datetime, dt.datetime]:
@@ -131,6 +102,7 @@ def window_prefixes(window: Window, years: Sequence[int]) -> list[str]:
     return prefixes
 
 
+_Answer = TypeVar("_Answer")
 _UNITS = (
     ("year", "y={0.year:04}/"),
     ("month", "y={0.year:04}/m={0.month:02}/"),
@@ -163,8 +135,8 @@ class _Lister:
         self.requests = 0
         self.skew = 0.0
 
-    def _page(self, start: Callable[[str | None], Any], token: str | None, prefix: str) -> tuple[list[Any], str | None]:
-        """The items of one page and the token of the next; errors that pass are waited out."""
+    def _tried(self, ask: Callable[[], _Answer], prefix: str) -> _Answer:
+        """What ``ask`` gives of a page; errors that pass are waited out."""
         from azure.core.exceptions import AzureError
 
         where = f"{self._account.location.account_url}/{self._account.location.container}/{prefix}"
@@ -172,54 +144,69 @@ class _Lister:
         for attempt in range(1, _TRIES + 1):
             try:
                 self.requests += 1
-                pages = start(token)
-                items = list(next(pages, ()))
-                return items, pages.continuation_token or None
-            except (AzureError, OSError, ValueError, LookupError) as error:
+                return ask()
+            except (AzureError, ParseError, OSError, ValueError, LookupError) as error:
                 # A control character in one name makes the server's XML, or the server itself, fail for the whole page.
-                if attempt == _TRIES or not is_passing(error) or time.monotonic() > deadline:
+                wait = asked_wait(error) or _FIRST_WAIT * 2 ** (attempt - 1)
+                wait = min(_LONGEST_WAIT, wait)
+                if attempt == _TRIES or not is_passing(error) or time.monotonic() + wait > deadline:
                     if status_of(error) == 500:
                         raise declared("FL-S31", where, "500 from the server") from None
                     raise refusal(error, self._account.context(where)) from None
-                time.sleep(min(_LONGEST_WAIT, _FIRST_WAIT * 2 ** (attempt - 1)))
+                time.sleep(wait)
         raise AssertionError("unreachable")
 
-    def _hook(self, response: Any) -> None:
-        self.skew = max(self.skew, clock_skew(response.http_response.headers.get("Date")), key=abs)
+    def _note_clock(self, headers: Mapping[str, str]) -> None:
+        self.skew = max(self.skew, clock_skew(headers.get("Date")), key=abs)
 
     def folders(self, prefix: str, pages_limit: int = sys.maxsize) -> list[str]:
         """The folders directly below ``prefix``, each with its slash; blobs beside them are passed over."""
-        client = self._account.client
         found: list[str] = []
         token: str | None = None
 
-        def start(token: str | None) -> Any:
-            walk = client.walk_blobs(
-                name_starts_with=prefix or None, delimiter="/", results_per_page=_PAGE, raw_response_hook=self._hook
+        def ask() -> tuple[list[Any], str | None]:
+            walk: Any = self._account.client.walk_blobs(
+                name_starts_with=prefix or None,
+                delimiter="/",
+                results_per_page=_PAGE,
+                raw_response_hook=lambda response: self._note_clock(response.http_response.headers),
             )
-            return walk.by_page(token)
+            pages = walk.by_page(token)
+            items = list(next(pages, ()))
+            return items, pages.continuation_token or None
 
         for _ in range(pages_limit):
-            items, token = self._page(start, token, prefix)
+            items, token = self._tried(ask, prefix)
             found += [item.name for item in items if item.name.endswith("/") and not hasattr(item, "etag")]
             if token is None:
                 break
         return found
 
-    def pages(self, prefix: str) -> Iterator[list[Any]]:
+    def pages(self, prefix: str) -> Iterator[list[Listed]]:
         """Everything whose name begins with ``prefix``, page by page."""
-        client = self._account.client
-        token: str | None = None
+        marker = ""
 
-        def start(token: str | None) -> Any:
-            listing = client.list_blobs(name_starts_with=prefix, results_per_page=_PAGE, raw_response_hook=self._hook)
-            return listing.by_page(token)
+        def ask() -> Page:
+            with self._account.reads.page(prefix, marker, _PAGE) as (headers, body):
+                self._note_clock(headers)
+                return parse_page(self._in_time(body))
 
         while True:
-            items, token = self._page(start, token, prefix)
-            yield items
-            if token is None:
+            page = self._tried(ask, prefix)
+            yield page.blobs
+            if not page.following:
                 return
+            marker = page.following
+
+    def _in_time(self, body: Iterable[bytes]) -> Iterator[bytes]:
+        """The pieces of a body that comes before patience ends: no single wait for one that drips is too long."""
+        from azure.core.exceptions import ServiceResponseError
+
+        deadline = time.monotonic() + PATIENCE * self._account.timeout
+        for piece in body:
+            yield piece
+            if time.monotonic() > deadline:
+                raise ServiceResponseError("a page came too slowly")
 
 
 def list_blobs(
@@ -249,11 +236,12 @@ def list_blobs(
     if abs(lister.skew) > _CLOCK_NOTE:
         notes.append(f"the clock of this machine differs by {abs(lister.skew) / 60:.0f} minutes from the server's")
     sieve = _Sieve(account, window, moment)
-    _list_into(sieve, lister, prefixes)
+    blobs = StoredBlobs()
+    for part in _listed(sieve, lister, prefixes):
+        blobs.extend(part)
     if not roots:
         notes.append(f"no flow log was found below {sample(str(account.location))}")
     notes += sieve.notes()
-    blobs = tuple(sorted(sieve.blobs, key=lambda blob: blob.key))
     names = tuple(sorted({_name_of_root(root) for root, _ in kept}))
     return Listing(blobs, names, tuple(notes), lister.requests)
 
@@ -268,21 +256,21 @@ def try_reading(blob: StoredBlob) -> None:
         raise refusal(error, blob.account.context(blob.name)) from None
 
 
-def _list_into(sieve: _Sieve, lister: _Lister, prefixes: Sequence[str]) -> None:
-    """Sift what lies below each prefix, several listed at once, a page of each in memory."""
+def _listed(sieve: _Sieve, lister: _Lister, prefixes: Sequence[str]) -> Iterator[StoredBlobs]:
+    """What lies below each prefix, in their order; several are listed at once, a page of each in memory."""
 
-    def list_one(prefix: str) -> None:
+    def list_one(prefix: str) -> StoredBlobs:
+        part = StoredBlobs()
         for page in lister.pages(prefix):
-            sieve.take(page)
+            sieve.take(page, part)
+        return part
 
     if len(prefixes) < 2:
-        for prefix in prefixes:
-            list_one(prefix)
+        yield from map(list_one, prefixes)
         return
     pool = ThreadPoolExecutor(min(_LISTERS, len(prefixes)), thread_name_prefix="flowlens-list")
     try:
-        for _ in pool.map(list_one, prefixes):
-            pass
+        yield from pool.map(list_one, prefixes)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
@@ -356,46 +344,47 @@ class _Sieve:
     """Listed items become blobs, or are counted by why they are not."""
 
     def __init__(self, account: Account, window: Window, now: dt.datetime) -> None:
-        self.blobs: list[StoredBlob] = []
         self._account = account
         self._window = window
         self._foreign: list[str] = []
         self._foreign_count = 0
         self._lock = threading.Lock()
         self._growing = (now - GRACE).replace(minute=0, second=0, microsecond=0)
-        self._names: dict[str, str] = {}
-        self._hours: dict[dt.datetime, dt.datetime] = {}
+        # Many names share their folders, and many their NIC.
+        self._parse = lru_cache(10_000)(parse_blob_path)
 
-    def take(self, items: Sequence[Any]) -> None:
+    def take(self, items: Sequence[Listed], into: StoredBlobs) -> None:
         """Take a page of a listing; threads may do so at the same time."""
         with self._lock:
-            self._take(items)
+            for item in items:
+                if (blob := self._blob(item)) is not None:
+                    into.append(blob)
 
-    def _take(self, items: Sequence[Any]) -> None:
-        for item in items:
-            if item.snapshot or item.deleted or item.is_current_version is False:
-                raise declared("FL-S32", str(self._account.location), "snapshots, versions or deleted blobs")
-            facts = parse_blob_path(item.name)
-            if not _BLOB.search(item.name) or None in (facts.flow_log, facts.hour, facts.mac_address):
-                self._pass_over(item.name)
-                continue
-            assert facts.flow_log is not None and facts.hour is not None and facts.mac_address is not None
-            if not _may_hold(facts.hour, self._window):
-                continue
-            self.blobs.append(
-                StoredBlob(
-                    account=self._account,
-                    key=item.name,
-                    size=item.size or 0,
-                    etag=quoted(item.etag),
-                    # Many blobs share these.
-                    flow_log=self._names.setdefault(facts.flow_log, facts.flow_log),
-                    hour=self._hours.setdefault(facts.hour, facts.hour),
-                    mac_address=self._names.setdefault(facts.mac_address, facts.mac_address),
-                    is_open=facts.hour >= self._growing,
-                    refused=_refused(item),
-                )
-            )
+    def _blob(self, item: Listed) -> StoredBlob | None:
+        if not item.is_current:
+            raise declared("FL-S32", str(self._account.location), "snapshots, versions or deleted blobs")
+        below = _BLOB.search(item.name)
+        if below is None:
+            self._pass_over(item.name)
+            return None
+        folder = self._parse(item.name[: below.start() + 1])
+        mac_address = self._parse(item.name[below.start() + 1 :]).mac_address
+        if folder.flow_log is None or folder.hour is None or mac_address is None:
+            self._pass_over(item.name)
+            return None
+        if not _may_hold(folder.hour, self._window):
+            return None
+        return StoredBlob(
+            account=self._account,
+            key=item.name,
+            size=item.size,
+            etag=quoted(item.etag),
+            flow_log=folder.flow_log,
+            hour=folder.hour,
+            mac_address=mac_address,
+            is_open=folder.hour >= self._growing,
+            refused=_refused(item),
+        )
 
     def _pass_over(self, name: str) -> None:
         if _FOLDER.search(name.rstrip("/")):
@@ -414,12 +403,10 @@ class _Sieve:
         ]
 
 
-def _refused(item: Any) -> str:
-    if str(getattr(item.blob_type, "value", item.blob_type)) != "BlockBlob":
+def _refused(item: Listed) -> str:
+    if item.kind != "BlockBlob":
         return "FL-S28"
-    if str(getattr(item.blob_tier, "value", item.blob_tier) or "").lower() == "archive":
-        return "FL-S27"
-    return ""
+    return "FL-S27" if item.tier.lower() == "archive" else ""
 
 
 def _may_hold(hour: dt.datetime, window: Window) -> bool:

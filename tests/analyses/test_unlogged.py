@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import flowlens as fl
-from tests.flow_logs import CONTAINER, NIC, SUBSCRIPTION, flow_tuple, record, write_blob
+from tests.flow_logs import CONTAINER, HOUR, NIC, SUBSCRIPTION, flow_tuple, record, write_blob
 
 LATER = dt.datetime(2027, 1, 1, tzinfo=dt.UTC)
 
@@ -56,3 +56,13 @@ def test_what_fails_is_found_beside_what_nobody_observes(tmp_path: Path) -> None
 def test_without_unobserved_workloads_there_is_no_word_of_them(tmp_path: Path) -> None:
     found = verdict(tmp_path, "E")
     assert (found.status, "not observable" in found.text) == ("ok", False)
+
+
+@pytest.mark.parametrize("hours", [-3, 3])
+def test_a_change_outside_the_hours_of_a_log_takes_no_log_away(tmp_path: Path, hours: int) -> None:
+    write_blob(tmp_path, record([flow_tuple("10.0.0.4", KMS, 1688)]))
+    scan = fl.scan(tmp_path, now=LATER, changed_at=HOUR + dt.timedelta(hours=hours))
+    parts = (scan.before_change(), scan.after_change())
+    found = [fl.denied_egress(part, profiles=["windows-kms"]).collect() for part in parts]
+    statuses = [table.filter(endpoint="KMS activation")["status"].to_list() for table in found]
+    assert sorted(statuses) == [["Cannot tell"], ["Reached"]]

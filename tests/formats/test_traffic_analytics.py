@@ -12,7 +12,7 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
@@ -25,6 +25,7 @@ from flowlens.formats.traffic_analytics import (
     decode_traffic_analytics,
     looks_like_traffic_analytics,
 )
+from tests.strategies import examples
 
 REAL = Path(__file__).parents[1] / "data" / "real" / "sentinel_ntanetanalytics_25_rows.csv"
 UTC = dt.UTC
@@ -532,7 +533,7 @@ BROKEN = st.sampled_from(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@examples(30)
 @given(
     ENTRIES,
     st.lists(BROKEN, max_size=3),
@@ -903,7 +904,7 @@ def test_nothing_but_framing_is_complete() -> None:
 # Bytes.
 
 
-@settings(max_examples=30, deadline=None)
+@examples(20)
 @given(
     st.sampled_from(list(SHAPES)),
     st.lists(st.sampled_from(["", "x", '"', "a,b", "é\n", "{", "]", "\\"]), min_size=1, max_size=4),
@@ -920,7 +921,7 @@ def test_chunks_decide_nothing(shape: str, names: list[str], size: int, at: int,
     assert_frame_equal(pieces.inventory, whole.inventory)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(40)
 @given(st.binary(max_size=300), st.sampled_from([b"", b"{", b"[", GOOD, to_csv([a_row()])]))
 def test_any_bytes_are_accounted_for(junk: bytes, head: bytes) -> None:
     Decoded(head + junk, 64)

@@ -27,8 +27,9 @@ from hypothesis import strategies as st
 
 from flowlens.errors import ConfigError, FlowlensError, SourceError
 from flowlens.sources import accounts, refusals
-from flowlens.sources.accounts import Access, check_sas, connect, is_remote, parse_location, principal
+from flowlens.sources.accounts import Access, connect, is_remote, parse_location, principal
 from flowlens.sources.refusals import REFUSALS, Context, declared, is_passing, is_throttling, redact, refusal
+from flowlens.sources.sas import check_sas
 
 KEY = base64.b64encode(b"canary" * 11)[:86].decode() + "=="
 CANARY = "c4nary%2FSignature"
@@ -86,12 +87,22 @@ def test_an_address_names_account_container_and_prefix(source: str, parts: tuple
         ("az://contoso/logs", "FL-S01", "https://contoso.blob.core.windows.net/logs"),
         ("AZ://contoso/logs/a/b", "FL-S01", "https://contoso.blob.core.windows.net/logs/a/b"),
         ("wasbs://logs@contoso.blob.core.windows.net/a", "FL-S01", "https://contoso.blob.core.windows.net/logs/a"),
+        (
+            "wasbs://logs@contoso.blob.core.chinacloudapi.cn/",
+            "FL-S01",
+            "https://contoso.blob.core.chinacloudapi.cn/logs",
+        ),
+        ("az://contoso.blob.core.windows.net/logs", "FL-S01", "https://contoso.blob.core.windows.net/logs"),
+        ("az://contoso", "FL-S01", "https://contoso.blob.core.windows.net/CONTAINER"),
+        ("az:///", "FL-S01", "https://ACCOUNT.blob.core.windows.net/CONTAINER"),
+        ("az://contoso/logs/a b?sig=canary", "FL-S01", "https://contoso.blob.core.windows.net/logs/a%20b"),
         ("http://contoso.blob.core.windows.net/logs", "FL-S02", "plain http"),
         ("https://contoso.blob.core.windows.net", "FL-S01", "no container"),
         ("https://contoso.blob.core.windows.net/Logs_1", "FL-S01", "not the name of a container"),
         ("https://con_toso.blob.core.windows.net/logs", "FL-S01", "not the name of an account"),
-        ("https://contoso.dfs.core.windows.net/logs", "FL-S01", "not the blob endpoint"),
-        ("https://contoso.privatelink.blob.core.windows.net/logs", "FL-S01", "not the blob endpoint"),
+        ("https://contoso.dfs.core.windows.net/logs", "FL-S01", "may be contoso.blob.core.windows.net"),
+        ("https://contoso.privatelink.blob.core.windows.net/logs", "FL-S01", "may be contoso.blob.core.windows.net"),
+        ("https://contoso.z01.dfs.storage.azure.net/logs", "FL-S01", "may be contoso.z01.blob.storage.azure.net"),
         ("https://contoso.blob.core.windows.net.evil.example/logs", "FL-S01", "not the blob endpoint"),
         ("https://evil.example/logs", "FL-S01", "--account-url"),
         ("https://169.254.169.254/logs", "FL-S01", "--account-url"),

@@ -24,7 +24,7 @@ from flowlens.sources import ranges
 from flowlens.sources.accounts import Access, Account, parse_location
 from flowlens.sources.plain_reads import Opened
 from flowlens.sources.ranges import Reader, StoppedError
-from flowlens.sources.storage import StoredBlob
+from flowlens.sources.stored_blobs import StoredBlob
 
 MIB = 1 << 20
 HOUR = dt.datetime(2026, 6, 15, 9, tzinfo=dt.UTC)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import datetime as dt
 import itertools
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import quote
+from xml.sax.saxutils import escape
 
 import pytest
 from azure.core.exceptions import HttpResponseError, ServiceResponseError
@@ -18,6 +21,7 @@ from flowlens.errors import SourceError
 from flowlens.evidence import Window
 from flowlens.sources import storage
 from flowlens.sources.accounts import Access, Account, parse_location
+from flowlens.sources.plain_reads import Opened
 from flowlens.sources.storage import Listing, default_window, list_blobs, window_prefixes
 
 UTC = dt.UTC
@@ -41,13 +45,13 @@ def key(root: str = ROOT, hour: dt.datetime = NINE, mac: str = "0022480A1B2C") -
 
 @dataclass
 class Container:
-    """A container by its names alone, which answers list calls as the client library does, page by page.
+    """A container by its names alone, page by page: folders as the client library gives them, blobs as the service's XML.
 
     ``fails`` is asked before each page and may give what is raised instead.
     """
 
     names: list[str]
-    page: int = 5000
+    page_size: int = 5000
     odd: dict[str, dict[str, Any]] = field(default_factory=dict)
     fails: Callable[[int], Exception | None] = lambda _number: None
     date: str = ""
@@ -61,28 +65,37 @@ class Container:
                 rest = name[len(start) :]
                 cut = rest.find(delimiter)
                 folders[start + rest[: cut + 1] if cut >= 0 else name] = cut >= 0
-        items = [SimpleNamespace(name=name) if folder else self._blob(name) for name, folder in folders.items()]
-        return self._pages("walk", start, items, options)
+        items = [SimpleNamespace(name=name, **({} if folder else {"etag": "0x8D"})) for name, folder in folders.items()]
+        return self._pages(start, items, options)
 
-    def list_blobs(self, name_starts_with: str, **options: Any) -> SimpleNamespace:
-        items = [self._blob(name) for name in sorted(self.names) if name.startswith(name_starts_with)]
-        return self._pages("list", name_starts_with, items, options)
+    @contextmanager
+    def page(self, prefix: str, marker: str, most: int) -> Iterator[Opened]:
+        names = [name for name in sorted(self.names) if name.startswith(prefix)]
+        at = int(marker or 0)
+        following = at + min(self.page_size, most)
+        headers = self._called("list", prefix)
+        blobs = "".join(map(self._xml, names[at:following]))
+        rest = following if following < len(names) else ""
+        text = f"<EnumerationResults><Blobs>{blobs}</Blobs><NextMarker>{rest}</NextMarker></EnumerationResults>"
+        yield Opened(headers, iter([text[:70].encode(), text[70:].encode()]))
 
-    def _blob(self, name: str) -> SimpleNamespace:
-        facts = {
-            "name": name,
-            "size": 14,
-            "etag": "0x8D",
-            "creation_time": NINE,
-            "blob_type": "BlockBlob",
-            "blob_tier": "Hot",
-            "snapshot": None,
-            "deleted": None,
-            "is_current_version": None,
-        }
-        return SimpleNamespace(**{**facts, **self.odd.get(name, {})})
+    def _xml(self, name: str) -> str:
+        odd = self.odd.get(name, {})
+        facts = {"Content-Length": 14, "Etag": "0x8D", "BlobType": "BlockBlob", "AccessTier": "Hot"}
+        inside = {key: odd[key] for key in ("Snapshot", "Deleted", "IsCurrentVersion") if key in odd}
+        facts |= {key: value for key, value in odd.items() if key not in inside}
+        written = "".join(f"<{key}>{value}</{key}>" for key, value in facts.items())
+        beside = "".join(f"<{key}>{value}</{key}>" for key, value in inside.items())
+        named = f"<Name>{escape(name)}</Name>" if name.isprintable() else f'<Name Encoded="true">{quote(name)}</Name>'
+        return f"<Blob>{named}{beside}<Properties>{written}</Properties></Blob>"
 
-    def _pages(self, kind: str, start: str, items: list[Any], options: dict[str, Any]) -> SimpleNamespace:
+    def _called(self, kind: str, start: str) -> dict[str, str]:
+        self.calls.append((kind, start))
+        if error := self.fails(len(self.calls)):
+            raise error
+        return {"Date": self.date} if self.date else {}
+
+    def _pages(self, start: str, items: list[Any], options: dict[str, Any]) -> SimpleNamespace:
         container = self
 
         class Pages:
@@ -93,13 +106,10 @@ class Container:
                 return self
 
             def __next__(self) -> Any:
-                container.calls.append((kind, start))
-                if error := container.fails(len(container.calls)):
-                    raise error
                 at = int(self.continuation_token or 0)
-                headers = {"Date": container.date} if container.date else {}
+                headers = container._called("walk", start)
                 options["raw_response_hook"](SimpleNamespace(http_response=SimpleNamespace(headers=headers)))
-                following = at + container.page
+                following = at + container.page_size
                 self.continuation_token = str(following) if following < len(items) else None
                 return iter(items[at:following])
 
@@ -108,7 +118,7 @@ class Container:
 
 def listing(container: Container, window: Window = DAY, *, prefix: str = "", **options: Any) -> Listing:
     place = parse_location(f"https://contoso.blob.core.windows.net/logs/{prefix}", Access())
-    account = Account(place, container, None, "key", "me", (), 30)  # type: ignore[arg-type]
+    account = Account(place, container, container, "key", "me", (), 30)  # type: ignore[arg-type]
     return list_blobs(account, window, **{"now": NOW, **options})
 
 
@@ -193,7 +203,7 @@ def test_flow_logs_of_both_kinds_are_found_and_only_the_window_is_listed() -> No
 def test_foreign_blobs_beside_cost_no_request() -> None:
     own = [key(ROOT, NINE + n * HOUR) for n in range(3)]
     foreign = [f"backup/{n}.bin" for n in range(300)] + [f"{n}.bin" for n in range(300)]
-    few, many = Container(own, page=10), Container([*own, *foreign], page=10)
+    few, many = Container(own, page_size=10), Container([*own, *foreign], page_size=10)
     assert keys(listing(many)) == keys(listing(few)) == own
     assert len(many.calls) == len(few.calls) < 15
     assert not any(start in ("", ROOT) for kind, start in many.calls if kind == "list")
@@ -201,7 +211,7 @@ def test_foreign_blobs_beside_cost_no_request() -> None:
 
 def test_a_day_of_one_flow_log_among_many_days_is_listed_alone() -> None:
     names = [key(ROOT, NINE + n * 24 * HOUR, f"0022480A{mac:04X}") for n in range(-90, 5) for mac in range(30)]
-    container = Container(names, page=10)
+    container = Container(names, page_size=10)
     found = listing(container)
     assert len(found.blobs) == 30
     assert len(container.calls) <= 3 + 24 == found.requests + 27 - len(container.calls)
@@ -255,7 +265,7 @@ def test_flow_logs_of_another_subscription_are_pruned_and_said() -> None:
 def test_folders_of_a_hierarchical_namespace_are_no_blobs_and_empty_blobs_are() -> None:
     parts = key().split("/")
     folders = ["/".join(parts[:n]) for n in range(1, len(parts))]
-    odd = {name: {"size": 0} for name in [*folders, key()]}
+    odd = {name: {"Content-Length": 0} for name in [*folders, key()]}
     found = listing(Container([*folders, key()], odd=odd), Window())
     assert keys(found) == [key()] and found.blobs[0].size == 0
     assert not found.notes
@@ -273,17 +283,17 @@ def test_other_names_below_a_flow_log_are_counted_and_named() -> None:
 @pytest.mark.parametrize(
     ("facts", "code"),
     [
-        ({"blob_tier": "Archive"}, "FL-S27"),
-        ({"blob_type": "AppendBlob"}, "FL-S28"),
-        ({"blob_type": "PageBlob"}, "FL-S28"),
-        ({"blob_tier": None}, ""),
+        ({"AccessTier": "Archive"}, "FL-S27"),
+        ({"BlobType": "AppendBlob"}, "FL-S28"),
+        ({"BlobType": "PageBlob"}, "FL-S28"),
+        ({"AccessTier": ""}, ""),
     ],
 )
 def test_what_cannot_be_read_is_known_before_it_is_asked_for(facts: dict[str, Any], code: str) -> None:
     assert [blob.refused for blob in listing(Container([key()], odd={key(): facts})).blobs] == [code]
 
 
-@pytest.mark.parametrize("facts", [{"snapshot": "2026"}, {"deleted": True}, {"is_current_version": False}])
+@pytest.mark.parametrize("facts", [{"Snapshot": "2026"}, {"Deleted": "true"}, {"IsCurrentVersion": "false"}])
 def test_what_was_not_asked_for_is_an_error(facts: dict[str, Any]) -> None:
     with pytest.raises(SourceError, match="FL-S32"):
         listing(Container([key()], odd={key(): facts}))
@@ -315,7 +325,7 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_each_page_is_tried_again_where_it_stood() -> None:
     names = [key(mac=f"0022480A{mac:04X}") for mac in range(95)]
     every_other = itertools.cycle([ServiceResponseError("cut"), None])
-    container = Container(names, page=10, fails=lambda _number: next(every_other))
+    container = Container(names, page_size=10, fails=lambda _number: next(every_other))
     found = listing(container, prefix=key()[:60])
     assert keys(found) == names
 
@@ -324,7 +334,7 @@ def test_each_page_is_tried_again_where_it_stood() -> None:
 @pytest.mark.parametrize("number", range(1, 8))
 def test_a_page_that_goes_on_failing_is_an_error_and_never_fewer_blobs(number: int) -> None:
     names = [key(mac=f"0022480A{mac:04X}") for mac in range(95)]
-    container = Container(names, page=30, fails=lambda n: ServiceResponseError("cut") if n >= number else None)
+    container = Container(names, page_size=30, fails=lambda n: ServiceResponseError("cut") if n >= number else None)
     with pytest.raises(SourceError, match="FL-S22"):
         listing(container)
 

@@ -1,0 +1,186 @@
+"""Blobs of storage accounts, as a listing described them, many of them in little memory."""
+
+from __future__ import annotations
+
+import datetime as dt
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, overload
+
+from flowlens.sources.accounts import Account
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBlob:
+    """A blob of a flow log as the listing described it.
+
+    ``key`` is its name in the container, ``size`` in bytes, ``etag`` its version then. ``is_open``: it may still grow.
+    ``refused`` is the id of the declared error that reading it would give, empty where it can be read.
+    """
+
+    account: Account
+    key: str
+    size: int
+    etag: str
+    flow_log: str
+    hour: dt.datetime
+    mac_address: str
+    is_open: bool
+    refused: str = ""
+
+    @property
+    def name(self) -> str:
+        """The name with its container, as a copy of the container on disk would have it."""
+        return f"{self.account.location.container}/{self.key}"
+
+
+def quoted(etag: str) -> str:
+    """An ETag as a condition has it: listings give it without quotes, headers with.
+
+    >>> quoted("0x8D"), quoted('"0x8D"')
+    ('"0x8D"', '"0x8D"')
+    """
+    return f'"{etag.strip(chr(34))}"'
+
+
+class _Folder(NamedTuple):
+    """What the blobs of a flow log and an hour share."""
+
+    account: Account
+    path: str
+    flow_log: str
+    hour: dt.datetime
+    is_open: bool
+
+    def identity(self) -> tuple[object, ...]:
+        return (id(self.account), *self[1:])
+
+    def place(self) -> tuple[str, str, str]:
+        return self.account.location.account_url, self.account.location.container, self.path
+
+
+class StoredBlobs(Sequence[StoredBlob]):
+    """Stored blobs in the order in which they were added, at 25 bytes each.
+
+    Names are kept as two numbers: of the folders down to the hour, and of the NIC and file below; both repeat from blob to blob.
+    Whatever does not repeat, or is written otherwise than Azure does, takes more and comes back as it was.
+    """
+
+    def __init__(self) -> None:
+        self._folders: list[_Folder] = []
+        self._folder_numbers: dict[tuple[object, ...], int] = {}
+        self._files: list[tuple[str, str]] = []
+        self._file_numbers: dict[tuple[str, str], int] = {}
+        self._reasons = [""]
+        self._folder, self._file = array("I"), array("I")
+        self._size, self._etag = array("Q"), array("Q")
+        self._refused = array("B")
+        self._other_etags: dict[int, str] = {}
+
+    def append(self, blob: StoredBlob) -> None:
+        """Add a blob behind the others."""
+        cut = blob.key.rfind("/", 0, max(0, blob.key.rfind("/"))) + 1
+        self._folder.append(self._number(_Folder(blob.account, blob.key[:cut], blob.flow_log, blob.hour, blob.is_open)))
+        self._file.append(self._file_number((blob.key[cut:], blob.mac_address)))
+        self._size.append(blob.size)
+        number = _number_of(blob.etag)
+        if not number:
+            self._other_etags[len(self._etag)] = blob.etag
+        self._etag.append(number)
+        self._refused.append(self._reason(blob.refused))
+
+    def extend(self, others: StoredBlobs) -> int:
+        """Take over those of ``others`` that are not there yet, by account, container and name; how many were there already.
+
+        ``others`` is not to be used any more.
+        """
+        if not self:
+            vars(self).update(vars(others))
+            return 0
+        met = {folder.place() for folder in self._folders}
+        shared = {number for number, folder in enumerate(others._folders) if folder.place() in met}
+        again = self._again(others, shared) if shared else frozenset()
+        folders = [self._number(folder) for folder in others._folders]
+        files = [self._file_number(file) for file in others._files]
+        reasons = [self._reason(reason) for reason in others._reasons]
+        for at in range(len(others)):
+            if at in again:
+                continue
+            if etag := others._other_etags.get(at):
+                self._other_etags[len(self._etag)] = etag
+            self._folder.append(folders[others._folder[at]])
+            self._file.append(files[others._file[at]])
+            self._size.append(others._size[at])
+            self._etag.append(others._etag[at])
+            self._refused.append(reasons[others._refused[at]])
+        return len(again)
+
+    def _again(self, others: StoredBlobs, shared: set[int]) -> frozenset[int]:
+        """The places in ``others`` of blobs that are here too; only folders that both have are looked into."""
+        places = {others._folders[number].place() for number in shared}
+        here = {
+            (self._folders[folder].place(), self._files[file][0])
+            for folder, file in zip(self._folder, self._file, strict=True)
+            if self._folders[folder].place() in places
+        }
+        return frozenset(
+            at
+            for at, (folder, file) in enumerate(zip(others._folder, others._file, strict=True))
+            if folder in shared and (others._folders[folder].place(), others._files[file][0]) in here
+        )
+
+    def __len__(self) -> int:
+        return len(self._size)
+
+    @overload
+    def __getitem__(self, at: int) -> StoredBlob: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[StoredBlob]: ...
+
+    def __getitem__(self, at: int | slice) -> StoredBlob | Sequence[StoredBlob]:
+        if isinstance(at, slice):
+            return [self[each] for each in range(*at.indices(len(self)))]
+        if at < 0:
+            at += len(self)
+        folder = self._folders[self._folder[at]]
+        file, mac_address = self._files[self._file[at]]
+        number = self._etag[at]
+        return StoredBlob(
+            folder.account,
+            folder.path + file,
+            self._size[at],
+            f'"0x{number:X}"' if number else self._other_etags[at],
+            folder.flow_log,
+            folder.hour,
+            mac_address,
+            folder.is_open,
+            self._reasons[self._refused[at]],
+        )
+
+    def _number(self, folder: _Folder) -> int:
+        number = self._folder_numbers.setdefault(folder.identity(), len(self._folders))
+        if number == len(self._folders):
+            self._folders.append(folder)
+        return number
+
+    def _file_number(self, file: tuple[str, str]) -> int:
+        number = self._file_numbers.setdefault(file, len(self._files))
+        if number == len(self._files):
+            self._files.append(file)
+        return number
+
+    def _reason(self, code: str) -> int:
+        if code not in self._reasons:
+            self._reasons.append(code)
+        return self._reasons.index(code)
+
+
+def _number_of(etag: str) -> int:
+    """The number that Azure writes as an ETag; 0 where it is none, or not written just so."""
+    try:
+        number = int(etag[3:-1], 16)
+    except ValueError:
+        return 0
+    return number if 0 < number < 1 << 64 and f'"0x{number:X}"' == etag else 0

@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SEED ?= 1
 
-.PHONY: demo test fuzz agreement literals faults workspace scenario bench bench-storage matching memory wheel clean
+.PHONY: demo test docs fuzz agreement literals faults workspace scenario bench bench-storage matching memory wheel clean
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/.installed
@@ -18,6 +18,13 @@ test: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict flowlens
 	$(BIN)/pytest -n 2 --dist loadgroup --no-skips
+
+# Everything that is written by a script: captures, reference, alert rules, workbook. The tests say when it is stale.
+docs: $(VENV)/.installed-dev
+	$(BIN)/python scripts/build_deploy.py
+	$(BIN)/python scripts/build_reference.py
+	$(BIN)/python scripts/capture_readme.py
+	$(BIN)/python scripts/capture_docs.py
 
 # New random examples, twenty times as many of every test; a failure prints the blob that repeats it. Takes a while.
 fuzz: $(VENV)/.installed-dev

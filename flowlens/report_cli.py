@@ -29,7 +29,7 @@ def scheduled_report(
 ) -> None:
     """A scheduled report: several sources and outputs, compared with the run before, with gates.
 
-    Example: flowlens report sample_logs/report.toml --check
+    Example: flowlens report report.toml --check
     """
     schedule, errors = read_schedule(config)
     for error in errors:

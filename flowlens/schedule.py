@@ -175,6 +175,10 @@ class _Table:
         self._known.append(key)
         return _Table(self.at(key), self._values.get(key, {}), self._errors)
 
+    def has(self, key: str) -> bool:
+        """Whether the key holds anything."""
+        return bool(self._values.get(key))
+
     def is_table(self, key: str) -> bool:
         """Whether the key holds a table."""
         return isinstance(self._values.get(key), dict)
@@ -352,7 +356,7 @@ def _access(table: _Table, folder: Path) -> Access:
 
 def _sources(top: _Table, folder: Path) -> tuple[Source, ...]:
     tables = top.tables("source")
-    if not tables:
+    if not top.has("source"):
         top.wrong("source", "is missing: nothing to read", "add [[source]] with address = ...")
     found: list[Source] = []
     for table in tables:
@@ -433,7 +437,7 @@ def _outputs(
     top: _Table, folder: Path, logs: Sequence[object], sections: int, only_new: bool, questions: Sequence[str]
 ) -> tuple[Written | Posted, ...]:
     tables = top.tables("output")
-    if not tables:
+    if not top.has("output"):
         top.wrong("output", "is missing: nothing would be written", "add [[output]] with file, blob or webhook")
     found: list[Written | Posted] = []
     for number, table in enumerate(tables, 1):

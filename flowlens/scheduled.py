@@ -169,19 +169,21 @@ def _earlier(schedule: Schedule, source: Source, name: str) -> tuple[Baseline | 
         return schedule.baseline, "baseline", []
     if schedule.history is None:
         return None, None, []
-    before = [each for each in names(schedule.history, source.name) if each.endswith(".json") and each < f"{name}.json"]
-    if not before:
-        return None, None, [f"There is no earlier report in {schedule.history}: everything counts as new."]
-    file = f"{source.name}/{before[-1]}"
     try:
-        found = baseline_of(read(schedule.history, file) or b"", file)
-        if found is None:
+        found = [each for each in names(schedule.history, source.name) if each.endswith(".json")]
+        before = [each for each in found if each < f"{name}.json"]
+        if not before:
+            return None, None, [f"There is no earlier report in {schedule.history}: everything counts as new."]
+        file = f"{source.name}/{before[-1]}"
+        earlier = baseline_of(read(schedule.history, file) or b"", file)
+        if earlier is None:
             raise ConfigError(file, "is no report")
-        if found.destinations is None and "unexpected_destinations" in schedule.questions:
+        if earlier.destinations is None and "unexpected_destinations" in schedule.questions:
             raise ConfigError(file, "lists no destinations")
-    except ConfigError as error:
-        return None, None, [f"The earlier report cannot be compared with: {error.where} {error.problem}."]
-    return found, file, []
+    except FlowlensError as error:
+        # Today's answer is worth having without a comparison too.
+        return None, None, [f"There is nothing to compare with. {error.where}: {error.problem}."]
+    return earlier, file, []
 
 
 def _fired(schedule: Schedule, sections: list[Section]) -> Iterator[str]:
@@ -267,7 +269,7 @@ def _post(
     data = body(output.webhook, message)
     mark = hashlib.sha256(data).hexdigest().encode()
     sent = f"{_SENT}/{name}.{output.webhook.kind}-{output.webhook.variable}"
-    before = read(schedule.history, sent) if schedule.history is not None else None
+    before = _sent_before(schedule, sent)
     if before == mark:
         return [f"{output.webhook}: the same message was sent for {name} already"]
     if before is not None:
@@ -276,6 +278,14 @@ def _post(
     if schedule.history is not None:
         write(schedule.history, sent, lambda file: _put(file, mark))
     return [f"sent to {output.webhook}"]
+
+
+def _sent_before(schedule: Schedule, sent: str) -> bytes | None:
+    """The mark of the message that was sent; a message goes out also where the history cannot tell."""
+    try:
+        return read(schedule.history, sent) if schedule.history is not None else None
+    except FlowlensError:
+        return None
 
 
 def _put(file: BinaryIO, data: bytes) -> None:

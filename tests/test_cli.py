@@ -117,6 +117,10 @@ def test_every_example_runs(name: str, tmp_path: Path, monkeypatch: pytest.Monke
     if name == "resolve":
         # Nothing listens there: a gap, told in a line, and no list.
         monkeypatch.setattr("flowlens.catalogue_cli.system_servers", lambda: [Server("127.0.0.1", 9)])
+    if name == "report":
+        guide = (TOP / "docs" / "scheduled-reports.md").read_text("utf-8")
+        (tmp_path / "report.toml").write_text(guide.split("```toml\n")[1].split("```")[0], encoding="utf-8")
+        monkeypatch.setenv("TEAMS_WEBHOOK", "https://example.invalid/hook")
     if name == "tags update":
         published_tags("global", tmp_path / "ServiceTags_Public_20260720.json")
     program, *arguments = shlex.split(example(name))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import shlex
@@ -9,19 +10,55 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
+import nbformat
 import pytest
+import typer
 
 import flowlens as fl
 from flowlens import schema
 from flowlens.analyses.destinations import read_expected
-from flowlens.cli import main
+from flowlens.cli import app, main
 from flowlens.gates import GATES
 from flowlens.inventory import FIELDS
+from flowlens.sources.refusals import REFUSALS
+from tests.how_to_logs import LOGS
 
 TOP = Path(__file__).resolve().parents[1]
-README, CONCEPTS, SAMPLES = TOP / "README.md", TOP / "docs" / "concepts.md", TOP / "sample_logs" / "README.md"
+DOCS = TOP / "docs"
+README, CONCEPTS, SAMPLES = TOP / "README.md", DOCS / "concepts.md", TOP / "sample_logs" / "README.md"
+NETWORK, PROGRAMS, TROUBLE = DOCS / "your-network.md", DOCS / "programs.md", DOCS / "troubleshooting.md"
+HOW_TOS = sorted((DOCS / "how-to").glob("*.md"))
+PAGES = sorted([*TOP.glob("*.md"), *DOCS.glob("**/*.md"), *TOP.glob("deploy/**/*.md"), SAMPLES])
+NOTEBOOKS = sorted((TOP / "notebooks").glob("*.ipynb"))
+# What each page must tell whoever is in that situation, worked out from what happened (tests/how_to_logs.py).
+ANSWERS = {
+    "encryption-switched-on": ("vm-batch  vm-db   Unencrypted  NX_FALLBACK", "All 3 pairs that can be encrypted are"),
+    "private-subnets": (
+        "snet-win  default  AzureCloud.southcentralus  TCP 1688  Lost",
+        "Nothing that was reached would be lost",
+    ),
+    "aks-cannot-pull": (
+        "mcr.microsoft.com",
+        "3 answered without data",
+        "[ok]  Required endpoints",
+        "--fqdn-tags AzureKubernetesService",
+    ),
+    "unexpected-egress": (
+        "vm-app    203.0.113.77  TCP 8443  38.0 MB",
+        "NIC-hours: 744 read.",
+        "203.0.113.77: no service tag",
+    ),
+    "rule-can-go": ("vm-old    Outbound   203.0.113.40  TCP 8443", "Not observable: AllowMigration"),
+    "missing-hours": ("VNET-APP  vm-web   03:00Z  missing", "1 silent, 1 missing"),
+    "every-morning": (
+        "nothing is wrong; sections prod",
+        "vm-app    203.0.113.77  TCP 8443",
+        "Unexpected destinations: 1 new since the baseline",
+    ),
+}
 
 
 class Command(NamedTuple):
@@ -75,25 +112,61 @@ def test_documents_show_commands() -> None:
     assert any(command.exit_code == 1 for command in commands(README))
 
 
-def test_capture_in_the_readme_is_current() -> None:
-    script = TOP / "scripts" / "capture_readme.py"
+@pytest.mark.parametrize("name", ["capture_readme", "build_reference"])
+def test_what_a_script_writes_is_current(name: str) -> None:
+    script = TOP / "scripts" / f"{name}.py"
     done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.fixture(scope="module")
+def capturing() -> ModuleType:
+    """scripts/capture_docs.py, which runs the commands of the how-to pages."""
+    spec = importlib.util.spec_from_file_location("capture_docs", TOP / "scripts" / "capture_docs.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_how_to_has_logs_and_answers() -> None:
+    assert {path.stem for path in HOW_TOS} == set(LOGS) == set(ANSWERS)
+
+
+@pytest.mark.parametrize("path", HOW_TOS, ids=lambda path: path.stem)
+def test_how_to_shows_what_its_commands_print(path: Path, capturing: ModuleType) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert capturing.captured(path) == text
+    printed = "".join(blocks(path, "console"))
+    assert [answer for answer in ANSWERS[path.stem] if answer not in printed] == []
+
+
+@pytest.mark.parametrize("path", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=lambda path: path.name)
+def test_commands_that_are_not_run_have_options_that_exist(path: Path) -> None:
+    lines = re.findall(r"^```\w*\n(.*?)^```$", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    commands = typer.main.get_command(app)
+    for line in "".join(lines).replace("\\\n", " ").splitlines():
+        if line.startswith("flowlens ") and "[OPTIONS]" not in line:
+            # Parsed as it would be typed, without running it.
+            context = commands.make_context("flowlens", shlex.split(line, comments=True)[1:], resilient_parsing=False)
+            name, command, arguments = commands.resolve_command(context, [*context._protected_args, *context.args])
+            command.make_context(name, arguments, parent=context)
+
+
 @pytest.mark.parametrize("name", fl.__all__)
-def test_readme_mentions_every_public_name(name: str) -> None:
-    assert re.search(rf"[`.]{name}\b", README.read_text(encoding="utf-8"))
+def test_every_public_name_is_mentioned(name: str) -> None:
+    assert re.search(rf"[`.]{name}\b", PROGRAMS.read_text(encoding="utf-8"))
 
 
-def test_python_in_the_readme_runs(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (program,) = blocks(README, "python")
+@pytest.mark.parametrize("path", [README, PROGRAMS], ids=["readme", "programs"])
+def test_python_in_a_document_runs(path: Path, clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (program,) = blocks(path, "python")
     monkeypatch.chdir(clone)
-    exec(compile(program, "README.md", "exec"), {})
+    exec(compile(program, path.name, "exec"), {})
 
 
-def test_config_in_the_readme_is_read(tmp_path: Path) -> None:
-    (text,) = blocks(README, "toml")
+def test_config_in_the_documents_is_read(tmp_path: Path) -> None:
+    (text,) = blocks(NETWORK, "toml")
     path = tmp_path / "flowlens.toml"
     path.write_text(text, encoding="utf-8")
     config = fl.read_config(path)
@@ -104,25 +177,32 @@ def test_config_in_the_readme_is_read(tmp_path: Path) -> None:
 
 
 def test_resource_graph_query_projects_what_an_inventory_takes() -> None:
-    (query,) = blocks(README, "kusto")
+    (query,) = blocks(NETWORK, "kusto")
     projected = query.partition("| project ")[2]
     # A name before an equals sign, at the start or after a comma; kind is a word of the language and needs brackets.
     assert tuple(re.findall(r"(?:^|,\s+)(?:\[')?(\w+)(?:'\])? = ", projected)) == FIELDS
     assert "['kind'] = " in projected
 
 
-def test_readme_names_every_gate_and_kind() -> None:
-    text = README.read_text(encoding="utf-8")
-    assert [gate for gate in GATES if gate not in text] == []
-    assert [kind for kind in schema.ADDRESS_KINDS if f"`{kind}`" not in text] == []
+def test_documents_name_every_gate_and_kind() -> None:
+    commands = (DOCS / "reference" / "commands.md").read_text(encoding="utf-8")
+    assert [gate for gate in GATES if f"`{gate}`" not in commands] == []
+    network = NETWORK.read_text(encoding="utf-8")
+    assert [kind for kind in schema.ADDRESS_KINDS if f"`{kind}`" not in network] == []
 
 
-def test_readme_names_the_parts_of_the_json_document(clone: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_documents_name_the_parts_of_the_json_document(clone: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["coverage", str(clone / "sample_logs"), "--format", "json"]) == 0
     document = json.loads(capfd.readouterr().out)
-    text = README.read_text(encoding="utf-8")
+    text = PROGRAMS.read_text(encoding="utf-8")
     assert [part for part in document if f"`{part}`" not in text] == []
     assert [word for word in schema.VERDICTS if f"`{word}`" not in text] == []
+
+
+def test_troubleshooting_names_errors_that_exist() -> None:
+    named = set(re.findall(r"FL-[A-Z]\d+", TROUBLE.read_text(encoding="utf-8")))
+    assert len(named) > 20
+    assert named <= set(REFUSALS)
 
 
 @pytest.mark.parametrize(
@@ -150,13 +230,34 @@ def test_concepts_name_every_rule_kind() -> None:
     assert [kind for kind in schema.RULE_KINDS if kind not in text] == []
 
 
-@pytest.mark.parametrize(
-    "path", sorted([*TOP.glob("*.md"), *TOP.glob("docs/*.md"), SAMPLES]), ids=lambda path: path.name
-)
+def anchors(path: Path) -> set[str]:
+    """What the headings of a page are linked by: small letters, dashes for blanks, no other signs."""
+    text = re.sub(r"^```.*?^```$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+def text_of(path: Path) -> str:
+    """The text of a page, or of a notebook's cells of text."""
+    if path.suffix == ".ipynb":
+        cells = nbformat.read(path, as_version=4).cells
+        return "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    return path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", [*PAGES, *NOTEBOOKS], ids=lambda path: path.name)
 def test_links_lead_somewhere(path: Path) -> None:
-    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8")):
+    for target, _, heading in re.findall(r"\]\(([^)#\s]*)(#([^)]*))?\)", text_of(path)):
         if not target.startswith("https://"):
-            assert (path.parent / target).exists(), target
+            page = path.parent / target if target else path
+            assert page.exists(), target
+            assert not heading or heading in anchors(page), f"{target}#{heading}"
+
+
+def test_every_page_is_linked_from_the_index() -> None:
+    index = (DOCS / "README.md").read_text(encoding="utf-8")
+    linked = {(DOCS / target).resolve() for target in re.findall(r"\]\(([^)#\s]+)", index)}
+    assert [page.name for page in DOCS.glob("**/*.md") if page != DOCS / "README.md" and page not in linked] == []
 
 
 def test_changelog_tells_of_this_version() -> None:

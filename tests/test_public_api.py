@@ -51,8 +51,8 @@ def test_public_name_hides_no_module(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in PUBLIC if inspect.isroutine(getattr(flowlens, name))])
-def test_public_function_stands_in_the_readme(name: str) -> None:
-    assert name in (TOP / "README.md").read_text(encoding="utf-8")
+def test_public_function_stands_in_the_documents(name: str) -> None:
+    assert name in (TOP / "docs" / "programs.md").read_text(encoding="utf-8")
 
 
 def test_importing_flowlens_loads_nothing_heavy() -> None:

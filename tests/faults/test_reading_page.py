@@ -1,4 +1,4 @@
-"""What the README says of storage accounts runs, against a real server over TLS, with each identity that it names."""
+"""What docs/reading.md says of storage accounts runs, against a real server over TLS, with each identity that it names."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tests.faults.proxies import connect_proxy
 from tests.faults.writer import DAY, GrowingBlob
 from tests.flow_logs import TOP, run
 
-README = (TOP / "README.md").read_text(encoding="utf-8")
-SECTION = README.partition("### Straight from a storage account")[2].partition("\n## ")[0]
+PAGE = (TOP / "docs" / "reading.md").read_text(encoding="utf-8")
+SECTION = PAGE.partition("## Straight from a storage account")[2].partition("\n## ")[0]
 
 
 def commands() -> list[str]:

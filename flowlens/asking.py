@@ -9,18 +9,15 @@ from pathlib import Path
 from typing import NoReturn
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-import polars as pl
 import typer
 
 from flowlens import reporting
 from flowlens.acceptance import read_acceptances
 from flowlens.analyses.destinations import read_expected
-from flowlens.analyses.egress import AUTO
-from flowlens.analyses.needs import Asked
+from flowlens.analyses.needs import AUTO, Asked, left_unfilled
 from flowlens.budget import MB, parse_size, peak
 from flowlens.catalog import load_profile, load_tags, read_names
-from flowlens.catalog.placeholders import chosen_settings, left_open
-from flowlens.catalog.profiles import EGRESS
+from flowlens.catalog.placeholders import chosen_settings
 from flowlens.catalogue_cli import known_cloud
 from flowlens.config import read_config
 from flowlens.errors import ConfigError
@@ -201,7 +198,9 @@ def answer(
     if then:
         then(report)
     if "denied_egress" in report.tables:
-        _tell_what_is_open(report.tables["denied_egress"], required)
+        missing = left_unfilled(report.tables["denied_egress"], required)
+        if missing:
+            say(f"not tested, since no value is set: {', '.join(f'<{name}>' for name in missing)} (--set NAME=VALUE)")
     raise typer.Exit(_exit_code(report, gates))
 
 
@@ -217,16 +216,6 @@ def told_memory(common: Common) -> None:
     limit, taken = _memory_limit(common), peak()
     if limit is not None and taken is not None and taken > limit:
         say(f"the run took {taken / MB:.0f} MB, more than --memory-limit {common.memory_limit}: narrow window or scope")
-
-
-def _tell_what_is_open(table: pl.DataFrame, required: Asked) -> None:
-    """Which placeholders of the profiles that were judged nobody filled, on stderr: what they stand in was not tested."""
-    asked = [load_profile(name) for name in required.profiles if name != AUTO] if required.profiles != AUTO else []
-    by_name = {profile.name: profile for profile in asked}
-    judged = [by_name.get(name) or load_profile(name) for name in table["profile"].unique().sort()]
-    of_cloud = [r for p in judged for r in p.requirements if (r.cloud, r.concerns) == (required.cloud, EGRESS)]
-    if missing := left_open(of_cloud, required.placeholders):
-        say(f"not tested, since no value is set: {', '.join(f'<{name}>' for name in missing)} (--set NAME=VALUE)")
 
 
 def _exit_code(report: Report, gates: Sequence[Gate]) -> int:

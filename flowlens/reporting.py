@@ -18,8 +18,9 @@ from flowlens import schema
 from flowlens.acceptance import Acceptance, read_acceptances
 from flowlens.analyses import ANALYSES, unexpected_destinations
 from flowlens.analyses.destinations import Expected
-from flowlens.analyses.egress import AUTO, dated_egress, explained
+from flowlens.analyses.egress import dated_egress, explained
 from flowlens.analyses.encryption import PAIR, TURNED, unprotected
+from flowlens.analyses.needs import AUTO
 from flowlens.catalog import Names, ServiceTags, load_profile, load_tags, profile_names, read_names
 from flowlens.catalog.tags import UNKNOWN_DATE
 from flowlens.errors import ConfigError

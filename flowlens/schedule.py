@@ -16,8 +16,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from flowlens.acceptance import Acceptance, read_acceptances
 from flowlens.analyses import ANALYSES
 from flowlens.analyses.destinations import read_expected
-from flowlens.analyses.egress import AUTO
-from flowlens.analyses.needs import Asked
+from flowlens.analyses.needs import AUTO, Asked
 from flowlens.budget import parse_size
 from flowlens.catalog import load_profile, load_tags, read_names
 from flowlens.catalog.placeholders import chosen_settings
@@ -33,7 +32,16 @@ from flowlens.outputs.places import Place, place_of
 from flowlens.outputs.tables import BY_TABLE, read_baseline
 from flowlens.outputs.webhooks import KINDS, Webhook, webhook_of
 from flowlens.scope import Scope
-from flowlens.sources.accounts import Access, Location, checked_ca_file, is_remote, parse_location
+from flowlens.sources.accounts import (
+    CONNECTION_STRING_VARIABLE,
+    KEY_VARIABLE,
+    SAS_VARIABLE,
+    Access,
+    Location,
+    checked_ca_file,
+    is_remote,
+    parse_location,
+)
 from flowlens.sources.workspace import Workspace, is_workspace, parse_workspace
 from flowlens.windows import parse_window
 
@@ -47,6 +55,8 @@ QUESTIONS = {
 """What a config calls a question, as the command line does, and its table."""
 JOINED = (TABLE, "json", "markdown", "ocsf")
 """Formats in which one file can hold several sections."""
+_SECRETS = {"key": KEY_VARIABLE, "sas": SAS_VARIABLE, "connection-string": CONNECTION_STRING_VARIABLE}
+"""Where each way to sign in that needs a secret finds it."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,40}")
 _FIELD = re.compile(r"\{([^{}]*)\}")
 _FIELDS = ("window", "section")
@@ -375,6 +385,9 @@ def _sources(top: _Table, folder: Path) -> tuple[Source, ...]:
             table.wrong("name", f"{name!r:.40} is no name", "use a-z, 0-9 and -")
         elif name in {source.name for source in found}:
             table.wrong("name", f"{name!r} is taken by another source", "give each its own name")
+        variable = _SECRETS.get(access.auth)
+        if variable and kind != "files" and not os.environ.get(variable, "").strip():
+            table.wrong("auth", f"{variable} is not set, which holds the {access.auth}")
         placed = tuple(table.tried("address", _address, address, access, folder) or "" for address in addresses)
         table.finish()
         found.append(Source(name, placed, access, kind))

@@ -15,6 +15,7 @@ from functools import partial
 from typing import BinaryIO
 from zoneinfo import ZoneInfo
 
+from flowlens.analyses.needs import left_unfilled
 from flowlens.errors import ConfigError, FlowlensError
 from flowlens.evidence import Scan, Window
 from flowlens.findings import Baseline
@@ -147,6 +148,10 @@ def _section(
         accept=schedule.acceptances,
         **schedule.required._asdict(),
     )
+    egress = made.tables.get("denied_egress")
+    missing = left_unfilled(egress, schedule.required) if egress is not None else []
+    if missing:
+        notes.append(f"Not tested, since [placeholders] sets no value: {', '.join(f'<{each}>' for each in missing)}.")
     return Section(source.name, replace(made, notes=(*notes, *made.notes)), earlier is not None)
 
 

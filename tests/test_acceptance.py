@@ -245,3 +245,16 @@ def test_the_json_says_what_was_asked(tmp_path: Path) -> None:
     assert json.loads(ran.stdout)["notes"] == [
         f"No finding here has the id {FIRST}, accepted by net-team until 2026-12-31 (until the move)."
     ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("egress", "--fix", "nsg", "--accept"), "--accept: does not go with --what-if or --fix"),
+        (("egress", "--what-if", "private-subnet", "--accept"), "--accept: does not go with --what-if or --fix"),
+    ],
+)
+def test_what_judges_no_finding_takes_no_acceptance(tmp_path: Path, arguments: tuple[str, ...], told: str) -> None:
+    command, *options = arguments
+    ran = run(command, tmp_path / "no-such-logs", *options, written(tmp_path, entry()))
+    assert (ran.code, told in ran.err) == (2, True)

@@ -85,6 +85,11 @@ def test_a_list_that_is_there_is_never_replaced(tmp_path: Path) -> None:
     assert path.read_text() == "mine"
 
 
+def test_what_is_new_is_no_list(tmp_path: Path) -> None:
+    ran = run("destinations", tmp_path, "--learn", tmp_path / "x.toml", "--only-new", "--baseline", tmp_path / "y.json")
+    assert (ran.code, "--learn: does not go with --only-new" in ran.err) == (2, True)
+
+
 def test_nothing_to_expect_is_a_list_too(tmp_path: Path) -> None:
     _, path = drafted(tmp_path, [flow(WEB, "10.0.2.4", 443)])
     assert read_expected(path) == ()

@@ -70,6 +70,7 @@ def errors(folder: Path, text: str) -> list[str]:
         ("[source]\naddress = 'x'\n" + OUTPUT, "source: expected [[source]] entries"),
         ("[[source]]\nadress = 'x'\n" + OUTPUT, "source[1].adress: is no key here did you mean address?"),
         (SOURCE + "auth = 'cly'\n" + OUTPUT, "source[1].auth: --auth cly: is not a way to sign in did you mean cli?"),
+        (SOURCE + "auth = 'key'\n" + OUTPUT, "source[1].auth: AZURE_STORAGE_KEY is not set, which holds the key"),
         (SOURCE + SOURCE + OUTPUT, "source[2].name: 'storage' is taken by another source"),
         (SOURCE + "name = '../x'\n" + OUTPUT, "source[1].name: '../x' is no name"),
         (
@@ -144,6 +145,7 @@ def test_what_is_wrong_is_told_with_its_key(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, told: str
 ) -> None:
     monkeypatch.setenv("PLAIN", "http://203.0.113.1/secret-path")
+    monkeypatch.delenv("AZURE_STORAGE_KEY", raising=False)
     (tmp_path / "logs").mkdir()
     (tmp_path / "last.json").write_text(json.dumps({"schema_version": 1, "findings": []}))
     (tmp_path / "log.json").write_text("{}")

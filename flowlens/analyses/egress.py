@@ -16,7 +16,7 @@ import polars as pl
 from flowlens import schema
 from flowlens.analyses.attempts import WORKLOAD, attempts_of
 from flowlens.analyses.judgement import NOTHING, Attempt, Length, Totals, judge
-from flowlens.analyses.needs import APPROXIMATE_TAG, EXACT, NAME, OTHER_NAME, PORT_ONLY, SURE, TAG, Need
+from flowlens.analyses.needs import APPROXIMATE_TAG, AUTO, EXACT, NAME, OTHER_NAME, PORT_ONLY, SURE, TAG, Need
 from flowlens.analyses.representatives import REQUIREMENT, added, representatives, totals_of
 from flowlens.analyses.tables import result, slim
 from flowlens.catalog import (
@@ -38,7 +38,6 @@ from flowlens.nic_hours import COVERED
 from flowlens.prefixes import PrefixTable
 from flowlens.views import subjects_of
 
-AUTO = "auto"
 _SINCE = {"first_failure": pl.Datetime("us", "UTC")}
 _HOUR = dt.timedelta(hours=1)
 # On a port alone any address answers, and a tag that is only plausible, such as AzureCloud, holds what anybody runs there.

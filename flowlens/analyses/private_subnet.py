@@ -17,8 +17,8 @@ import polars as pl
 
 from flowlens import schema
 from flowlens.analyses.attempts import WORKLOAD, attempts_of
-from flowlens.analyses.egress import AUTO, tying
-from flowlens.analyses.needs import EXACT
+from flowlens.analyses.egress import tying
+from flowlens.analyses.needs import AUTO, EXACT
 from flowlens.analyses.representatives import REQUIREMENT
 from flowlens.analyses.tables import protocol_name, result, slim
 from flowlens.catalog import Names, ServiceTags, load_tags, read_names

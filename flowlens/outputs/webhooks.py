@@ -136,8 +136,11 @@ def body(webhook: Webhook, message: Message) -> bytes:
 
 
 def _line(text: str) -> str:
-    """One line with nothing hidden in it, cut where it is long; a card fills in dates where two braces stand together."""
-    shown = clean(text).replace("{{", "{ {")
+    """One line with nothing hidden in it, cut where it is long.
+
+    A card fills in dates where two braces stand together, and an address would be made a link wherever it stands.
+    """
+    shown = clean(text).replace("{{", "{ {").replace("://", "[:]//")
     return shown if len(shown) <= _LINE else f"{shown[: _LINE - 1]}…"
 
 

@@ -34,7 +34,7 @@ from flowlens.outputs.tables import (
     write_tables,
 )
 from flowlens.outputs.text import clean, is_formula
-from tests.flow_logs import CONTAINER, SAMPLE
+from tests.flow_logs import CONTAINER, SAMPLE, run
 from tests.make_logs import LATER
 
 TEXT = (
@@ -182,6 +182,15 @@ def test_one_table_a_file(report: fl.Report, tmp_path: Path) -> None:
         paths = write_tables(report.tables, tmp_path / face, face)
         assert [path.name for path in paths] == [f"{name}.{face}" for name in report.tables]
         assert sorted(path.name for path in (tmp_path / face).iterdir()) == sorted(path.name for path in paths)
+
+
+@pytest.mark.parametrize("face", sorted({*OUTPUTS} - {"json", *BY_TABLE}))
+@pytest.mark.parametrize("command", ["flows", "query", "compare"])
+def test_a_format_of_reports_is_refused_where_there_is_none(command: str, face: str) -> None:
+    sources = {"query": ["rule_usage", "--workspace", "11111111-2222-3333-4444-555555555555"], "compare": ["a", "b"]}
+    ran = run(command, *sources.get(command, ["no-such-logs"]), "--start", "24h", "--format", face)
+    assert ran.code == 2
+    assert f"--format {face}: shows a report, which this is none of" in ran.err
 
 
 def test_every_suffix_names_a_format() -> None:

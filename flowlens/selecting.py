@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from flowlens.budget import Budget
+from flowlens.budget import Budget, Queries
 from flowlens.errors import FlowlensError, SourceError
 from flowlens.evidence import Window
 from flowlens.formats.traffic_analytics import looks_like_traffic_analytics
@@ -52,6 +52,7 @@ class Plan:
     strict: bool
     budget: Budget
     progress: Progress | None
+    queries: Queries
     access: Access = field(default_factory=Access)
     subscriptions: tuple[str, ...] = ()
     now: dt.datetime | None = None

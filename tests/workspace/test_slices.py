@@ -7,6 +7,7 @@ import datetime as dt
 import os
 import random
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 
@@ -280,6 +281,27 @@ def test_no_more_than_four_queries_run_at_once(logs: Logs, connection: Connectio
     parts = [Slice(START + n * hour / 2, START + (n + 1) * hour / 2) for n in range(8)]
     assert ports(read(connection, *parts)) == Counter(range(10))
     assert most == [4]
+
+
+def test_an_answer_above_its_share_of_memory_is_asked_for_in_parts(logs: Logs, connection: Connection) -> None:
+    logs.tables["NTANetAnalytics"].add(made_rows(random.Random(7), 40))
+    asker = Asker(connection)
+    parts = read_slices(asker, [Slice(START, END)], text_of, lambda part: (part.start, part.end + LATE), at_most=1200)
+    readings = list(parts)
+    assert ports(readings) == Counter(range(40))
+    assert len(readings) > 2
+    assert max(reading.bytes for reading in readings) < 2 * 1200
+
+
+def test_while_one_answer_is_worked_on_no_more_is_asked_than_may_be_held(logs: Logs, connection: Connection) -> None:
+    logs.tables["NTANetAnalytics"].add(made_rows(random.Random(8), 20))
+    hour = dt.timedelta(hours=1)
+    parts = [Slice(START + n * hour, START + (n + 1) * hour) for n in range(4)]
+    span_of: Callable[[Slice], tuple[dt.datetime, dt.datetime]] = lambda part: (part.start, part.end + LATE)  # noqa: E731
+    readings = read_slices(Asker(connection), parts, text_of, span_of, concurrent=1)
+    for number, _ in enumerate(readings, 1):
+        time.sleep(0.3)
+        assert len(logs.asked) == 2 * number
 
 
 @dataclasses.dataclass

@@ -17,6 +17,18 @@ LEAST_AHEAD, MOST_AHEAD = 4 * MB, 16 * MB
 """Bytes that lie ready before a decoding thread: less and it waits for the network, more gains nothing."""
 READY = 256 * MB
 """Bytes that lie ready in all, where nothing else is asked for."""
+QUERY_ROWS = 40_000
+"""Rows of an answer of a workspace that a part is planned for; a row takes some 1,200 bytes of the 64 MB that it may have."""
+QUERIES = 4
+"""Queries at once; the service runs five of one identity and queues the rest (Azure Monitor service limits, Query API)."""
+PER_ROW = 1200
+"""Bytes of a row of an answer on its way."""
+LONGEST_ROWS = 2 * PER_ROW
+"""Bytes that its rows may have on average before an answer is asked for in smaller parts."""
+PER_ROW_MADE = 6000
+"""Bytes of a row while it becomes a conversation, of one answer at a time; measured, see bench/RESULTS.md."""
+FEW_ROWS = 5_000
+"""Rows of an answer below which fewer queries at once are better than smaller ones."""
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) *(MB|GB|MiB|GiB|M|G)", re.IGNORECASE)
 _UNITS = {"mb": MB, "m": MB, "gb": 1000 * MB, "g": 1000 * MB, "mib": 1 << 20, "gib": 1 << 30}
 
@@ -26,6 +38,14 @@ class Budget(NamedTuple):
 
     threads: int
     ahead: int
+
+
+class Queries(NamedTuple):
+    """How many queries of a workspace run at once, for how many rows each is planned, and how many bytes its answer may have."""
+
+    concurrent: int = QUERIES
+    rows: int = QUERY_ROWS
+    bytes: int | None = None
 
 
 def parse_size(text: str) -> int:
@@ -59,6 +79,24 @@ def shared(limit: int | None, threads: int) -> Budget:
         )
     threads = min(threads, (limit - BASE) // (PER_THREAD + LEAST_AHEAD))
     return Budget(threads, min(MOST_AHEAD, (limit - BASE) // threads - PER_THREAD, READY // threads))
+
+
+def for_queries(limit: int | None) -> Queries:
+    """Queries at once and rows of each, so that what is held of their answers and `BASE` stay below ``limit`` bytes.
+
+    The limit is one that `shared` takes.
+
+    >>> for_queries(None), for_queries(500 * MB).concurrent
+    (Queries(concurrent=4, rows=40000, bytes=None), 4)
+    """
+    if limit is None:
+        return Queries()
+    left = max(0, limit - BASE)
+    for concurrent in range(QUERIES, 0, -1):
+        rows = min(QUERY_ROWS, left // (concurrent * LONGEST_ROWS + PER_ROW_MADE))
+        if rows >= FEW_ROWS:
+            break
+    return Queries(concurrent, max(1, rows), max(1, rows) * LONGEST_ROWS)
 
 
 def peak() -> int | None:

@@ -9,6 +9,7 @@ from collections.abc import Generator, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from urllib.parse import urlsplit
 
+from flowlens.budget import QUERY_ROWS
 from flowlens.catalog import load_tags, profile_names
 from flowlens.config import read_config
 from flowlens.errors import FlowlensError
@@ -22,7 +23,7 @@ from flowlens.sources.refusals import address_words, redact
 from flowlens.sources.slices import Asker
 from flowlens.sources.storage import ROOT_KEYS, Listing, default_window, list_blobs, try_reading
 from flowlens.sources.workspace import is_workspace, parse_workspace
-from flowlens.workspace_rows import ROWS_AT_ONCE, count_rows
+from flowlens.workspace_rows import count_rows, plan
 
 _ENGINES = ("polars", "pyarrow", "msgspec")
 _MB_PER_SECOND = 25
@@ -114,8 +115,8 @@ def _workspace(source: str, access: Access, window: Window | None) -> Lines:
     if counts is None:
         yield f"  rows of {place.table}: too many to be counted in time; narrow the window"
         return True
-    rows, hours = int(counts["flows"].sum()), counts.height
-    parts = -(-rows // ROWS_AT_ONCE)
+    rows, hours = int(counts["flows"].sum()), counts["mark"].dt.truncate("1h").n_unique()
+    parts = len(plan(start, end, (), counts, QUERY_ROWS))
     yield f"  {rows} flow row(s) of {place.table} in {hours} hour(s); a run takes {1 + 2 * parts} queries or more"
     if not rows:
         yield f"  nothing to read: looked for flow rows of {place.table} in the window"

@@ -27,6 +27,7 @@ SUFFIX = ".kql"
 _FOLDERS = (Path(__file__).parent / "kql", Path(__file__).parents[1] / "kql")
 _HEADING = re.compile(r"^// (\w+): (.*)$", re.MULTILINE)
 _PARAMETER = re.compile(r"(\w+) \((\w+)\)")
+_SORTING = re.compile(r"^\| sort by ((?:\w+ asc(?:, )?)+)$", re.MULTILINE)
 _INTEGERS = {"int": 2**31, "long": 2**63}
 # The units of the language, largest first, in microseconds: https://learn.microsoft.com/kusto/query/scalar-data-types/timespan
 _UNITS = {"d": 86_400_000_000, "h": 3_600_000_000, "m": 60_000_000, "s": 1_000_000, "ms": 1_000, "microsecond": 1}
@@ -52,7 +53,8 @@ class Parameter:
 class Query:
     """A query of kql/: what its header says, and its text, which runs as it is.
 
-    ``columns`` are those of its result, in order; ``table`` is the one that it reads.
+    ``columns`` are those of its result, in order; ``table`` is the one that it reads; ``order`` are the columns by which its rows
+    are told apart and sorted, empty where they come in any order.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Query:
     table: str
     parameters: tuple[Parameter, ...]
     columns: tuple[str, ...]
+    order: tuple[str, ...] = ()
 
 
 def query_names() -> tuple[str, ...]:
@@ -101,6 +104,9 @@ def parse_query(name: str, text: str) -> Query:
             problem = f"expected one line let {parameter} = ...; of a known type, found {len(lines)} of {kind}"
             raise ConfigError(f"query {name}", problem)
         parameters.append(Parameter(parameter, kind, lines[0]))
+    columns = tuple(headings["Columns"].split(", "))
+    sorting = _SORTING.search(text)
+    words = sorting[1].replace(" asc", "").split(", ") if sorting else []
     return Query(
         name,
         text,
@@ -108,7 +114,8 @@ def parse_query(name: str, text: str) -> Query:
         headings["Purpose"],
         headings["Table"],
         tuple(parameters),
-        tuple(headings["Columns"].split(", ")),
+        columns,
+        tuple(word for word in words if word in columns),
     )
 
 
@@ -134,6 +141,30 @@ def bind(query: Query, **values: Value) -> str:
         # By a function, since the replacement must not be read as a pattern.
         text = _line_of(name).sub(lambda _, name=name, literal=literal: f"let {name} = {literal};", text)  # type: ignore[misc]
     return text
+
+
+def part_of(query: Query, text: str, parts: int, part: int) -> str:
+    """``text``, which is ``query`` with its parameters set, giving of its rows one of ``parts`` parts, the first being 0.
+
+    What a row holds does not depend on the parts: the query runs over the whole window, and its rows are divided by a hash of the
+    columns by which they are told apart. Raises ValueError for a query without such columns.
+
+    >>> part_of(find_query("rule_usage"), "T | take 1", 4, 3).splitlines()[-1]
+    '| project-away result_key, result_digest, result_digits, result_number'
+    """
+    if not query.order:
+        raise ValueError(f"the rows of {query.name} have no order")
+    key = ', "|", '.join(f"tostring({column})" for column in query.order)
+    return (
+        f"let result_parts = {encode(parts, 'long')};\nlet result_part = {encode(part, 'long')};\n"
+        f"{text.rstrip().removesuffix(';')}\n"
+        f"| extend result_key = strcat({key})\n"
+        "| extend result_digest = hash_md5(result_key)\n"
+        "| extend result_digits = substring(result_digest, 0, 8)\n"
+        '| extend result_number = strcat("0x", result_digits)\n'
+        "| where tolong(result_number) % result_parts == result_part\n"
+        "| project-away result_key, result_digest, result_digits, result_number\n"
+    )
 
 
 def encode(value: object, type: str) -> str:  # noqa: A002 - the word of the language

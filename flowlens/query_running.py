@@ -9,15 +9,25 @@ from dataclasses import dataclass, replace
 import polars as pl
 
 from flowlens import schema
-from flowlens.errors import SourceError
+from flowlens.budget import QUERY_ROWS
+from flowlens.errors import LedgerError, SourceError
 from flowlens.evidence import Ledger, Reject, Window, total
-from flowlens.queries import Query, Value, bind, find_query
+from flowlens.queries import Query, Value, bind, find_query, part_of
 from flowlens.reporting import table_metrics
 from flowlens.sources.accounts import Access
 from flowlens.sources.refusals import declared
-from flowlens.sources.slices import Asker, Slice, ask_whole, read_slices
-from flowlens.sources.workspace import SCHEME, Connection, Cut, connect, default_window, parse_workspace
-from flowlens.workspace_rows import LATE
+from flowlens.sources.slices import COUNT, MOST_SLICES, Asker, Slice, ask_whole, numbers_in, read_slices
+from flowlens.sources.workspace import (
+    LONGEST_QUERY,
+    SCHEME,
+    Connection,
+    Cut,
+    Span,
+    connect,
+    default_window,
+    parse_workspace,
+)
+from flowlens.workspace_rows import LATE, PROOF, Tally
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +59,8 @@ def run_query(
 
     Without start and end the window is the 24 hours up to the last that Traffic Analytics has surely written; both are aware and
     half-open, and hold whole intervals. ``values`` are further parameters of the query. A query with parameters for slices is asked
-    in slices; any other at once, since its rows are about the whole window. What is cut is never taken: it is an error, or of a
-    query in slices a part that the ledger counts as unread.
+    in slices; any other over the whole window, which its rows are about, and where these are more than one answer holds, they are
+    asked for in parts. What is cut is never taken: it is an error, or of a query in slices a part that the ledger counts as unread.
 
     Raises ConfigError for a wrong name or value, and SourceError where no workspace answers whole.
 
@@ -105,13 +115,65 @@ def _ask(
     if {"slices", "slice"} <= names - set(values):
         return _in_slices(asker, query, Slice(window.start, window.end), fixed, late)
     text = bind(query, start=window.start, end=window.end, **fixed)
+    span = (window.start, window.end + late)
     try:
-        answer, size = ask_whole(asker, text, (window.start, window.end + late))
+        rows, size = _whole(asker, query, text, span)
     except Cut as cut:
-        error = declared("FL-W09", str(connection.workspace), str(cut))
-        hint = f"narrow the window; flowlens analyze {connection.workspace} asks in parts"
-        raise SourceError(error.where, error.problem, hint=hint) from None
-    return answer.frame(), Ledger(bytes=size, record_bytes=size)
+        place = connection.workspace
+        raise declared("FL-W16", str(place), str(cut), workspace=str(place)) from None
+    return rows, Ledger(bytes=size, record_bytes=size)
+
+
+def _whole(asker: Asker, query: Query, text: str, span: Span) -> tuple[pl.DataFrame, int]:
+    """All rows over the whole window and the bytes on the way; raises Cut where reading the window is too much for one query."""
+    try:
+        answer, _, size = ask_whole(asker, text, span, seconds=LONGEST_QUERY)
+        return answer.frame(), size
+    except Cut as cut:
+        if cut.is_heavy or not query.order:
+            raise
+        return _in_parts(asker, query, text, span)
+
+
+def _in_parts(asker: Asker, query: Query, text: str, span: Span) -> tuple[pl.DataFrame, int]:
+    """The same in parts of the result, each asked over the whole window: what a row says rests on all rows of the table.
+
+    One after another, since each is as much work for the service as the whole.
+    """
+
+    def count() -> int:
+        return numbers_in(asker.ask(f"{text.rstrip().removesuffix(';')}{COUNT}", span, seconds=LONGEST_QUERY))[0]
+
+    before = count()
+    parts = 2
+    while before > parts * QUERY_ROWS:
+        parts *= 2
+    todo = [(parts, part) for part in reversed(range(parts))]
+    frames: list[pl.DataFrame] = []
+    size = 0
+    while todo:
+        parts, part = todo.pop()
+        try:
+            answer, _, more = ask_whole(asker, part_of(query, text, parts, part), span, seconds=LONGEST_QUERY)
+        except Cut as cut:
+            if cut.is_heavy or parts >= MOST_SLICES:
+                raise
+            # As in Slice.halves.
+            todo += [(2 * parts, part + parts), (2 * parts, part)]
+            continue
+        frames.append(answer.frame())
+        size += more
+    rows = pl.concat(frames, how="vertical_relaxed").sort(query.order, maintain_order=True)
+    after = count()
+    if after != before:
+        raise declared("FL-W12", str(asker.connection.workspace), f"{before}, then {after}")
+    if rows.height != after:
+        raise LedgerError(
+            str(asker.connection.workspace),
+            f"{query.name}: expected {after} rows, as the workspace counts them, found {rows.height} in {len(frames)} parts",
+            hint="this is an error of flowlens; please report it with the window",
+        )
+    return rows, size
 
 
 def _in_slices(
@@ -123,8 +185,11 @@ def _in_slices(
     frames: list[tuple[Slice, pl.DataFrame]] = []
     ledger = Ledger()
     where = str(asker.connection.workspace)
-    for reading in read_slices(asker, [whole], text_of, lambda part: (part.start, part.end + late)):
+    tally = Tally(where)
+    readings = read_slices(asker, [whole], text_of, lambda part: (part.start, part.end + late), proof=PROOF)
+    for reading in readings:
         if reading.error is None:
+            tally.take(reading, int(reading.rows["table_rows"].sum()))
             frames.append((reading.part, reading.rows))
             ledger += Ledger(bytes=reading.bytes, record_bytes=reading.bytes)
         else:

@@ -49,6 +49,8 @@ _NIC = ["flow_log_id", "target_resource_id", "mac_address"]
 _UNIT_ROWS = 50_000
 _UNIT_BYTES = 4_000_000
 _UNIT_BLOBS = 100
+# Parts of a workspace tell the same of the same addresses.
+_TOLD_AGAIN = 16
 
 
 def scan(
@@ -73,8 +75,8 @@ def scan(
     storage account among them and neither start nor end, the window is the 24 hours that ended 15 minutes ago, with a workspace
     those up to the hour that is surely written; after reading, ``settings["identities"]`` says who read. ``start`` and
     ``end`` are aware datetimes, half-open; ``changed_at`` cuts the buckets there, so that before and after can be told apart.
-    ``memory_limit`` is in bytes: fewer threads decode and less is read ahead, so that a run with up to 100,000 conversations stays
-    below it. ``strict`` decodes with the reference decoder only. ``now`` decides which hour is open; it defaults to the clock.
+    ``memory_limit`` is in bytes: fewer threads decode, less is read ahead and a workspace is asked for less at a time, so that a run
+    with up to 100,000 conversations stays below it. ``strict`` decodes with the reference decoder only. ``now`` decides which hour is open; it defaults to the clock.
 
     Raises SourceError where nothing is found, ConfigError for an address that is no storage account's or a limit too low to
     work with, ValueError for a time
@@ -101,6 +103,7 @@ def scan(
         strict,
         budget.shared(memory_limit, threads or os.cpu_count() or 1),
         progress,
+        budget.for_queries(memory_limit),
         access=access,
         subscriptions=scope.subscriptions if scope else (),
         now=moment,
@@ -372,9 +375,15 @@ def _read_workspace(connection: Connection, plan: Plan, store: Pieces, now: dt.d
     """The rows of one workspace, and for each of its NICs the hours in which some could not be read."""
     result = BlobResult(Ledger())
     unread: list[Slice] = []
-    for part in read_workspace(connection, plan.window, edges=plan.edges, now=now, progress=plan.progress):
+    parts = read_workspace(
+        connection, plan.window, edges=plan.edges, now=now, queries=plan.queries, progress=plan.progress
+    )
+    for part in parts:
         store.add(_take_rows(result, part.decoded, plan))
         unread += [part.unread] if part.unread else []
+        if len(result.inventory) > _TOLD_AGAIN:
+            result.inventory = [pl.concat(result.inventory).unique()]
+    checked(result.ledger, str(connection.workspace))
     read = {key[:4] for key in result.hours}
     lost = {hour for part in unread for hour in part.hours()}
     for nic in sorted({key[:3] for key in read}, key=str):
@@ -389,14 +398,14 @@ def _take_rows(result: BlobResult, decoded: DecodedRows, plan: Plan) -> pl.DataF
     rows = decoded.conversations
     start = pl.col("interval_start")
     kept = rows.filter(in_window(start, plan.window))
-    outside = rows.height - kept.height
-    result.ledger += replace(decoded.ledger, rows=kept.height, outside_window=outside)
+    inside = int(kept["lines"].sum())
+    result.ledger += replace(decoded.ledger, rows=inside, outside_window=int(rows["lines"].sum()) - inside)
     bucket = start.dt.truncate("1h")
     for edge in sorted(plan.edges):
         bucket = pl.when((start >= edge) & (start.dt.truncate("1h") <= edge)).then(pl.lit(edge)).otherwise(bucket)
     result.hops |= set(kept.filter("is_hop")["mac_address"].drop_nulls().to_list())
     result.inventory.append(decoded.inventory)
-    counts = kept.group_by(*_NIC, hour=start.dt.truncate("1h")).agg(n=pl.len())
+    counts = kept.group_by(*_NIC, hour=start.dt.truncate("1h")).agg(n=pl.col("lines").sum())
     result.hours += [(*key, "read", n, 0, None) for *key, n in counts.iter_rows()]
     return kept.with_columns(hour=bucket.cast(conversations.SCHEMA["hour"])).select(conversations.COLUMNS)
 

@@ -14,7 +14,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import overload
 
-from flowlens.budget import Budget
+from flowlens.budget import Budget, Queries
 from flowlens.errors import FlowlensError, SourceError
 from flowlens.evidence import Window
 from flowlens.formats.traffic_analytics import looks_like_traffic_analytics
@@ -89,6 +89,7 @@ class Plan:
     strict: bool
     budget: Budget
     progress: Progress | None
+    queries: Queries
     access: Access = field(default_factory=Access)
     subscriptions: tuple[str, ...] = ()
     now: dt.datetime | None = None

@@ -13,7 +13,23 @@ from hypothesis import strategies as st
 from bench.generate import BLOBS, Order, generate
 from bench.storage import run as analyzed
 from bench.storage import serving
-from flowlens.budget import BASE, LEAST_AHEAD, MB, MOST_AHEAD, PER_THREAD, READY, parse_size, peak, shared
+from flowlens.budget import (
+    BASE,
+    FEW_ROWS,
+    LEAST_AHEAD,
+    LONGEST_ROWS,
+    MB,
+    MOST_AHEAD,
+    PER_ROW_MADE,
+    PER_THREAD,
+    QUERIES,
+    QUERY_ROWS,
+    READY,
+    for_queries,
+    parse_size,
+    peak,
+    shared,
+)
 from flowlens.cli import DONE, WRONG_USAGE
 from flowlens.errors import ConfigError
 from tests.flow_logs import SAMPLE, run
@@ -31,8 +47,22 @@ def test_what_is_shared_stays_below_the_limit_and_is_no_less_than_needed(limit: 
 
 @given(low=st.integers(LEAST, 10**10), more=st.integers(0, 10**10), threads=st.integers(1, 64))
 def test_more_memory_never_gives_less(low: int, more: int, threads: int) -> None:
-    few, many = shared(low, threads), shared(low + more, threads)
-    assert few.threads <= many.threads and few.threads * few.ahead <= many.threads * many.ahead
+    # Another thread is worth more than what lies ready before the others.
+    assert shared(low, threads) <= shared(low + more, threads)
+
+
+@given(limit=st.integers(LEAST, 10**11))
+def test_answers_of_a_workspace_stay_below_the_limit(limit: int) -> None:
+    queries = for_queries(limit)
+    assert BASE + queries.concurrent * (queries.bytes or 0) + queries.rows * PER_ROW_MADE <= limit
+    assert 1 <= queries.concurrent <= QUERIES
+    assert queries.concurrent == 1 or queries.rows >= FEW_ROWS
+    assert 1000 < queries.rows <= QUERY_ROWS
+    assert queries.bytes == queries.rows * LONGEST_ROWS
+
+
+def test_without_a_limit_answers_are_planned_for_what_the_service_gives() -> None:
+    assert for_queries(None) == (QUERIES, QUERY_ROWS, None)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 16, 64])

@@ -257,7 +257,9 @@ def test_what_is_no_conversation_is_counted_with_its_problem(change: dict[str, o
     answer = pl.DataFrame(executed(find_query("conversations").text, [good, good | change, good | change]))
     assert sorted(answer.select("problem", "lines").rows()) == [("", 1), (problem, 2)]
     decoded = convert_conversations(answer, where="answer")
-    assert (decoded.ledger.records, decoded.ledger.rows, decoded.ledger.rejected_records) == (3, 1, 2)
+    of_entry = problem == "a broken public address"
+    assert (decoded.ledger.records, decoded.ledger.rows) == (3, 1)
+    assert (decoded.ledger.rejected, decoded.ledger.rejected_records) == ((2, 0) if of_entry else (0, 2))
     assert decoded.ledger.rejects[0].reason == f"{problem} (2 line(s))"
 
 
@@ -397,3 +399,29 @@ def test_a_scale_set_is_one_workload_of_a_rule() -> None:
     (found,) = executed(query, rows)
     # The scale set, and the NIC that belongs to nothing known; a row without NIC tells of no workload.
     assert found["workloads"] == 2
+
+
+PREFIX_LENGTHS = (0, 7, 8, 11, 12, 15, 16, 17, 24, 32)
+
+
+def test_an_endpoint_is_met_by_prefixes_of_every_length_and_by_no_other() -> None:
+    addresses = ["20.118.99.224", "20.112.0.7", "203.0.113.9", "2603:1030:0:5::1", "2A01:111::7"]
+    prefixes = [f"{ipaddress.ip_network(f'{one}/{n}', strict=False)}" for one in addresses[:2] for n in PREFIX_LENGTHS]
+    lengths = (0, 12, 16, 20, 32, 64, 128)
+    prefixes += [f"{ipaddress.ip_network(f'{one}/{n}', strict=False)}" for one in addresses[3:] for n in lengths]
+    prefixes += ["203.0.113.9", "198.51.100.0/24", "20.119.0.0/16"]
+    prefixes = list(dict.fromkeys(prefixes))
+    endpoints = [f"p|global|{at}|required|TCP|443|address|{prefix}" for at, prefix in enumerate(prefixes)]
+    row = next(r for r in export() if r["FlowDirection"] == "Outbound" and r["FlowStatus"] == "Allowed" and r["SrcIp"])
+    rows = [
+        row | {"SrcPublicIps": "", "DestIp": address, "DestPublicIps": "", "DestPort": 443, "L4Protocol": "TCP"}
+        for address in addresses
+    ]
+    start = dt.datetime(2026, 6, 15, tzinfo=dt.UTC)
+    query = bind(find_query("denied_egress"), start=start, end=start + dt.timedelta(days=1), endpoints=endpoints)
+    found = {int(r["endpoint"]): r["dst_ip"] for r in executed(query, rows) if r["dst_ip"]}
+    inside = {
+        at: {one for one in addresses if ipaddress.ip_address(one) in ipaddress.ip_network(prefix)}
+        for at, prefix in enumerate(prefixes)
+    }
+    assert {at: one in inside[at] for at, one in found.items()} == {at: True for at, held in inside.items() if held}

@@ -20,16 +20,19 @@ NOT_KEPT = (
 _FILLED = tuple(name for name in ROWS if name not in NOT_KEPT)
 _SIDE = ("Subscription", "Nic", "Vm", "Subnet", "LoadBalancer", "ApplicationGateway", "LocalNetworkGateway")
 _TOLD = ("FlowType", *(side + name for side in ("Src", "Dest") for name in _SIDE), "PrivateEndpointResourceId")
-COLUMNS = ("hour", *_FILLED, "problem", "lines", "unpacked", *_TOLD)
+COLUMNS = ("hour", *_FILLED, "problem", "table_rows", "unpacked", *_TOLD)
 """What an answer holds, in any order; ``hour`` is where its bucket begins, by the query's own width of a bucket."""
+
+# As the query says it of an entry; its other problems are those of a row.
+_BROKEN = "a broken public address"
 
 
 def convert_conversations(rows: pa.Table | pl.DataFrame, *, where: str) -> DecodedRows:
     """Rows of an answer to kql/conversations.kql as an export of the same rows would give them, intervals of a bucket in one.
 
     Times must be UTC, counts integers. Rows that the query marked with a ``problem``, and those with an address that is none,
-    are rejected and counted; ``where`` names the answer in them. Raises ValueError for a missing column, which is a fault of
-    the query.
+    are rejected and counted; ``where`` names the answer in them. In the ledger records are rows of the table, and tuples the lines
+    that they hold: entries of public addresses, else one. Raises ValueError for a missing column, which is a fault of the query.
 
     >>> convert_conversations(pl.DataFrame(schema=dict.fromkeys(COLUMNS, pl.String)), where="w").ledger.records
     0
@@ -38,29 +41,34 @@ def convert_conversations(rows: pa.Table | pl.DataFrame, *, where: str) -> Decod
     lacking = [name for name in COLUMNS if name not in frame.columns]
     if lacking:
         raise ValueError(f"the answer lacks {', '.join(lacking)}")
-    types = {**ROWS, "lines": pl.Int64(), "is_hop": pl.Boolean()}
+    types = {**ROWS, "table_rows": pl.Int64()}
     frame = frame.select(pl.col(name).cast(types.get(name, pl.String())) for name in COLUMNS if name != "hour")
     texts = [name for name, dtype in frame.schema.items() if dtype == pl.String]
     # The language has no null text: what is empty is not there.
     frame = frame.with_columns(pl.when(pl.col(name) != "").then(name).alias(name) for name in texts)
     known = frame.with_columns(canonical(frame[name]).alias(name) for name in ("src_ip", "dst_ip"))
     addressed = pl.col("src_ip").is_not_null() & pl.col("dst_ip").is_not_null()
-    good = known.select((pl.col("problem").is_null() & addressed).fill_null(False)).to_series()
-    kept = known.filter(good)
-    bad = frame.filter(~good)
-    read, lost = (int(part["lines"].sum()) for part in (frame, bad))
-    reason = pl.coalesce("problem", pl.lit("a broken public address"))
+    is_good = (pl.col("problem").is_null() & addressed).fill_null(False)
+    # Of a row with several entries one may be broken; whatever else is wrong is wrong of the row.
+    opposite = pl.when(pl.col("unpacked") == "Src").then("dst_ip").when(pl.col("unpacked") == "Dest").then("src_ip")
+    is_entry = opposite.is_not_null() & (pl.col("problem").fill_null(_BROKEN) == _BROKEN)
+    good, entry = (known.select(which).to_series() for which in (is_good, is_entry))
+    kept, broken, bad = known.filter(good), frame.filter(~good & entry), frame.filter(~good & ~entry)
+    reason = pl.coalesce("problem", pl.when(entry).then(pl.lit(_BROKEN)).otherwise(pl.lit("expected two addresses")))
     parties = pl.concat_str(pl.col("src_ip", "dst_ip").fill_null(""), separator=" to ")
-    shown = bad.head(REJECTS_KEPT).select("lines", reason.alias("reason"), parties.alias("parties"))
+    shown = frame.with_columns(reason.alias("reason"), parties.alias("parties")).filter(~good).head(REJECTS_KEPT)
+    rejected = int(broken["lines"].sum())
+    whole = int(kept["lines"].sum())
     ledger = Ledger(
-        records=read,
-        tuples=read - lost,
-        rows=read - lost,
-        rejected_records=lost,
+        records=int(frame["table_rows"].sum()),
+        tuples=whole + rejected,
+        rows=whole,
+        rejected=rejected,
+        rejected_records=int(bad["table_rows"].sum()),
         unknown_codes=unknown_words(kept.with_columns(MacAddress=pl.lit(None, pl.String))),
         rejects=tuple(
             Reject(where, at, f"{reason} ({count} line(s))", sample(parties))
-            for at, (count, reason, parties) in enumerate(shown.iter_rows())
+            for at, (count, reason, parties) in enumerate(shown.select("lines", "reason", "parties").iter_rows())
         ),
     )
     conversations = kept.select(

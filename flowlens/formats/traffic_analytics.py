@@ -55,8 +55,9 @@ _ENTRY = ("started", "ended", "packets_sent", "packets_received", "bytes_sent", 
 _CONVERSATIONS = schema.polars_schema(schema.CONVERSATIONS)
 _INTERVAL = dict.fromkeys(("interval_start", "interval_end"), _CONVERSATIONS["hour"])
 _REST = {name: dtype for name, dtype in _CONVERSATIONS.items() if name != "hour"}
-ROWS = pl.Schema({**_INTERVAL, "is_hop": pl.Boolean(), **_REST})
-"""CONVERSATIONS with the interval instead of the hour, and whether the row was taken at a UDR hop."""
+ROWS = pl.Schema({**_INTERVAL, "is_hop": pl.Boolean(), "lines": pl.Int64(), **_REST})
+"""CONVERSATIONS with the interval instead of the hour, whether the row was taken at a UDR hop, and of how many lines it was made:
+rows of the table, or entries of their public addresses."""
 _INVENTORY = schema.polars_schema(schema.INVENTORY)
 
 _PROTOCOL = {**schema.PROTOCOL_NUMBER, **{letter.lower(): n for letter, n in schema.PROTOCOL_OF_LETTER.items()}}
@@ -488,6 +489,7 @@ def _conversations(lines: pl.DataFrame) -> pl.DataFrame:
         pl.when(received > 0).then("last_seen").alias("last_answered"),
         pl.when((sent > 0) & (received == 0)).then("last_seen").alias("last_unanswered"),
     )
+    lines = lines.with_columns(lines=pl.lit(1, pl.Int64))
     there = set(lines.columns)
     # What is not there is what Traffic Analytics does not keep: null, never 0.
     return lines.select(

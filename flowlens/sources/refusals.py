@@ -140,6 +140,10 @@ REFUSALS: Mapping[str, Refusal] = {
     ),
     "FL-W14": Refusal("the answer can't be read ({detail})", "check that no proxy answers in the place of the API"),
     "FL-W15": Refusal("asking was stopped", "run again"),
+    "FL-W16": Refusal(
+        "more than the service works through in one query ({detail})",
+        "narrow the window with --start and --end, or ask flowlens analyze {workspace}, which reads in parts",
+    ),
     "FL-A01": Refusal(
         "the token is not for this endpoint: wrong tenant, cloud or audience",
         "sign in to the tenant of the subscription (`az login --tenant`, AZURE_TENANT_ID) and check --cloud",

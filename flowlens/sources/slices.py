@@ -16,16 +16,17 @@ from dataclasses import dataclass, replace
 
 import polars as pl
 
-from flowlens.errors import FlowlensError
+from flowlens.budget import QUERIES
+from flowlens.errors import FlowlensError, LedgerError
 from flowlens.sources.refusals import declared, status_of
-from flowlens.sources.workspace import Answer, Connection, Cut, Span
+from flowlens.sources.workspace import QUERY_SECONDS, Answer, Connection, Cut, Span
 
 STEP = dt.timedelta(minutes=10)
 """The shortest interval of Traffic Analytics; no part is shorter."""
 MOST_SLICES = 4096
 """Into how many parts by hash a span of ten minutes is cut at most."""
-CONCURRENT = 4
-"""Queries at once; the service runs five of one identity and queues the rest (Azure Monitor service limits, Query API)."""
+COUNT = "\n| count"
+"""What makes of a query the number of its rows."""
 
 _TRIES = 6
 _FIRST_WAIT = 0.5
@@ -78,12 +79,16 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What became of a part: its rows and the bytes on the way, or the error that ended it."""
+    """What became of a part: its rows and the bytes on the way, or the error that ended it.
+
+    ``counted`` are the numbers that the service was asked for beside the rows, the first being that of the rows.
+    """
 
     part: Slice
     rows: pl.DataFrame
     bytes: int = 0
     error: FlowlensError | None = None
+    counted: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +100,12 @@ class _Done:
     halves: tuple[Slice, Slice] | None = None
     error: FlowlensError | None = None
     bytes: int = 0
+    counted: tuple[int, ...] = ()
 
     def reading(self) -> Reading:
         if self.answer is not None:
             try:
-                return Reading(self.part, self.answer.frame(), self.bytes)
+                return Reading(self.part, self.answer.frame(), self.bytes, counted=self.counted)
             except FlowlensError as error:
                 return Reading(self.part, pl.DataFrame(), error=error)
         return Reading(self.part, pl.DataFrame(), error=self.error)
@@ -117,8 +123,8 @@ class Asker:
         self._broken: FlowlensError | None = None
         self.stop = threading.Event()
 
-    def ask(self, query: str, span: Span) -> Answer:
-        """The whole answer.
+    def ask(self, query: str, span: Span, *, seconds: int = QUERY_SECONDS, at_most: int | None = None) -> Answer:
+        """The whole answer, on which the service may work for ``seconds``, of ``at_most`` bytes.
 
         Raises Cut where it is not all of it, and SourceError where asking again did not help.
         """
@@ -127,7 +133,7 @@ class Asker:
         for attempt in range(1, _TRIES + 1):
             self._wait_until_allowed()
             try:
-                answer = self.connection.ask(query, span)
+                answer = self.connection.ask(query, span, seconds=seconds, at_most=at_most)
             except AzureError as error:
                 wait = _retry_after(error)
                 if attempt == _TRIES or wait > _LONGEST_RETRY_AFTER:
@@ -189,32 +195,33 @@ def read_slices(
     parts: Sequence[Slice],
     text_of: Callable[[Slice], str],
     span_of: Callable[[Slice], Span],
+    *,
+    proof: str = COUNT,
+    concurrent: int = QUERIES,
+    at_most: int | None = None,
 ) -> Iterator[Reading]:
     """Every part, whole or with the error that ended it, as they come; parts of parts in the place of those that were cut.
 
     ``text_of`` is the query over a part, one tabular expression at its end, and ``span_of`` where its rows' TimeGenerated lies.
-    Some answers are asked for ahead, never more than `CONCURRENT`.
+    ``proof``, put behind that expression, gives one row of numbers, the first of which is the number of rows; further ones are the
+    same for a part that is none by hash. No more than
+    ``concurrent`` answers of ``at_most`` bytes each are asked for or held at a time, the one that the caller works on among them.
+    Raises LedgerError where a part does not hold what it was made of.
     """
     todo: queue.LifoQueue[Slice | None] = queue.LifoQueue()
-    done: queue.Queue[_Done | BaseException] = queue.Queue(CONCURRENT)
+    done: queue.SimpleQueue[_Done | BaseException] = queue.SimpleQueue()
+    room = threading.Semaphore(concurrent)
 
     def work() -> None:
-        while (part := todo.get()) is not None:
-            result: _Done | BaseException
+        while _has_room(room, asker.stop) and (part := todo.get()) is not None:
             try:
-                result = _read(asker, part, text_of(part), span_of(part))
+                done.put(_read(asker, part, text_of(part), span_of(part), proof, at_most))
             except BaseException as error:  # noqa: BLE001 - raised again by the thread that asked
-                result = error
-            while not asker.stop.is_set():
-                try:
-                    done.put(result, timeout=0.1)
-                    break
-                except queue.Full:
-                    continue
+                done.put(error)
 
     for part in reversed(parts):
         todo.put(part)
-    for number in range(CONCURRENT):
+    for number in range(concurrent):
         # Daemons, since a query that hangs would hold up the end of the process.
         threading.Thread(target=work, daemon=True, name=f"flowlens-query-{number}").start()
     left = len(parts)
@@ -223,26 +230,46 @@ def read_slices(
             result = done.get()
             if isinstance(result, BaseException):
                 raise result
+            if isinstance(result.error, LedgerError):
+                raise result.error
             if result.halves is None:
                 left -= 1
-                yield result.reading()
+                reading = result.reading()
+                # The text is not needed beside the rows that were made of it.
+                del result
+                yield reading
+                del reading
             else:
                 left += 1
                 for half in reversed(result.halves):
                     todo.put(half)
+            room.release()
     finally:
         asker.stop.set()
-        for _ in range(CONCURRENT):
+        for _ in range(concurrent):
             todo.put(None)
 
 
-def _read(asker: Asker, part: Slice, query: str, span: Span) -> _Done:
+def _has_room(room: threading.Semaphore, stop: threading.Event) -> bool:
+    """Wait until another answer may be held; whether there is any need of it."""
+    while not stop.is_set():
+        if room.acquire(timeout=0.1):
+            return True
+    return False
+
+
+def _read(asker: Asker, part: Slice, query: str, span: Span, proof: str, at_most: int | None) -> _Done:
     """The part's rows, or its halves where it was cut; its error where it can't be halved."""
     halves = part.halves()
     where = str(asker.connection.workspace)
     for attempt in range(1, _TRIES + 1):
         try:
-            return _whole(asker, part, query, span)
+            answer, counted, size = ask_whole(asker, query, span, proof=proof, at_most=at_most)
+            if part.slices == 1 and len(set(counted[1:])) > 1 and attempt < _TRIES:
+                # Rows arrived while it was counted.
+                del answer
+                continue
+            return _Done(part, answer, bytes=size, counted=counted)
         except Cut as cut:
             if halves is not None:
                 return _Done(part, halves=halves)
@@ -254,32 +281,37 @@ def _read(asker: Asker, part: Slice, query: str, span: Span) -> _Done:
     raise AssertionError("unreachable")
 
 
-def _whole(asker: Asker, part: Slice, query: str, span: Span) -> _Done:
-    answer, size = ask_whole(asker, query, span)
-    return _Done(part, answer, bytes=size)
+def ask_whole(
+    asker: Asker,
+    query: str,
+    span: Span,
+    *,
+    proof: str = COUNT,
+    seconds: int = QUERY_SECONDS,
+    at_most: int | None = None,
+) -> tuple[Answer, tuple[int, ...], int]:
+    """An answer with as many rows as a count of the same query says, what was counted, and the bytes of both.
 
-
-def ask_whole(asker: Asker, query: str, span: Span) -> tuple[Answer, int]:
-    """An answer with as many rows as a count of the same query says, and the bytes of both; raises Cut where there is none.
-
-    The query has one tabular expression at its end.
+    The query has one tabular expression at its end; ``proof`` as `read_slices` says. Raises Cut where there is no such answer.
     """
     before = -1
     while True:
-        answer = asker.ask(query, span)
-        counted = asker.ask(f"{query.rstrip().removesuffix(';')}\n| count", span)
-        expected = number_in(counted)
+        answer = asker.ask(query, span, seconds=seconds, at_most=at_most)
+        proved = asker.ask(f"{query.rstrip().removesuffix(';')}{proof}", span, seconds=seconds)
+        counted = numbers_in(proved)
         found = len(answer.rows)
-        if found == expected:
-            return answer, answer.bytes + counted.bytes
-        if found == before or found > expected:
-            raise Cut(f"{found} of {expected} rows", is_changing=found > expected)
+        if found == counted[0]:
+            return answer, counted, answer.bytes + proved.bytes
+        if found == before or found > counted[0]:
+            raise Cut(f"{found} of {counted[0]} rows", is_changing=found > counted[0])
         # Rows may have arrived between the two; then the next answer has them.
         before = found
+        del answer
 
 
-def number_in(answer: Answer) -> int:
-    """The one whole number of an answer; raises SourceError where it holds anything else."""
-    if len(answer.rows) != 1 or len(answer.rows[0]) != 1 or not isinstance(answer.rows[0][0], int):
-        raise declared("FL-W14", answer.where, "expected one number")
-    return int(answer.rows[0][0])
+def numbers_in(answer: Answer) -> tuple[int, ...]:
+    """The whole numbers of an answer of one row; raises SourceError where it holds anything else."""
+    cells = answer.cells() if len(answer.rows) == 1 else [[]]
+    if not cells[0] or not all(isinstance(cell, int) for cell in cells[0]):
+        raise declared("FL-W14", answer.where, "expected a row of numbers")
+    return tuple(cells[0])

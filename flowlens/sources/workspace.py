@@ -47,17 +47,23 @@ the request format)."""
 
 QUERY_SECONDS = 180
 """How long the service may work on one query; its own default. What takes longer is asked in smaller parts."""
+LONGEST_QUERY = 600
+"""How long it may at most, for what can't be asked in smaller parts (Azure Monitor service limits, Query API)."""
 
 _GUID = re.compile(r"(?i)[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _NAME = r"[\w.()-]*[\w()-]"
 _RESOURCE = re.compile(
     rf"(?i)/subscriptions/[0-9a-f-]{{36}}/resourcegroups/{_NAME}/providers/{_NAME}(?:/{_NAME}/{_NAME})+", re.ASCII
 )
-# Words by which the service says that an answer would be too large or take too long, wherever in the error they stand
-# (Azure/azure-sdk-for-java#29243, the Kusto documentation on query limits).
-_TOO_MUCH = re.compile(
-    r"E_QUERY_RESULT_SET_TOO_LARGE|E_RUNAWAY_QUERY|E_LOW_MEMORY_CONDITION|QueryTimeout|query execution (?:time|has exceeded)|"
-    r"result set (?:has exceeded|is too large)|ResponsePayloadTooLarge|ResponseSizeError|timed? ?out",
+# Words by which the service says that an answer would be too large, or that a query takes too long or too much memory, wherever
+# in the error they stand (Azure/azure-sdk-for-java#29243, the Kusto documentation on query limits).
+_TOO_LARGE = re.compile(
+    r"E_QUERY_RESULT_SET_TOO_LARGE|result set (?:has exceeded|is too large)|ResponsePayloadTooLarge|ResponseSizeError",
+    re.IGNORECASE,
+)
+_TOO_HEAVY = re.compile(
+    r"E_RUNAWAY_QUERY|E_LOW_MEMORY_CONDITION|E_QUERY_TIMEOUT|QueryTimeout|query execution (?:time|has exceeded)|memory budget|"
+    r"timed? ?out",
     re.IGNORECASE,
 )
 _CLOCK = "%Y-%m-%dT%H:%M:%S%.fZ"
@@ -91,12 +97,16 @@ class Workspace:
 class Cut(Exception):  # noqa: N818
     """The answer is not all of it, or took too long; the same asked in parts may be.
 
-    ``is_silence``: nothing came in time. ``is_changing``: there were more rows than a later count found.
+    ``is_silence``: nothing came in time. ``is_heavy``: time or memory of the service did not suffice, so that rows have to be
+    read in parts; where it is not set, those of the answer may be. ``is_changing``: there were more rows than a later count found.
     """
 
-    def __init__(self, reason: str, *, is_silence: bool = False, is_changing: bool = False) -> None:
+    def __init__(
+        self, reason: str, *, is_silence: bool = False, is_heavy: bool = False, is_changing: bool = False
+    ) -> None:
         super().__init__(reason)
         self.is_silence = is_silence
+        self.is_heavy = is_heavy or is_silence
         self.is_changing = is_changing
 
 
@@ -153,13 +163,17 @@ def default_window(now: dt.datetime) -> Span:
 class Answer:
     """All rows of one query as they came, with the service's names and types of columns, and their bytes on the way.
 
-    ``where`` is what was asked.
+    ``where`` is what was asked. The rows are text still, since as objects they would take five times the memory.
     """
 
     where: str
     columns: Sequence[Mapping[str, str]]
-    rows: Sequence[Sequence[Any]]
+    rows: Sequence[msgspec.Raw]
     bytes: int
+
+    def cells(self) -> list[list[Any]]:
+        """The rows as objects, for an answer of a few."""
+        return [_ROW.decode(row) for row in self.rows]
 
     def frame(self) -> pl.DataFrame:
         """The rows as columns; raises SourceError where they are not of the types that the service names.
@@ -167,7 +181,11 @@ class Answer:
         Not for a thread that may outlive the program: what is written in other languages does not survive its end.
         """
         try:
-            return frame_of(self.columns, self.rows)
+            parts = [
+                frame_of(self.columns, [_ROW.decode(row) for row in self.rows[at : at + _BATCH]])
+                for at in range(0, max(1, len(self.rows)), _BATCH)
+            ]
+            return pl.concat(parts)
         except (KeyError, TypeError, ValueError, AttributeError, pl.exceptions.PolarsError) as error:
             raise declared("FL-W14", self.where, f"{type(error).__name__}: {error}") from None
 
@@ -181,9 +199,10 @@ class Connection:
     identity: str
     timeout: float
 
-    def ask(self, query: str, span: Span) -> Answer:
+    def ask(self, query: str, span: Span, *, seconds: int = QUERY_SECONDS, at_most: int | None = None) -> Answer:
         """The whole answer to ``query`` over rows whose TimeGenerated lies in ``span``, asked once.
 
+        The service may work on it for ``seconds``; an answer of more than ``at_most`` bytes is not read to its end, and Cut.
         Raises Cut where it is not all of it, the library's own error where asking again can help, and SourceError as the table
         of `flowlens.sources.refusals` says.
         """
@@ -193,14 +212,16 @@ class Connection:
         if span[0] >= span[1] or None in (span[0].tzinfo, span[1].tzinfo):
             # An empty time span would be left out of the request, which then asks for everything there is.
             raise ValueError(f"a query needs two times with a zone, the first before the second, found {span}")
-        taken = _Taken()
+        taken = _Taken(at_most)
         ask = self.client.query_resource if self.workspace.is_resource else self.client.query_workspace
         try:
             result = ask(
                 self.workspace.key,
                 query,
                 timespan=span,
-                server_timeout=QUERY_SECONDS,
+                server_timeout=seconds,
+                # The service says nothing while it works on a query.
+                read_timeout=seconds + self.timeout,
                 stream=True,
                 cls=taken.take,
                 raw_response_hook=taken.see,
@@ -213,7 +234,7 @@ class Connection:
                 raise self._judged(HttpResponseError(response=taken.response)) from None
             raise declared("FL-W14", str(self.workspace), f"{type(error).__name__}: {error}") from None
         if result.status != LogsQueryStatus.SUCCESS:
-            raise Cut(taken.reason or "only a part of the rows")
+            raise Cut(taken.reason or "only a part of the rows", is_heavy=bool(_TOO_HEAVY.search(taken.reason)))
         return taken.answer(str(self.workspace))
 
     def _judged(self, error: Exception) -> Exception:
@@ -225,8 +246,9 @@ class Connection:
             if _is_silence(error):
                 return Cut("no answer in time", is_silence=True)
             return error if is_passing(error) else self.told(error)
-        if status == 504 or status == 413 or (status != 429 and _TOO_MUCH.search(text)):
-            return Cut(f"{status} {_last_code(body)}".strip(), is_silence=status == 504)
+        heavy = bool(status != 413 and _TOO_HEAVY.search(text) and not _TOO_LARGE.search(text))
+        if status in (413, 504) or (status != 429 and (heavy or _TOO_LARGE.search(text))):
+            return Cut(f"{status} {_last_code(body)}".strip(), is_silence=status == 504, is_heavy=heavy)
         return error if is_passing(error) else self.told(error)
 
     def told(self, error: Exception) -> FlowlensError:
@@ -277,8 +299,6 @@ def connect(workspace: Workspace, access: Access, *, connections: int = 8) -> Co
         session=session,
         use_env_settings=False,
         connection_timeout=min(10.0, access.timeout),
-        # The service says nothing while it works on a query.
-        read_timeout=QUERY_SECONDS + access.timeout,
         connection_verify=session.verify,
         connection_data_block_size=1 << 20,
     )
@@ -296,13 +316,29 @@ def connect(workspace: Workspace, access: Access, *, connections: int = 8) -> Co
     return Connection(workspace, client, signed_in.identity, access.timeout)
 
 
+class _Table(msgspec.Struct):
+    """A table of an answer; what its rows hold is looked at later, a batch at a time."""
+
+    name: str | None = None
+    columns: list[dict[str, str]] | None = None
+    rows: list[msgspec.Raw] | None = None
+
+
+class _Document(msgspec.Struct):
+    """An answer: tables, and an error where they hold a part of the rows only."""
+
+    tables: list[_Table] | None = None
+    error: object = None
+
+
 class _Taken:
     """The rows of an answer as they came: the library would make three objects of each cell on its way."""
 
-    def __init__(self) -> None:
+    def __init__(self, at_most: int | None) -> None:
         self.response: Any = None
         self.reason = ""
-        self._tables: list[Mapping[str, Any]] = []
+        self._at_most = at_most
+        self._tables: list[_Table] = []
         self._bytes = 0
 
     def see(self, response: Any) -> None:
@@ -311,22 +347,31 @@ class _Taken:
 
     def take(self, response: Any, _pieces: Any, _headers: Any) -> dict[str, Any]:
         """What the library is given in the place of the document: the same without tables."""
-        content = response.http_response.read()
-        document = msgspec.json.decode(content)
-        if not isinstance(document, dict):
-            raise TypeError("expected an object")
+        content = bytearray()
+        for chunk in response.http_response.iter_bytes():
+            content += chunk
+            if self._at_most is not None and len(content) > self._at_most:
+                response.http_response.close()
+                raise Cut(f"more than {self._at_most / 1e6:.0f} MB, the share of one answer in the memory limit")
+        document = _DOCUMENT.decode(content)
         self._bytes = len(content)
-        self._tables = [table for table in document.get("tables") or () if isinstance(table, dict)]
-        error = document.get("error")
+        self._tables = document.tables or []
+        error = document.error
         if error:
-            self.reason = " ".join(filter(None, (_last_code(document), *list(_words(document))[-1:])))[:200]
+            body = {"error": error}
+            self.reason = " ".join(filter(None, (_last_code(body), *list(_words(body))[-1:])))[:200]
         return {"error": error} if error else {}
 
     def answer(self, where: str) -> Answer:
-        primary = [table for table in self._tables if table.get("name") == "PrimaryResult"] or self._tables[:1]
-        if not primary or not isinstance(primary[0].get("rows"), list):
+        primary = [table for table in self._tables if table.name == "PrimaryResult"] or self._tables[:1]
+        if not primary or primary[0].rows is None:
             raise declared("FL-W14", where, "no table in it")
-        return Answer(where, primary[0].get("columns") or (), primary[0]["rows"], self._bytes)
+        return Answer(where, primary[0].columns or (), primary[0].rows, self._bytes)
+
+
+_DOCUMENT = msgspec.json.Decoder(_Document)
+_ROW = msgspec.json.Decoder(list[Any])
+_BATCH = 4096
 
 
 def frame_of(columns: Sequence[Mapping[str, str]], rows: Sequence[Sequence[Any]]) -> pl.DataFrame:

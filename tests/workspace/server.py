@@ -72,7 +72,7 @@ class Asked:
     @property
     def is_count(self) -> bool:
         """Whether it only counts."""
-        return self.query.endswith("\n| count")
+        return self.query.endswith("\n| count") or "\n| summarize answered = count()" in self.query
 
 
 class Table:

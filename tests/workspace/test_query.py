@@ -9,6 +9,8 @@ import pytest
 
 import flowlens as fl
 from flowlens.cli import DONE, ERROR, GATE_FIRED, INCOMPLETE, WRONG_USAGE
+from flowlens.queries import find_query, part_of, query_names
+from flowlens.query_check import check_query
 from flowlens.sources.accounts import Access
 from tests.flow_logs import SAMPLE, run
 from tests.workspace import server
@@ -52,6 +54,16 @@ def test_gates_fire_and_no_gate_is_zero(filled: Logs) -> None:
     assert (ran.code, "no metric of encryption_status" in ran.err) == (WRONG_USAGE, True)
 
 
+def test_every_query_can_be_asked_in_parts() -> None:
+    for name in query_names():
+        query = find_query(name)
+        own = {"slices", "slice"} <= {parameter.name for parameter in query.parameters}
+        assert own != bool(query.order), name
+        assert (
+            not query.order or check_query(part_of(query, query.text, 2, 1)).columns == check_query(query.text).columns
+        )
+
+
 def test_conversations_come_in_slices_and_none_is_lost(filled: Logs) -> None:
     whole = run("query", "conversations", "--resource-id", RESOURCE, *DAY, *filled.options, "--format", "csv")
     assert whole.code == DONE, whole.err
@@ -63,15 +75,59 @@ def test_conversations_come_in_slices_and_none_is_lost(filled: Logs) -> None:
     assert {asked.target for asked in filled.asked} == {RESOURCE, WORKSPACE}
 
 
-def test_an_analysis_that_is_cut_is_an_error_with_the_way_out(filled: Logs) -> None:
+def test_a_result_that_one_answer_cannot_hold_comes_in_parts(filled: Logs) -> None:
+    asked = ("query", "rule_usage", *SOURCE, *DAY, *filled.options, "--format", "csv")
+    whole = run(*asked)
+    assert len(whole.out.splitlines()) > 10
+    filled.asked.clear()
+    # The first answers are cut with a word, those of the parts in silence.
+    first = [True]
+
     def after(asked: Asked, rows: list[list[object]]) -> Told | list[list[object]]:
-        return rows if asked.is_count else server.partial(["a"], rows[:1])
+        if asked.is_count or len(rows) <= 5:
+            return rows
+        if "result_part" not in asked.query and first.pop():
+            return server.partial(["a"], rows[:5])
+        return rows[:5]
+
+    filled.after = after
+    cut = run(*asked)
+    assert (cut.code, cut.out) == (DONE, whole.out), cut.err
+    assert sum("result_parts" in each.query for each in filled.asked) > 4
+    assert {each.prefer for each in filled.asked} == {"wait=600"}
+
+
+def test_a_part_that_stays_away_is_an_error_and_never_fewer_rows(filled: Logs) -> None:
+    def after(asked: Asked, rows: list[list[object]]) -> Told | list[list[object]]:
+        if "result_part " not in asked.query:
+            return rows if asked.is_count else server.partial(["a"], rows[:1])
+        if "let result_part = long(1);" not in asked.query:
+            return rows
+        return [[0]] if asked.is_count else []
 
     filled.after = after
     ran = run("query", "rule_usage", *SOURCE, *DAY, *filled.options)
     assert (ran.code, ran.out) == (ERROR, "")
-    assert "FL-W09" in ran.err
+    assert "as the workspace counts them, found" in ran.err
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        Told(504, server.TIMED_OUT),
+        Told(400, server.error("BadRequest", "x", ("E_LOW_MEMORY_CONDITION", "exceeded memory budget"))),
+        Told(200, {"tables": [], **server.error("PartialError", "x", ("QueryTimeout", "query execution timed out"))}),
+    ],
+    ids=["time-out", "memory", "partial by time"],
+)
+def test_what_is_too_much_for_one_query_is_an_error_with_the_way_out(filled: Logs, told: Told) -> None:
+    filled.fault = lambda _asked: told
+    ran = run("query", "rule_usage", *SOURCE, *DAY, *filled.options)
+    assert (ran.code, ran.out) == (ERROR, "")
+    assert "FL-W16" in ran.err
     assert f"flowlens analyze workspace:{WORKSPACE}" in ran.err
+    # Parts of the result would take as long.
+    assert len(filled.asked) == 1
 
 
 def test_of_two_workspaces_one_that_refuses_makes_it_incomplete(filled: Logs) -> None:

@@ -357,12 +357,12 @@ def _create(place: LakePlace, part: str, kind: pa.Schema) -> None:
 
 
 def _refuse_foreign(place: LakePlace) -> None:
-    """A folder that holds other things is not made a lake."""
+    """A folder that holds other things is not made a lake; what a run left that was ended while it made one is no such thing."""
     if place.folder is None or not place.folder.exists():
         return
     if not place.folder.is_dir():
         raise SourceError(str(place), "expected a folder for the lake, found a file", hint="name another place")
-    others = sorted(each.name for each in place.folder.iterdir() if each.name != LEDGER_FOLDER)
+    others = sorted(each.name for each in place.folder.iterdir() if each.name not in (LEDGER_FOLDER, "_delta_log"))
     if others:
         raise SourceError(
             str(place), f"expected a lake or an empty folder, found {others[0]!r:.60}", hint="name another folder"

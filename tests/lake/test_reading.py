@@ -113,7 +113,7 @@ def test_a_reader_stays_at_the_version_that_it_opened(sample_lake: Path, tmp_pat
 def test_rows_that_another_program_removed_are_an_error_and_no_smaller_answer(tmp_path: Path) -> None:
     folder = synced(SAMPLES, tmp_path / "lake")
     opened(folder).flows.delete("dst_port = 443")
-    with pytest.raises(LedgerError, match="expected .* rows of .*, found"):
+    with pytest.raises(LedgerError, match=r"expected .* rows of .*, found"):
         _ = fl.scan(str(folder), now=LATER).evidence
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import shutil
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -303,7 +302,7 @@ def test_a_damaged_log_is_an_error_and_stays_as_it_is(lake: Path, clock: Clock, 
     blob.commit([minute(blob, 2)])
     sync_of(store, lake, clock).poll()
     (lake / at).write_bytes(damage)
-    with pytest.raises(SourceError, match="the lake could not be|does not know byte"):
+    with pytest.raises(SourceError, match=r"the lake could not be|does not know byte"):
         sync_of(store, lake, clock).poll()
     assert (lake / at).read_bytes() == damage
 
@@ -341,7 +340,7 @@ def opened_as_it_is(folder: Path) -> Any:
 
 def test_a_folder_that_holds_other_things_is_not_made_a_lake(tmp_path: Path) -> None:
     (tmp_path / "letters.txt").write_text("mine")
-    with pytest.raises(SourceError, match="expected a lake or an empty folder, found 'letters.txt'"):
+    with pytest.raises(SourceError, match=r"expected a lake or an empty folder, found 'letters\.txt'"):
         opened(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["letters.txt"]
 
@@ -350,8 +349,8 @@ def test_a_folder_that_holds_other_things_is_not_made_a_lake(tmp_path: Path) -> 
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    yield tmp_path / "blobs"
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "blobs"
 
 
 def written(folder: Path, records: int, *, first: int = 0, closed: bool = True) -> Path:

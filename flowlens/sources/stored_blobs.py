@@ -75,6 +75,7 @@ class StoredBlobs(Sequence[StoredBlob]):
     def __init__(self) -> None:
         self._folders: list[_Folder] = []
         self._folder_numbers: dict[tuple[object, ...], int] = {}
+        self._places: set[tuple[str, str, str]] = set()
         self._files: list[tuple[str, str]] = []
         self._file_numbers: dict[tuple[str, str], int] = {}
         self._reasons = [""]
@@ -109,8 +110,7 @@ class StoredBlobs(Sequence[StoredBlob]):
         if not self:
             vars(self).update(vars(others))
             return 0
-        met = {folder.place() for folder in self._folders}
-        shared = {number for number, folder in enumerate(others._folders) if folder.place() in met}
+        shared = {number for number, folder in enumerate(others._folders) if folder.place() in self._places}
         again = self._again(others, shared) if shared else frozenset()
         folders = [self._number(folder) for folder in others._folders]
         files = [self._file_number(file) for file in others._files]
@@ -179,6 +179,7 @@ class StoredBlobs(Sequence[StoredBlob]):
         number = self._folder_numbers.setdefault(folder.identity(), len(self._folders))
         if number == len(self._folders):
             self._folders.append(folder)
+            self._places.add(folder.place())
         return number
 
     def _file_number(self, file: tuple[str, str]) -> int:

@@ -195,7 +195,9 @@ def _report(
     if mend:
         target = script_target(common.format, common.output)
     else:
-        target = target_of(common.format, common.output, tables=len(questions) + 2 * (changed_at is not None))
+        tables = len(questions) + 2 * (changed_at is not None)
+        target = target_of(common.format, common.output, tables=tables, report=True)
+    _check_static(common, target)
     settings = read_config(common.config)
     required = required or _required(common)
     expected = expect or (settings.path if settings.has_expected else None)
@@ -206,6 +208,7 @@ def _report(
                 load_tags(required.cloud).prefixes(entry.service_tag)
     earlier = _baseline(baseline, common) if baseline else None
     result, zone = _scan(sources, common, _scope_of(common), changed_at)
+    result.settings["timezone"] = common.tz
     result.settings["expected"] = str(expected) if expected else None
     # An address may carry a token.
     result.settings["baseline"] = baseline.partition("?")[0] if baseline and is_remote(baseline) else baseline
@@ -219,10 +222,11 @@ def _report(
             raise ConfigError(
                 f"--fail-on {gate.metric}", "belongs to another question", hint="flowlens analyze asks all"
             )
+    how = {"static": True} if common.static else {}
     deliver(
         target,
         render=lambda page, limit: terminal.render(report, page, limit=limit),
-        write=lambda file: mend(result, report, file) if mend else OUTPUTS[target.face](report, file),
+        write=lambda file: mend(result, report, file) if mend else OUTPUTS[target.face](report, file, **how),
         tables=report.tables,
         limit=common.limit,
         zone=zone,
@@ -232,6 +236,11 @@ def _report(
     if "denied_egress" in report.tables:
         _tell_what_is_open(report.tables["denied_egress"], required)
     raise typer.Exit(_exit_code(report, gates))
+
+
+def _check_static(common: Common, target: Target) -> None:
+    if common.static and target.face != "html":
+        raise ConfigError("--static", "is a kind of HTML", hint="use it with --format html or -o FILE.html")
 
 
 def _told_apart(target: Target, ledger: Ledger) -> None:
@@ -406,6 +415,7 @@ def flows(
     """
     _no_gates(common)
     target = target_of(common.format, common.output)
+    _check_static(common, target)
     wanted = FlowFilter(tuple(src or ()), tuple(dst or ()), tuple(port or ()), protocol, rule, state)
     wanted.expression()
     scope = _scope_of(common)
@@ -440,6 +450,7 @@ def convert(sources: Sources, common: Common) -> None:
     """
     _no_gates(common)
     target = target_of(common.format, common.output)
+    _check_static(common, target)
     if target.path is None or target.folder or target.face != "parquet":
         raise ConfigError("convert", "expected -o FILE.parquet")
     scope = _scope_of(common)

@@ -7,6 +7,7 @@ with hours missing, a question is *not determined* rather than *ok*.
 from __future__ import annotations
 
 import datetime as dt
+import importlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ import polars as pl
 
 from flowlens import schema
 from flowlens.analyses import ANALYSES, denied_egress, unexpected_destinations
+from flowlens.analyses.charts import charts_of
 from flowlens.analyses.destinations import Expected
 from flowlens.analyses.egress import AUTO, explained
 from flowlens.analyses.encryption import PAIR, TURNED, unprotected
@@ -41,12 +43,15 @@ What begins goes on or ends within minutes, so few flows tell; that nothing is d
 class Verdict:
     """The answer to one question in a word and a sentence.
 
+    ``number`` counts what the sentence calls wrong: pairs, required endpoints, destinations; None where nothing was judged.
+
     >>> Verdict("ok", "Every destination was expected.").status
     'ok'
     """
 
     status: str
     text: str
+    number: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +72,36 @@ class Report:
     findings: tuple[Finding, ...]
     tables: Mapping[str, pl.DataFrame]
     metrics: Mapping[str, int] = field(default_factory=dict)
+    charts: Mapping[str, pl.LazyFrame] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         told = "; ".join(f"{name}: {verdict.text}" for name, verdict in self.verdicts.items())
         return f"<flowlens.Report {told}>"
+
+    def write(self, path: str | Path, **how: Any) -> None:
+        """Write the report to a file in the format of its suffix, whole or not at all.
+
+        ``how`` goes to that format's writer, such as ``static=True`` for a page without script.
+        Raises ConfigError for a suffix that names no format, SourceError where the file cannot be written.
+
+        >>> import flowlens as fl
+        >>> fl.report(fl.scan("sample_logs"), questions=["coverage"]).write("report.htlm")
+        Traceback (most recent call last):
+        ...
+        flowlens.errors.ConfigError: -o report.htlm: has a suffix that names no format
+          hint: did you mean .html?
+        """
+        _faces("delivery").write_report(self, path, **how)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: verdicts and findings."""
+        shown: str = _faces("html").notebook(self)
+        return shown
+
+
+def _faces(module: str) -> Any:
+    """A module of flowlens.outputs, which lie above: a report knows by name alone that there is something that shows it."""
+    return importlib.import_module(f"flowlens.outputs.{module}")
 
 
 def report(
@@ -134,6 +165,8 @@ def report(
     coverage = summarise(evidence.coverage, evidence.views)
     judged = expected is not None or baseline is not None
     settings = {**scan.settings, **asked, "names": known_names.describe() if known_names else None}
+    if baseline is not None:
+        settings.setdefault("baseline", True)
     told = tables
     if expected is None and "unexpected_destinations" in tables:
         table, judged_rows = _unlisted(tables["unexpected_destinations"], baseline, evidence)
@@ -158,6 +191,7 @@ def report(
         findings=findings,
         tables=tables,
         metrics=_metrics(told, findings, coverage, evidence.ledger),
+        charts=charts_of(scan, tables),
     )
 
 
@@ -238,7 +272,7 @@ def _verdicts(
         verdict = judge[name](tables[name])
         if verdict.status == OK and incomplete(coverage, ledger):
             verdict = Verdict(
-                NOT_DETERMINED, f"{verdict.text} But the evidence has gaps{_gap_text(coverage)}, so this is no pass."
+                NOT_DETERMINED, f"{verdict.text} But the evidence has gaps{_gap_text(coverage)}, so this is no pass.", 0
             )
         verdicts[name] = verdict
     return verdicts
@@ -267,7 +301,7 @@ def _encryption_verdict(table: pl.DataFrame) -> Verdict:
         return Verdict(NOT_DETERMINED, f"Not determined:{aside}")
     if bad.is_empty():
         return Verdict(
-            OK, f"All {eligible.height} pairs that can be encrypted are{since} ({share} of their bytes).{aside}"
+            OK, f"All {eligible.height} pairs that can be encrypted are{since} ({share} of their bytes).{aside}", 0
         )
     kinds = ", ".join(
         f"{n} {status.lower()}"
@@ -277,6 +311,7 @@ def _encryption_verdict(table: pl.DataFrame) -> Verdict:
         FINDINGS,
         f"{bad.height} of {eligible.height} pairs that can be encrypted are not fully: {kinds}{since}; "
         f"{share} of the bytes are encrypted.{aside}",
+        bad.height,
     )
 
 
@@ -319,9 +354,9 @@ def _egress_verdict(table: pl.DataFrame, coverage: Mapping[str, object]) -> Verd
     if bad.is_empty():
         # Many a healthy network denies nothing, so this is no more than a condition.
         unless = ", unless a filter removes denied flows" if coverage["logs_without_denied"] else ""
-        return Verdict(OK, f"No required endpoint is denied or unanswered{unless}; {tail}")
+        return Verdict(OK, f"No required endpoint is denied or unanswered{unless}; {tail}", 0)
     kinds = ", ".join(f"{n} {status.lower()}" for status, n in bad.group_by("status").len().sort("status").iter_rows())
-    return Verdict(FINDINGS, f"{bad.height} required endpoint(s) fail: {kinds}; {tail}")
+    return Verdict(FINDINGS, f"{bad.height} required endpoint(s) fail: {kinds}; {tail}", bad.height)
 
 
 def _unlisted(
@@ -366,8 +401,8 @@ def _destinations_verdict(table: pl.DataFrame, judged: bool) -> Verdict:
             f"{untagged} of them in no Azure service tag.",
         )
     if table.is_empty():
-        return Verdict(OK, "Every destination was expected.")
-    return Verdict(FINDINGS, f"{table.height} destination(s) nobody expected.")
+        return Verdict(OK, "Every destination was expected.", 0)
+    return Verdict(FINDINGS, f"{table.height} destination(s) nobody expected.", table.height)
 
 
 def _metrics(

@@ -9,17 +9,18 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import Any, BinaryIO, TextIO
 from zoneinfo import ZoneInfo
 
 import polars as pl
 
 from flowlens.errors import ConfigError, SourceError, near_matches
-from flowlens.outputs import OUTPUTS, SUFFIXES
+from flowlens.outputs import OUTPUTS, REPORT_ONLY, SUFFIXES, html_charts
 from flowlens.outputs.page import Page
 from flowlens.outputs.progress import CLEAR
 from flowlens.outputs.tables import BY_TABLE, atomic, write_tables
 from flowlens.outputs.terminal import COLOURS
+from flowlens.reporting import Report
 
 TABLE = "table"
 SCRIPT = "script"
@@ -36,10 +37,12 @@ class Target:
     folder: bool
 
 
-def target_of(face: str | None, output: str | None, *, tables: int = 1) -> Target:
+def target_of(face: str | None, output: str | None, *, tables: int = 1, report: bool = False) -> Target:
     """What --format and -o ask for, known to fit ``tables`` tables before anything is read.
 
-    Raises ConfigError for an unknown format or suffix, where the two disagree, and where the result would not fit.
+    ``report`` is whether the result is a report, which has formats of its own.
+    Raises ConfigError for an unknown format or suffix, where the two disagree, where the result would not fit and where
+    something that the format needs is not installed.
 
     >>> target_of(None, "report.json").face
     'json'
@@ -55,6 +58,10 @@ def target_of(face: str | None, output: str | None, *, tables: int = 1) -> Targe
     if suffix and not inferred and not face:
         raise ConfigError(f"-o {output}", "has a suffix that names no format", hint=near_matches(suffix, SUFFIXES))
     face = face or inferred or TABLE
+    if face in REPORT_ONLY and not report:
+        raise ConfigError(f"--format {face}", "is for answers to questions", hint="flowlens analyze writes it")
+    if face == "html":
+        html_charts.require()
     if folder and face not in BY_TABLE:
         raise ConfigError(f"-o {output}", f"is a folder, and {face} is one file", hint="name a file")
     if face in BY_TABLE and tables > 1 and not folder:
@@ -62,6 +69,21 @@ def target_of(face: str | None, output: str | None, *, tables: int = 1) -> Targe
     if face == "parquet" and path is None and sys.stdout.isatty():
         raise ConfigError("--format parquet", "is not for a terminal", hint="use -o FILE or a pipe")
     return Target(face, path, folder)
+
+
+def write_report(report: Report, path: str | Path, **how: Any) -> None:
+    """Write a report to a file in the format of its suffix; ``how`` goes to the format's writer.
+
+    Raises ConfigError for a suffix that names no format, SourceError where the file cannot be written.
+    """
+    target = target_of(None, str(path), tables=len(report.tables), report=True)
+    if target.path is None or target.face == TABLE:
+        raise ConfigError(str(path), "names no format of a file", hint=f"known: {', '.join(SUFFIXES)}")
+    if target.folder:
+        write_tables(report.tables, target.path, target.face)
+        return
+    with atomic(target.path) as file:
+        OUTPUTS[target.face](report, file, **how)
 
 
 def script_target(face: str | None, output: str | None) -> Target:

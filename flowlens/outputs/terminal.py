@@ -58,7 +58,7 @@ def _bytes(name: str) -> Callable[[Row], str]:
     return lambda row: size(row[name])  # type: ignore[arg-type]
 
 
-def _share(row: Row) -> str:
+def share(row: Row) -> str:
     encrypted, clear = row["bytes_encrypted"], row["bytes_unencrypted"]
     if not isinstance(encrypted, int) or not isinstance(clear, int) or not encrypted + clear:
         return "-"
@@ -82,7 +82,7 @@ def _columns(name: str, clock: Clock) -> tuple[Shown, ...]:
             Shown("status", _text("encryption_status")),
             Shown("worst code", _text("encryption_code"), whole=True),
             Shown("eligibility", _text("eligibility")),
-            Shown("encrypted", _share, right=True, minor=2),
+            Shown("encrypted", share, right=True, minor=2),
             Shown("last clear", lambda row: clock(row["last_unencrypted"])),
             Shown("first encrypted", lambda row: clock(row["first_encrypted"]), minor=1),
         ),
@@ -192,8 +192,8 @@ def render(report: Report, page: Page, *, limit: int | None = None) -> None:
         ]
     )
     _changes(page, report)
-    questions = list(dict.fromkeys(_stem(name)[0] for name in report.tables))
-    for name in sorted(report.tables, key=lambda name: questions.index(_stem(name)[0])):
+    questions = list(dict.fromkeys(stem(name)[0] for name in report.tables))
+    for name in sorted(report.tables, key=lambda name: questions.index(stem(name)[0])):
         # The state after a change is what there is to act on.
         acting = f"{name}_after" not in report.tables and not name.endswith("_before")
         alone = len(questions) == 1 and name in questions
@@ -201,7 +201,7 @@ def render(report: Report, page: Page, *, limit: int | None = None) -> None:
     _evidence(page, report)
 
 
-def _stem(name: str) -> tuple[str, str]:
+def stem(name: str) -> tuple[str, str]:
     """A table's question, and which part of the time it is about."""
     for suffix, words in _PART.items():
         if name.endswith(suffix):
@@ -225,29 +225,29 @@ def _changes(page: Page, report: Report) -> None:
 
 
 def _section(page: Page, name: str, table: pl.DataFrame, limit: int | None, *, alone: bool, acting: bool) -> None:
-    stem, part = _stem(name)
-    rows, note = _worth_showing(stem, table, alone=alone)
-    rows = _with_bare_addresses(_ranked(stem, rows))
-    title = f"{TITLES[stem]}{f' {part}' if part else ''}"
-    if stem in ("coverage", "rule_dependencies") and rows.is_empty():
+    question, part = stem(name)
+    rows, note = _worth_showing(question, table, alone=alone)
+    rows = with_bare_addresses(ranked(question, rows))
+    title = f"{TITLES[question]}{f' {part}' if part else ''}"
+    if question in ("coverage", "rule_dependencies") and rows.is_empty():
         return
     page.line()
     if rows.is_empty():
         page.line(title, "bold")
         page.line(note or "no rows", "dim", indent=2)
         return
-    shown = _as_one(rows) if stem == "denied_egress" else rows
-    columns = partial(_columns, stem)
-    if stem == "encryption_status" and set(rows["eligibility"]) == {"eligible"}:
+    shown = _as_one(rows) if question == "denied_egress" else rows
+    columns = partial(_columns, question)
+    if question == "encryption_status" and set(rows["eligibility"]) == {"eligible"}:
         shown = shown.with_columns(eligibility=pl.lit(""))
     page.table(title, shown, columns, limit=limit)
     if note:
         page.line(note, "dim", indent=2)
     if acting:
-        advice = list(_advice(stem, rows))
-        if advice:
+        told = list(advice(question, rows))
+        if told:
             page.line("Advice:", indent=2)
-        page.marked([("  >", "", start, text) for start, text in advice])
+        page.marked([("  >", "", start, text) for start, text in told])
 
 
 def _worth_showing(name: str, table: pl.DataFrame, *, alone: bool) -> tuple[pl.DataFrame, str]:
@@ -286,7 +286,7 @@ def _worth_showing(name: str, table: pl.DataFrame, *, alone: bool) -> tuple[pl.D
     return table, ""
 
 
-def _ranked(name: str, rows: pl.DataFrame) -> pl.DataFrame:
+def ranked(name: str, rows: pl.DataFrame) -> pl.DataFrame:
     """The rows in the order in which a person wants to read them."""
     if name == "denied_egress":
         order = {status: n for n, status in enumerate(schema.EGRESS_STATUSES)}
@@ -312,7 +312,7 @@ def _ranked(name: str, rows: pl.DataFrame) -> pl.DataFrame:
     return rows
 
 
-def _with_bare_addresses(rows: pl.DataFrame) -> pl.DataFrame:
+def with_bare_addresses(rows: pl.DataFrame) -> pl.DataFrame:
     """Workloads named ``10.0.0.4 (0022480A1B2C)`` as ``10.0.0.4`` where no other workload of the table has the address."""
     names = [name for name in ("workload", "src_workload", "dst_workload") if name in rows.columns]
     if not names:
@@ -333,7 +333,7 @@ def _as_one(rows: pl.DataFrame) -> pl.DataFrame:
     return one.with_columns(pl.col(name).map_elements(listed, return_dtype=pl.String) for name in together)
 
 
-def _advice(name: str, rows: pl.DataFrame) -> Iterable[tuple[str, str]]:
+def advice(name: str, rows: pl.DataFrame) -> Iterable[tuple[str, str]]:
     """Whom each piece of advice concerns, and the advice, each sentence once."""
     # Under whom it concerns and the pieces of the sentence between their names.
     said: dict[tuple[str, tuple[str, ...]], list[str]] = {}
@@ -354,19 +354,24 @@ def _advice(name: str, rows: pl.DataFrame) -> Iterable[tuple[str, str]]:
 def _evidence(page: Page, report: Report) -> None:
     page.line()
     page.line("Evidence", "bold")
-    for line in evidence_lines(report.ledger):
+    for line in (*evidence_lines(report.ledger), *coverage_lines(report)):
         page.line(line, indent=2)
+
+
+def coverage_lines(report: Report) -> list[str]:
+    """Which hours were there, how much traffic they hold and how old the catalogue is, in sentences."""
     summary = report.coverage
     counts = {state: int(str(summary[state.replace(" ", "_")])) for state in schema.COVERAGE_STATES}
     told = ", ".join(f"{n} {state}" for state, n in counts.items() if n)
     meaning = " A silent hour had no traffic to log; a missing one should be there."
-    page.line(f"NIC-hours: {told or 'none'}.{meaning if counts['silent'] or counts['missing'] else ''}", indent=2)
-    page.line(
-        f"Bytes observed {size(int(str(summary['observed_bytes'])))}, counted once "
-        f"{size(int(str(summary['counted_bytes'])))}. Service tags of {report.catalogue['tags_date']}"
-        f"{' (older than 30 days)' if report.catalogue['stale'] else ''}.",
-        indent=2,
-    )
+    return [
+        f"NIC-hours: {told or 'none'}.{meaning if counts['silent'] or counts['missing'] else ''}",
+        (
+            f"Bytes observed {size(int(str(summary['observed_bytes'])))}, counted once "
+            f"{size(int(str(summary['counted_bytes'])))}. Service tags of {report.catalogue['tags_date']}"
+            f"{' (older than 30 days)' if report.catalogue['stale'] else ''}."
+        ),
+    ]
 
 
 def evidence_lines(ledger: Ledger) -> list[str]:

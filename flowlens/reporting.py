@@ -58,6 +58,8 @@ class Verdict:
 class Report:
     """Everything an output shows; plain data.
 
+    ``charts`` is what there is to draw (see flowlens.analyses.charts), computed when it is collected.
+
     >>> import flowlens as fl
     >>> sorted(fl.report(fl.scan("sample_logs"), questions=["coverage"]).tables)
     ['coverage']

@@ -115,7 +115,7 @@ def encryption_turns(pairs: pl.LazyFrame) -> pl.LazyFrame:
 
 
 def encryption_matrix(pairs: pl.LazyFrame) -> pl.LazyFrame:
-    """Pairs of encryption_status that can be encrypted, by the subnets of both ends.
+    """Pairs of encryption_status that can be encrypted, by the subnets of both ends, those that are worst first.
 
     Columns: vnet, src_subnet, dst_vnet, dst_subnet, encryption_status (that of all its pairs, else Mixed), pairs,
     bytes_encrypted, bytes_unencrypted (null where there are no counters).
@@ -126,6 +126,8 @@ def encryption_matrix(pairs: pl.LazyFrame) -> pl.LazyFrame:
     """
     ends = ["vnet", "src_subnet", "dst_vnet", "dst_subnet"]
     status = pl.col("encryption_status")
+    worst = {word: n for n, word in enumerate(("Dropped", "Unencrypted", "Mixed", "Unknown", "Encrypted"))}
+    rank = status.replace_strict(worst, return_dtype=pl.Int32)
     return (
         pairs.filter(pl.col("eligibility") == "eligible")
         .group_by(ends)
@@ -135,7 +137,7 @@ def encryption_matrix(pairs: pl.LazyFrame) -> pl.LazyFrame:
             bytes_encrypted=null_sum(pl.col("bytes_encrypted")),
             bytes_unencrypted=null_sum(pl.col("bytes_unencrypted")),
         )
-        .sort(ends, nulls_last=True)
+        .sort(rank, -pl.col("pairs").cast(pl.Int64), *ends, nulls_last=True)
     )
 
 

@@ -54,6 +54,8 @@ _TIME = {
     "quarter": "%b %Y",
     "year": "%Y",
 }
+# A gap after each bar where there is room for one.
+_TO = "scale('x', datum.to) - (scale('x', datum.to) - scale('x', datum.from) > 4 ? 1 : 0)"
 _TEXT = {"fontSize": {"value": 12}, "fill": {"value": "var(--muted)"}}
 
 
@@ -359,7 +361,7 @@ def coverage_map(runs: pl.DataFrame, nics: int, counts: Mapping[str, int], zone:
                     "encode": {
                         "enter": {
                             "x": {"scale": "x", "field": "from"},
-                            "x2": {"signal": "max(scale('x', datum.to) - 1, scale('x', datum.from) + 1)"},
+                            "x2": {"signal": _TO},
                             "y": {"signal": f"(datum.n + 0.5 - datum.tall * 0.42) * {_ROW}"},
                             "y2": {"signal": f"(datum.n + 0.5 + datum.tall * 0.42) * {_ROW}"},
                             "fill": {"field": "fill"},
@@ -440,7 +442,7 @@ def _rect(data: str, fill: str, **more: Any) -> dict[str, Any]:
         "encode": {
             "enter": {
                 "x": {"scale": "x", "field": "from"},
-                "x2": {"signal": "max(scale('x', datum.to) - 1, scale('x', datum.from) + 1)"},
+                "x2": {"signal": _TO},
                 "fill": {"value": fill},
                 **more,
             }

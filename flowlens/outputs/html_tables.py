@@ -66,7 +66,7 @@ COLUMNS: Mapping[str, tuple[Column, ...]] = {
     "encryption_status": (
         Column("src_workload", "from", "name"),
         Column("dst_workload", "to", "name"),
-        Column("encryption_status", "status", "status"),
+        Column("encryption_status", "status", "pair"),
         Column("encryption_code", "worst code"),
         Column("eligibility", "eligibility"),
         Column("bytes_encrypted", "encrypted", "share"),
@@ -182,7 +182,7 @@ _FINDING_COLUMNS = (
     Column("question", "question"),
     Column("workload", "workload", "name"),
     Column("subject", "subject", "subject"),
-    Column("rule", "rule", "name"),
+    Column("rule", "rule"),
     Column("first_seen", "first seen", "time"),
     Column("last_seen", "last seen", "time"),
 )
@@ -291,12 +291,18 @@ def _share(row: Row, _: object) -> Cell:
     return Cell("-", "")
 
 
+def _pair(row: Row, value: object) -> Cell:
+    # Clear text where encryption can't be is nothing to be alarmed at.
+    return Cell(str(value), tone=tone_of(value) if row["eligibility"] == "eligible" else "")
+
+
 def _port(row: Row, value: object) -> Cell:
     return Cell(" ".join(str(part) for part in (row["protocol"], value) if part is not None))
 
 
 _CELLS: Mapping[str, Callable[[Row, object], Cell]] = {
     "share": _share,
+    "pair": _pair,
     "port": _port,
     "service": _port,
     "nic": lambda row, value: Cell(str(value or row["mac_address"] or "")),

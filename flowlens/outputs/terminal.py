@@ -344,7 +344,7 @@ def advice(name: str, rows: pl.DataFrame) -> Iterable[tuple[str, str]]:
     elif name == "denied_egress":
         for row in rows.filter(pl.col("fix").is_not_null()).iter_rows(named=True):
             # Endpoints of one service are mended by one change, which then names them all.
-            pieces = tuple(str(row["fix"]).split(row["endpoint"]))
+            pieces = tuple(row["fix"].split(row["endpoint"])) if row["endpoint"] else (row["fix"],)
             said.setdefault((row["workload"], pieces), []).append(row["endpoint"])
     for (whom, pieces), concerned in said.items():
         names = listed(dict.fromkeys(concerned))

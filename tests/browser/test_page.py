@@ -108,7 +108,7 @@ def test_every_chart_draws(page: Page) -> None:
         )
         assert {fill for fill in fills if fill != "none"} - {"rgb(0, 0, 0)"}
         assert drawn.query_selector("text")
-        assert figure.query_selector("figcaption").inner_text()  # type: ignore[union-attr]
+        assert figure.query_selector("figcaption").text_content()  # type: ignore[union-attr]
 
 
 FILTER = """([name, word]) => {

@@ -17,7 +17,7 @@ for (const table of document.querySelectorAll("table.data")) {
   const search = add(add(tools, "label", {}, "Filter "), "input", { type: "search", autocomplete: "off" });
   search.setAttribute("aria-label", `Filter ${name}`);
   let select = null;
-  const status = heads.findIndex((head, n) => rows.some((row) => row.cells[n].classList.contains("s")));
+  const status = [...(rows[0]?.cells ?? [])].findIndex((cell) => cell.classList.contains("s"));
   if (status >= 0 && !table.classList.contains("grid")) {
     select = add(add(tools, "label", {}, `${heads[status].textContent} `), "select");
     select.setAttribute("aria-label", `${heads[status].textContent} in ${name}`);
@@ -29,12 +29,17 @@ for (const table of document.querySelectorAll("table.data")) {
   shown.setAttribute("aria-live", "polite");
   box.prepend(tools);
 
-  const haystacks = new Map(rows.map((row) => [row, [...row.cells].map(text).join("\n").toLowerCase()]));
+  // Made when a row is first asked for, so that a long page opens at once.
+  const haystacks = new Map();
+  const haystack = (row) => {
+    if (!haystacks.has(row)) haystacks.set(row, [...row.cells].map(text).join("\n").toLowerCase());
+    return haystacks.get(row);
+  };
   const filter = () => {
     const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
     let count = 0;
     for (const row of rows) {
-      const fits = words.every((word) => haystacks.get(row).includes(word)) && (!select?.value || text(row.cells[status]) === select.value);
+      const fits = words.every((word) => haystack(row).includes(word)) && (!select?.value || text(row.cells[status]) === select.value);
       row.hidden = !fits;
       count += fits;
     }

@@ -7,13 +7,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 SEED ?= 1
 
-.PHONY: demo test docs fuzz agreement literals faults workspace scenario bench bench-storage matching memory wheel clean
+.PHONY: demo test docs fuzz agreement literals faults workspace scenario screenshots browser bench bench-storage matching memory wheel clean
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/.installed
 	$(BIN)/flowlens analyze sample_logs
 
-test: $(VENV)/.installed-dev
+test: $(VENV)/.installed-dev browser
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict flowlens
@@ -45,6 +45,18 @@ agreement: $(VENV)/.installed-dev
 # A million hostile texts through the encoder of literals, read back by the language service; about a quarter of an hour.
 literals: $(VENV)/.installed-dev
 	LITERALS_LONG=1 $(BIN)/pytest tests/test_literals.py
+
+# Pictures of the page on sample_logs, to look at: build/screenshots, and docs/report.png for the README.
+screenshots: $(VENV)/.installed-dev browser
+	$(BIN)/python scripts/screenshots.py
+
+# The page is tested in a real browser: the one that CHROMIUM names, or the system's, which root gets from Debian.
+browser:
+	@for program in "$$CHROMIUM" chromium chromium-browser google-chrome-stable google-chrome; do \
+		test -n "$$program" && command -v "$$program" >/dev/null && exit 0; done; \
+	test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -qq && \
+		apt-get install -y -qq --no-install-recommends chromium >/dev/null || { \
+		echo "the tests of the page need chromium: install it, or set CHROMIUM to its program" >&2; exit 1; }
 
 scenario: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.scenario $(SEED)

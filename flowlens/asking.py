@@ -151,6 +151,7 @@ def answer(
     else:
         count = len(questions) + 2 * (changed_at is not None)
         target = target_of(common.format, common.output, tables=count, report=True)
+    check_static(common, target)
     settings = read_config(common.config)
     required = required or required_of(common)
     expected = expect or (settings.path if settings.has_expected else None)
@@ -161,6 +162,7 @@ def answer(
                 load_tags(required.cloud).prefixes(entry.service_tag)
     earlier = _baseline(baseline, common) if baseline else None
     result, zone = scan_of(sources, common, scope_of(common), changed_at)
+    result.settings["timezone"] = common.tz
     result.settings["expected"] = str(expected) if expected else None
     # An address may carry a token.
     result.settings["baseline"] = baseline.partition("?")[0] if baseline and is_remote(baseline) else baseline
@@ -182,10 +184,11 @@ def answer(
             raise ConfigError(
                 f"--fail-on {gate.metric}", "belongs to another question", hint="flowlens analyze asks all"
             )
+    how = {"static": True} if common.static else {}
     deliver(
         target,
         render=lambda page, limit: terminal.render(report, page, limit=limit),
-        write=lambda file: mend(result, report, file) if mend else OUTPUTS[target.face](report, file),
+        write=lambda file: mend(result, report, file) if mend else OUTPUTS[target.face](report, file, **how),
         tables=report.tables,
         limit=common.limit,
         zone=zone,
@@ -202,6 +205,12 @@ def answer(
         if missing:
             say(f"not tested, since no value is set: {', '.join(f'<{name}>' for name in missing)} (--set NAME=VALUE)")
     raise typer.Exit(_exit_code(report, gates))
+
+
+def check_static(common: Common, target: Target) -> None:
+    """Raises ConfigError for --static with another format than the one that has two kinds."""
+    if common.static and target.face != "html":
+        raise ConfigError("--static", "is a kind of HTML", hint="use it with --format html or -o FILE.html")
 
 
 def told_apart(target: Target, ledger: Ledger) -> None:

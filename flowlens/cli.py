@@ -16,7 +16,7 @@ import typer
 import flowlens
 from flowlens import catalogue_cli, compare_cli, lake_cli, query_cli, report_cli
 from flowlens.analyses import ANALYSES
-from flowlens.asking import answer, ledger_code, required_of, scan_of, scope_of, told_apart, told_memory
+from flowlens.asking import answer, check_static, ledger_code, required_of, scan_of, scope_of, told_apart, told_memory
 from flowlens.catalogue_cli import told_lines
 from flowlens.doctor import describe as doctor_lines
 from flowlens.errors import CatalogError, ConfigError, FlowlensError
@@ -238,6 +238,7 @@ def flows(
     """
     _no_gates(common)
     target = target_of(common.format, common.output)
+    check_static(common, target)
     wanted = FlowFilter(tuple(src or ()), tuple(dst or ()), tuple(port or ()), protocol, rule, state)
     wanted.expression()
     scope = scope_of(common)
@@ -272,6 +273,7 @@ def convert(sources: Sources, common: Common) -> None:
     """
     _no_gates(common)
     target = target_of(common.format, common.output)
+    check_static(common, target)
     if target.path is None or target.folder or target.face != "parquet":
         raise ConfigError("convert", "expected -o FILE.parquet")
     scope = scope_of(common)

@@ -127,11 +127,14 @@ class Common:
     inventory: Annotated[Path | None, _network("FILE", "CSV or JSON that names addresses and NICs.")] = None
     format: Annotated[
         str | None,
-        _result("FORMAT", "table, json, markdown, ocsf, csv or parquet. Default: by the suffix of -o, else table."),
+        _result(
+            "FORMAT", "table, html, json, markdown, ocsf, csv or parquet. Default: by the suffix of -o, else table."
+        ),
     ] = None
     output: Annotated[
         str | None, _result("FILE", "Write here; FOLDER/ for several tables as CSV or Parquet.", "--output", "-o")
     ] = None
+    static: Annotated[bool, _result(None, "HTML without any script, for mail.", "--static")] = False
     limit: Annotated[int, _result("N", "Rows of each table on the terminal.", min=1)] = 20
     fail_on: Annotated[
         list[str] | None, _result("GATE", "Exit with 1 when this holds, e.g. 'unencrypted > 0'; repeatable.")

@@ -7,6 +7,7 @@ with hours missing, a question is *not determined* rather than *ok*.
 from __future__ import annotations
 
 import datetime as dt
+import importlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ import polars as pl
 from flowlens import schema
 from flowlens.acceptance import Acceptance, read_acceptances
 from flowlens.analyses import ANALYSES, unexpected_destinations
+from flowlens.analyses.charts import charts_of
 from flowlens.analyses.destinations import Expected
 from flowlens.analyses.egress import dated_egress, explained
 from flowlens.analyses.encryption import PAIR, TURNED, unprotected
@@ -44,12 +46,15 @@ What begins goes on or ends within minutes, so few flows tell; that nothing is d
 class Verdict:
     """The answer to one question in a word and a sentence.
 
+    ``number`` counts what the sentence calls wrong: pairs, required endpoints, destinations; None where nothing was judged.
+
     >>> Verdict("ok", "Every destination was expected.").status
     'ok'
     """
 
     status: str
     text: str
+    number: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,7 @@ class Report:
 
     ``notes`` say in words what was not determined beside the verdicts, and why. ``row_findings`` has for each table that carries
     a verdict the id of the finding that each row belongs to, null where the row is none.
+    ``charts`` is what there is to draw (see flowlens.analyses.charts), computed when it is collected.
 
     >>> import flowlens as fl
     >>> sorted(fl.report(fl.scan("sample_logs"), questions=["coverage"]).tables)
@@ -75,10 +81,36 @@ class Report:
     metrics: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     row_findings: Mapping[str, pl.Series] = field(default_factory=dict)
+    charts: Mapping[str, pl.LazyFrame] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         told = "; ".join(f"{name}: {verdict.text}" for name, verdict in self.verdicts.items())
         return f"<flowlens.Report {told}>"
+
+    def write(self, path: str | Path, **how: Any) -> None:
+        """Write the report to a file in the format of its suffix, whole or not at all.
+
+        ``how`` goes to that format's writer, such as ``static=True`` for a page without script.
+        Raises ConfigError for a suffix that names no format, SourceError where the file cannot be written.
+
+        >>> import flowlens as fl
+        >>> fl.report(fl.scan("sample_logs"), questions=["coverage"]).write("report.htlm")
+        Traceback (most recent call last):
+        ...
+        flowlens.errors.ConfigError: -o report.htlm: has a suffix that names no format
+          hint: did you mean .html?
+        """
+        _faces("delivery").write_report(self, path, **how)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: verdicts and findings."""
+        shown: str = _faces("html").notebook(self)
+        return shown
+
+
+def _faces(module: str) -> Any:
+    """A module of flowlens.outputs, which lie above: a report knows by name alone that there is something that shows it."""
+    return importlib.import_module(f"flowlens.outputs.{module}")
 
 
 def report(
@@ -154,6 +186,8 @@ def report(
     coverage = summarise(evidence.coverage, evidence.views)
     judged = expected is not None or baseline is not None
     settings = {**scan.settings, **asked, "names": known_names.describe() if known_names else None}
+    if baseline is not None:
+        settings.setdefault("baseline", True)
     told = {name: table.with_row_index(_ROW) for name, table in tables.items() if name in QUESTIONS}
     if dated is not None:
         told["denied_egress"] = dated.with_row_index(_ROW)
@@ -203,6 +237,7 @@ def report(
         metrics=_metrics(told, findings, coverage, evidence.ledger),
         notes=(*notes, *more),
         row_findings=row_findings,
+        charts=charts_of(scan, tables),
     )
     return new_part(whole_report) if only_new else whole_report
 
@@ -359,7 +394,7 @@ def _verdicts(
         verdict = judge[name](tables[name])
         if verdict.status == OK and incomplete(coverage, ledger):
             verdict = Verdict(
-                NOT_DETERMINED, f"{verdict.text} But the evidence has gaps{_gap_text(coverage)}, so this is no pass."
+                NOT_DETERMINED, f"{verdict.text} But the evidence has gaps{_gap_text(coverage)}, so this is no pass.", 0
             )
         verdicts[name] = verdict
     return verdicts
@@ -390,7 +425,7 @@ def _encryption_verdict(table: pl.DataFrame) -> Verdict:
     if bad.is_empty():
         but = f" but {accepted}, which are accepted," if accepted else ""
         return Verdict(
-            OK, f"All {eligible.height} pairs that can be encrypted{but} are{since} ({share} of their bytes).{aside}"
+            OK, f"All {eligible.height} pairs that can be encrypted{but} are{since} ({share} of their bytes).{aside}", 0
         )
     kinds = ", ".join(
         f"{n} {status.lower()}"
@@ -400,6 +435,7 @@ def _encryption_verdict(table: pl.DataFrame) -> Verdict:
         FINDINGS,
         f"{bad.height} of {eligible.height} pairs that can be encrypted are not fully: {kinds}{since}{_beside(accepted)}; "
         f"{share} of the bytes are encrypted.{aside}",
+        bad.height,
     )
 
 
@@ -444,9 +480,9 @@ def _egress_verdict(table: pl.DataFrame, coverage: Mapping[str, object]) -> Verd
         # Many a healthy network denies nothing, so this is no more than a condition.
         unless = ", unless a filter removes denied flows" if coverage["logs_without_denied"] else ""
         but = f" but {accepted}, which are accepted" if accepted else ""
-        return Verdict(OK, f"No required endpoint is denied or unanswered{but}{unless}; {tail}")
+        return Verdict(OK, f"No required endpoint is denied or unanswered{but}{unless}; {tail}", 0)
     kinds = ", ".join(f"{n} {status.lower()}" for status, n in bad.group_by("status").len().sort("status").iter_rows())
-    return Verdict(FINDINGS, f"{bad.height} required endpoint(s) fail: {kinds}{_beside(accepted)}; {tail}")
+    return Verdict(FINDINGS, f"{bad.height} required endpoint(s) fail: {kinds}{_beside(accepted)}; {tail}", bad.height)
 
 
 def _beside(accepted: int) -> str:
@@ -499,8 +535,8 @@ def _destinations_verdict(table: pl.DataFrame, judged: bool) -> Verdict:
     bad, accepted = table.filter(~pl.col("accepted")), table.filter("accepted").height
     if bad.is_empty():
         but = f" but {accepted}, which are accepted" if accepted else ""
-        return Verdict(OK, f"Every destination was expected{but}.")
-    return Verdict(FINDINGS, f"{bad.height} destination(s) nobody expected{_beside(accepted)}.")
+        return Verdict(OK, f"Every destination was expected{but}.", 0)
+    return Verdict(FINDINGS, f"{bad.height} destination(s) nobody expected{_beside(accepted)}.", bad.height)
 
 
 def _metrics(

@@ -12,7 +12,7 @@ from flowlens.evidence import Scan
 
 _DROPPED = [code for code, status in schema.ENCRYPTION_STATUS.items() if status == "Dropped"]
 _LOCAL = "NX_LOCAL_DST"
-_SAME_HOST = "same host"
+SAME_HOST = "same host"
 _JUDGED = ("Encrypted", "Unencrypted", "Dropped", "Unknown")
 _CAN_ENCRYPT = ["nic", "forwarder"]
 PAIR = ["vnet", "src_workload", "src_subnet", "dst_vnet", "dst_workload", "dst_subnet"]
@@ -52,7 +52,7 @@ def encryption_status(scan: Scan) -> pl.LazyFrame:
 
 def _pairs(parts: Iterable[pl.LazyFrame]) -> pl.LazyFrame:
     by = [*PAIR, "peer", "encryption_code", "kind", "rank", "counted", "mac_address"]
-    rows = condensed([_judged(part) for part in parts], by).with_columns(bytes=both_ways())
+    rows = condensed([judged(part) for part in parts], by).with_columns(bytes=both_ways())
     proven = (
         rows.filter(pl.col("encryption_code") != "NX", pl.col("encryption_code").is_in(list(schema.ENCRYPTION_STATUS)))
         .select("mac_address")
@@ -60,8 +60,8 @@ def _pairs(parts: Iterable[pl.LazyFrame]) -> pl.LazyFrame:
         .with_columns(set_up=pl.lit(True))
     )
     rows = rows.join(proven, on="mac_address", how="left")
-    is_kind = {kind: pl.col("kind") == kind for kind in (*_JUDGED, _SAME_HOST)}
-    in_clear = {"unencrypted": is_kind["Unencrypted"], "same_host": is_kind[_SAME_HOST]}
+    is_kind = {kind: pl.col("kind") == kind for kind in (*_JUDGED, SAME_HOST)}
+    in_clear = {"unencrypted": is_kind["Unencrypted"], "same_host": is_kind[SAME_HOST]}
     measured = {"encrypted": is_kind["Encrypted"], **in_clear}
     counted = pl.col("counted")
     worst = pl.col("encryption_code").sort_by(pl.col("rank"), pl.col("encryption_code")).last()
@@ -116,11 +116,11 @@ def unprotected(scan: Scan) -> pl.DataFrame:
         f"{edge}_seen": pl.when(traffic).then(f"{edge}_traffic").otherwise(f"{edge}_seen") for edge in ("first", "last")
     }
     bad = pl.col("kind").is_in(["Unencrypted", "Dropped"]) & (pl.col("peer") == "eligible")
-    rows = condensed([_judged(part).filter(bad) for part in scan.evidence.parts], [*PAIR, "kind"])
+    rows = condensed([judged(part).filter(bad) for part in scan.evidence.parts], [*PAIR, "kind"])
     return rows.with_columns(**seen).group_by(PAIR).agg(pl.col("first_seen").min(), pl.col("last_seen").max()).collect()
 
 
-def _judged(views: pl.LazyFrame) -> pl.LazyFrame:
+def judged(views: pl.LazyFrame) -> pl.LazyFrame:
     """The rows that say something of encryption, each end named, each code classed."""
     code = pl.col("encryption_code")
     by_encryption = (pl.col("flow_status") == "Denied") & (pl.col("acl_id").str.to_lowercase() == schema.UNSPECIFIED)
@@ -128,7 +128,7 @@ def _judged(views: pl.LazyFrame) -> pl.LazyFrame:
     status = code.replace_strict(schema.ENCRYPTION_STATUS, default="Unknown", return_dtype=pl.String)
     has_traffic = (pl.col("flow_status") == "Allowed") & pl.col("first_traffic").is_not_null()
     dropped = by_encryption | ((pl.col("flow_status") == "Allowed") & code.is_in(_DROPPED))
-    status = pl.when(code == _LOCAL).then(pl.lit(_SAME_HOST)).otherwise(status)
+    status = pl.when(code == _LOCAL).then(pl.lit(SAME_HOST)).otherwise(status)
     severity = code.replace_strict(
         schema.ENCRYPTION_SEVERITY, default=schema.ENCRYPTION_SEVERITY["NX"], return_dtype=pl.Int32
     )

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import BinaryIO
 
-from flowlens.outputs import markdown, ocsf, tables
-from flowlens.reporting import Report
+from flowlens.outputs import html, markdown, ocsf, tables
 
-OUTPUTS: dict[str, Callable[[Report, BinaryIO], None]] = {
+OUTPUTS: dict[str, Callable[..., None]] = {
     "json": tables.write_json,
+    "html": html.write_html,
     "markdown": markdown.write_markdown,
     "ocsf": ocsf.write_ocsf,
     **{face: functools.partial(tables.write_one_table, face) for face in tables.BY_TABLE},
 }
-"""Format -> what writes a report in it; ``table``, the terminal's own, needs a console and stands in terminal.py."""
+"""Format -> what writes a report to a binary file in it; ``table``, the terminal's own, needs a console and stands in terminal.py."""
 
-SUFFIXES = {".json": "json", ".md": "markdown", ".jsonl": "ocsf", ".csv": "csv", ".parquet": "parquet", ".txt": "table"}
+SUFFIXES = {
+    ".json": "json",
+    ".html": "html",
+    ".md": "markdown",
+    ".jsonl": "ocsf",
+    ".csv": "csv",
+    ".parquet": "parquet",
+    ".txt": "table",
+}
 """What format a file name asks for."""

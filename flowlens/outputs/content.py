@@ -55,22 +55,22 @@ class Section:
 
 def sections(report: Report) -> Iterator[Section]:
     """The report's tables in the order in which they are told, without those that have nothing to say."""
-    questions = list(dict.fromkeys(_stem(name)[0] for name in report.tables))
-    for name in sorted(report.tables, key=lambda name: questions.index(_stem(name)[0])):
-        stem, part = _stem(name)
+    questions = list(dict.fromkeys(stem(name)[0] for name in report.tables))
+    for name in sorted(report.tables, key=lambda name: questions.index(stem(name)[0])):
+        question, part = stem(name)
         alone = len(questions) == 1 and name in questions
-        rows, note = _worth_showing(stem, report.tables[name], alone=alone)
-        rows = _with_bare_addresses(_ranked(stem, rows))
-        if stem in ("coverage", "rule_dependencies") and rows.is_empty():
+        rows, note = _worth_showing(question, report.tables[name], alone=alone)
+        rows = with_bare_addresses(ranked(question, rows))
+        if question in ("coverage", "rule_dependencies") and rows.is_empty():
             continue
         # The state after a change is what there is to act on.
         acting = f"{name}_after" not in report.tables and not name.endswith("_before")
-        shown = _as_one(rows) if stem == "denied_egress" and rows.height else rows
-        if stem == "encryption_status" and set(rows["eligibility"]) == {"eligible"}:
+        shown = _as_one(rows) if question == "denied_egress" and rows.height else rows
+        if question == "encryption_status" and set(rows["eligibility"]) == {"eligible"}:
             shown = shown.with_columns(eligibility=pl.lit(""))
-        advice = tuple(_advice(stem, rows)) if acting else ()
-        title = f"{TITLES[stem]}{f' {part}' if part else ''}"
-        yield Section(name, title, shown, partial(columns_of, stem), note, advice)
+        told = tuple(advice(question, rows)) if acting else ()
+        title = f"{TITLES[question]}{f' {part}' if part else ''}"
+        yield Section(name, title, shown, partial(columns_of, question), note, told)
 
 
 def window_text(report: Report, clock: Clock) -> str:
@@ -110,7 +110,7 @@ def _bytes(name: str) -> Callable[[Row], str]:
     return lambda row: size(row[name])  # type: ignore[arg-type]
 
 
-def _share(row: Row) -> str:
+def share(row: Row) -> str:
     encrypted, clear = row["bytes_encrypted"], row["bytes_unencrypted"]
     if not isinstance(encrypted, int) or not isinstance(clear, int) or not encrypted + clear:
         return "-"
@@ -134,7 +134,7 @@ def columns_of(name: str, clock: Clock) -> tuple[Shown, ...]:
             Shown("status", _text("encryption_status")),
             Shown("worst code", _text("encryption_code"), whole=True),
             Shown("eligibility", _text("eligibility")),
-            Shown("encrypted", _share, right=True, minor=2),
+            Shown("encrypted", share, right=True, minor=2),
             Shown("last clear", lambda row: clock(row["last_unencrypted"])),
             Shown("first encrypted", lambda row: clock(row["first_encrypted"]), minor=1),
         ),
@@ -215,7 +215,7 @@ def columns_of(name: str, clock: Clock) -> tuple[Shown, ...]:
     }[name]
 
 
-def _stem(name: str) -> tuple[str, str]:
+def stem(name: str) -> tuple[str, str]:
     """A table's question, and which part of the time it is about."""
     for suffix, words in _PART.items():
         if name.endswith(suffix):
@@ -259,7 +259,7 @@ def _worth_showing(name: str, table: pl.DataFrame, *, alone: bool) -> tuple[pl.D
     return table, ""
 
 
-def _ranked(name: str, rows: pl.DataFrame) -> pl.DataFrame:
+def ranked(name: str, rows: pl.DataFrame) -> pl.DataFrame:
     """The rows in the order in which a person wants to read them."""
     if name == "denied_egress":
         order = {status: n for n, status in enumerate(schema.EGRESS_STATUSES)}
@@ -285,7 +285,7 @@ def _ranked(name: str, rows: pl.DataFrame) -> pl.DataFrame:
     return rows
 
 
-def _with_bare_addresses(rows: pl.DataFrame) -> pl.DataFrame:
+def with_bare_addresses(rows: pl.DataFrame) -> pl.DataFrame:
     """Workloads named ``10.0.0.4 (0022480A1B2C)`` as ``10.0.0.4`` where no other workload of the table has the address."""
     names = [name for name in ("workload", "src_workload", "dst_workload") if name in rows.columns]
     if not names:
@@ -306,7 +306,7 @@ def _as_one(rows: pl.DataFrame) -> pl.DataFrame:
     return one.with_columns(pl.col(name).map_elements(listed, return_dtype=pl.String) for name in together)
 
 
-def _advice(name: str, rows: pl.DataFrame) -> Iterable[tuple[str, str]]:
+def advice(name: str, rows: pl.DataFrame) -> Iterable[tuple[str, str]]:
     """Whom each piece of advice concerns, and the advice, each sentence once."""
     # Under whom it concerns and the pieces of the sentence between their names.
     said: dict[tuple[str, tuple[str, ...]], list[str]] = {}
@@ -326,19 +326,22 @@ def _advice(name: str, rows: pl.DataFrame) -> Iterable[tuple[str, str]]:
 
 def evidence(report: Report) -> list[str]:
     """How complete the evidence was and of when the catalogue is, in sentences, and what was not determined beside verdicts."""
+    return [*evidence_lines(report.ledger), *coverage_lines(report), *report.notes]
+
+
+def coverage_lines(report: Report) -> list[str]:
+    """Which hours were there, how much traffic they hold and how old the catalogue is, in sentences."""
     summary, catalogue = report.coverage, report.catalogue
     counts = {state: int(str(summary[state.replace(" ", "_")])) for state in schema.COVERAGE_STATES}
     told = ", ".join(f"{n} {state}" for state, n in counts.items() if n)
     meaning = " A silent hour had no traffic to log; a missing one should be there."
     return [
-        *evidence_lines(report.ledger),
         f"NIC-hours: {told or 'none'}.{meaning if counts['silent'] or counts['missing'] else ''}",
         (
             f"Bytes observed {size(int(str(summary['observed_bytes'])))}, counted once "
             f"{size(int(str(summary['counted_bytes'])))}. Endpoint profiles of {catalogue['date']}, service tags of "
             f"{catalogue['tags_date']}{' (older than 30 days)' if catalogue['stale'] else ''}."
         ),
-        *report.notes,
     ]
 
 

@@ -9,17 +9,18 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import Any, BinaryIO, TextIO
 from zoneinfo import ZoneInfo
 
 import polars as pl
 
 from flowlens.errors import ConfigError, SourceError, near_matches
-from flowlens.outputs import OUTPUTS, SUFFIXES
+from flowlens.outputs import OUTPUTS, SUFFIXES, html_charts
 from flowlens.outputs.page import Page
 from flowlens.outputs.progress import CLEAR
 from flowlens.outputs.tables import BY_TABLE, atomic, write_tables
 from flowlens.outputs.terminal import COLOURS
+from flowlens.reporting import Report
 
 TABLE = "table"
 SCRIPT = "script"
@@ -41,8 +42,8 @@ class Target:
 def target_of(face: str | None, output: str | None, *, tables: int = 1, report: bool = False) -> Target:
     """What --format and -o ask for, known to fit ``tables`` tables before anything is read.
 
-    Raises ConfigError for an unknown format or suffix, where the two disagree, where the result would not fit, and for a format
-    of reports where there is none.
+    Raises ConfigError for an unknown format or suffix, where the two disagree, where the result would not fit, for a format of
+    reports where there is none, and where something that the format needs is not installed.
 
     >>> target_of(None, "report.json").face
     'json'
@@ -62,6 +63,8 @@ def target_of(face: str | None, output: str | None, *, tables: int = 1, report: 
         raise ConfigError(
             f"--format {face}", "shows a report, which this is none of", hint=f"known: {', '.join(_OF_ANYTHING)}"
         )
+    if face == "html":
+        html_charts.require()
     if folder and face not in BY_TABLE:
         raise ConfigError(f"-o {output}", f"is a folder, and {face} is one file", hint="name a file")
     if face in BY_TABLE and tables > 1 and not folder:
@@ -69,6 +72,21 @@ def target_of(face: str | None, output: str | None, *, tables: int = 1, report: 
     if face == "parquet" and path is None and sys.stdout.isatty():
         raise ConfigError("--format parquet", "is not for a terminal", hint="use -o FILE or a pipe")
     return Target(face, path, folder)
+
+
+def write_report(report: Report, path: str | Path, **how: Any) -> None:
+    """Write a report to a file in the format of its suffix; ``how`` goes to the format's writer.
+
+    Raises ConfigError for a suffix that names no format, SourceError where the file cannot be written.
+    """
+    target = target_of(None, str(path), tables=len(report.tables), report=True)
+    if target.path is None or target.face == TABLE:
+        raise ConfigError(str(path), "names no format of a file", hint=f"known: {', '.join(SUFFIXES)}")
+    if target.folder:
+        write_tables(report.tables, target.path, target.face)
+        return
+    with atomic(target.path) as file:
+        OUTPUTS[target.face](report, file, **how)
 
 
 def script_target(face: str | None, output: str | None) -> Target:

@@ -26,7 +26,7 @@ PER_ROW = 1200
 LONGEST_ROWS = 2 * PER_ROW
 """Bytes that its rows may have on average before an answer is asked for in smaller parts."""
 PER_ROW_MADE = 6000
-"""Bytes of a row while it becomes a conversation, of one answer at a time; measured, see bench/RESULTS.md."""
+"""Bytes of a row while it becomes a conversation, of one answer at a time; an estimate, see bench/RESULTS.md for what runs took."""
 FEW_ROWS = 5_000
 """Rows of an answer below which fewer queries at once are better than smaller ones."""
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) *(MB|GB|MiB|GiB|M|G)", re.IGNORECASE)

@@ -126,28 +126,7 @@ def report(
     evidence = scan.evidence
     if isinstance(baseline, Scan):
         _ = baseline.evidence
-    tables: dict[str, pl.DataFrame] = {}
-    parts = [("", scan)]
-    if scan.changed_at is not None:
-        parts += [("_before", scan.before_change()), ("_after", scan.after_change())]
-    for suffix, part in parts:
-        egress = (
-            denied_egress(part, tags=known_tags, names=known_names, **asked).collect()
-            if {"denied_egress", "unexpected_destinations"} & set(wanted)
-            else None
-        )
-        for name in wanted:
-            if suffix and name not in ("encryption_status", "denied_egress"):
-                continue
-            if name == "denied_egress" and egress is not None:
-                tables[name + suffix] = egress
-            elif name == "unexpected_destinations" and egress is not None:
-                required = explained(egress, part, tags=known_tags, names=known_names, **asked)
-                tables[name] = unexpected_destinations(
-                    part, expected=expected, baseline=earlier, required=required, tags=known_tags
-                ).collect()
-            else:
-                tables[name + suffix] = ANALYSES[name](part).collect()
+    tables = _asked_tables(scan, wanted, expected, earlier, known_tags, known_names, asked)
     coverage = summarise(evidence.coverage, evidence.views)
     judged = expected is not None or baseline is not None
     settings = {**scan.settings, **asked, "names": known_names.describe() if known_names else None}
@@ -185,11 +164,7 @@ def report(
     whole_report = Report(
         window=window,
         settings=settings,
-        catalogue={
-            "date": max(date for name in profile_names() if (date := load_profile(name).as_of) != UNKNOWN_DATE),
-            "tags_date": known_tags.date,
-            "stale": known_tags.stale(today),
-        },
+        catalogue=_catalogue(known_tags, today),
         ledger=evidence.ledger,
         coverage=coverage,
         verdicts=_verdicts(told, coverage, evidence.ledger, judged),
@@ -200,6 +175,51 @@ def report(
         row_findings=row_findings,
     )
     return new_part(whole_report) if only_new else whole_report
+
+
+def _asked_tables(
+    scan: Scan,
+    wanted: Sequence[str],
+    expected: str | Path | Sequence[Expected] | None,
+    earlier: Scan | Sequence[Mapping[str, object]] | None,
+    tags: ServiceTags,
+    names: Names | None,
+    asked: Mapping[str, Any],
+) -> dict[str, pl.DataFrame]:
+    """The result table of each question, and those of before and after a change."""
+    tables: dict[str, pl.DataFrame] = {}
+    parts = [("", scan)]
+    if scan.changed_at is not None:
+        parts += [("_before", scan.before_change()), ("_after", scan.after_change())]
+    for suffix, part in parts:
+        egress = (
+            denied_egress(part, tags=tags, names=names, **asked).collect()
+            if {"denied_egress", "unexpected_destinations"} & set(wanted)
+            else None
+        )
+        for name in wanted:
+            if suffix and name not in ("encryption_status", "denied_egress"):
+                continue
+            if name == "denied_egress" and egress is not None:
+                tables[name + suffix] = egress
+            elif name == "unexpected_destinations" and egress is not None:
+                required = explained(egress, part, tags=tags, names=names, **asked)
+                tables[name] = unexpected_destinations(
+                    part, expected=expected, baseline=earlier, required=required, tags=tags
+                ).collect()
+            else:
+                tables[name + suffix] = ANALYSES[name](part).collect()
+    return tables
+
+
+def _catalogue(tags: ServiceTags, today: dt.date | None) -> dict[str, object]:
+    """Of when what is known of Azure is."""
+    dates = (load_profile(name).as_of for name in profile_names())
+    return {
+        "date": max(date for date in dates if date != UNKNOWN_DATE),
+        "tags_date": tags.date,
+        "stale": tags.stale(today),
+    }
 
 
 def new_part(report: Report) -> Report:

@@ -158,39 +158,14 @@ def report(
     evidence = scan.evidence
     if isinstance(baseline, Scan):
         _ = baseline.evidence
-    tables: dict[str, pl.DataFrame] = {}
-    dated: pl.DataFrame | None = None
-    parts = [("", scan)]
-    if scan.changed_at is not None:
-        parts += [("_before", scan.before_change()), ("_after", scan.after_change())]
-    for suffix, part in parts:
-        egress = (
-            dated_egress(part, tags=known_tags, names=known_names, **asked).collect()
-            if {"denied_egress", "unexpected_destinations"} & set(wanted)
-            else None
-        )
-        for name in wanted:
-            if suffix and name not in ("encryption_status", "denied_egress"):
-                continue
-            if name == "denied_egress" and egress is not None:
-                tables[name + suffix] = egress.drop("first_failure")
-                if not suffix:
-                    dated = egress
-            elif name == "unexpected_destinations" and egress is not None:
-                required = explained(egress, part, tags=known_tags, names=known_names, **asked)
-                tables[name] = unexpected_destinations(
-                    part, expected=expected, baseline=earlier, required=required, tags=known_tags
-                ).collect()
-            else:
-                tables[name + suffix] = ANALYSES[name](part).collect()
+    dated = _asked_tables(scan, wanted, expected, earlier, known_tags, known_names, asked)
+    tables = {name: table.drop("first_failure", strict=False) for name, table in dated.items()}
     coverage = summarise(evidence.coverage, evidence.views)
     judged = expected is not None or baseline is not None
     settings = {**scan.settings, **asked, "names": known_names.describe() if known_names else None}
     if baseline is not None:
         settings.setdefault("baseline", True)
-    told = {name: table.with_row_index(_ROW) for name, table in tables.items() if name in QUESTIONS}
-    if dated is not None:
-        told["denied_egress"] = dated.with_row_index(_ROW)
+    told = {name: table.with_row_index(_ROW) for name, table in dated.items() if name in QUESTIONS}
     if expected is None and "unexpected_destinations" in tables:
         table, judged_rows = _unlisted(tables["unexpected_destinations"], baseline, evidence)
         tables["unexpected_destinations"] = table
@@ -224,11 +199,7 @@ def report(
     whole_report = Report(
         window=window,
         settings=settings,
-        catalogue={
-            "date": max(date for name in profile_names() if (date := load_profile(name).as_of) != UNKNOWN_DATE),
-            "tags_date": known_tags.date,
-            "stale": known_tags.stale(today),
-        },
+        catalogue=_catalogue(known_tags, today),
         ledger=evidence.ledger,
         coverage=coverage,
         verdicts=_verdicts(told, coverage, evidence.ledger, judged),
@@ -240,6 +211,51 @@ def report(
         charts=charts_of(scan, tables),
     )
     return new_part(whole_report) if only_new else whole_report
+
+
+def _asked_tables(
+    scan: Scan,
+    wanted: Sequence[str],
+    expected: str | Path | Sequence[Expected] | None,
+    earlier: Scan | Sequence[Mapping[str, object]] | None,
+    tags: ServiceTags,
+    names: Names | None,
+    asked: Mapping[str, Any],
+) -> dict[str, pl.DataFrame]:
+    """The result table of each question, those of before and after a change, and in denied_egress when it failed first."""
+    tables: dict[str, pl.DataFrame] = {}
+    parts = [("", scan)]
+    if scan.changed_at is not None:
+        parts += [("_before", scan.before_change()), ("_after", scan.after_change())]
+    for suffix, part in parts:
+        egress = (
+            dated_egress(part, tags=tags, names=names, **asked).collect()
+            if {"denied_egress", "unexpected_destinations"} & set(wanted)
+            else None
+        )
+        for name in wanted:
+            if suffix and name not in ("encryption_status", "denied_egress"):
+                continue
+            if name == "denied_egress" and egress is not None:
+                tables[name + suffix] = egress
+            elif name == "unexpected_destinations" and egress is not None:
+                required = explained(egress, part, tags=tags, names=names, **asked)
+                tables[name] = unexpected_destinations(
+                    part, expected=expected, baseline=earlier, required=required, tags=tags
+                ).collect()
+            else:
+                tables[name + suffix] = ANALYSES[name](part).collect()
+    return tables
+
+
+def _catalogue(tags: ServiceTags, today: dt.date | None) -> dict[str, object]:
+    """Of when what is known of Azure is."""
+    dates = (load_profile(name).as_of for name in profile_names())
+    return {
+        "date": max(date for date in dates if date != UNKNOWN_DATE),
+        "tags_date": tags.date,
+        "stale": tags.stale(today),
+    }
 
 
 def new_part(report: Report) -> Report:

@@ -295,7 +295,9 @@ def _requirements(rows: pl.DataFrame) -> Table:
 
 
 def _settings(report: Report) -> list[tuple[str, str]]:
-    told = {**report.settings, **report.catalogue}
+    dates = {"endpoint lists of": report.catalogue.get("date"), "service tags of": report.catalogue.get("tags_date")}
     return [
-        (name.replace("_", " "), _listed(value)) for name, value in told.items() if value not in (None, [], (), {}, "")
+        (name.replace("_", " "), ("yes" if value else "no") if isinstance(value, bool) else _listed(value))
+        for name, value in {**report.settings, **dates}.items()
+        if isinstance(value, bool) or value
     ]

@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SEED ?= 1
 
-.PHONY: demo test docs fuzz agreement literals faults workspace scenario screenshots browser bench bench-storage matching memory wheel clean
+.PHONY: demo test docs fuzz agreement literals faults workspace lake lake-bench scenario screenshots browser bench bench-storage matching memory wheel clean
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/.installed
@@ -33,6 +33,15 @@ fuzz: $(VENV)/.installed-dev
 # The long forms: more positions, more seeds, more blobs; takes an hour or so.
 faults: $(VENV)/.installed-dev
 	FAULTS_LONG=1 $(BIN)/pytest -n 2 --dist loadgroup --no-skips tests/faults
+
+# Ten thousand histories of growing blobs, kill -9 at each fsync and at 200 moments, a hundred sizes of disk, a million names. Takes
+# some hours; needs root, and strace (apt-get install strace).
+lake: $(VENV)/.installed-dev
+	LAKE_LONG=1 $(BIN)/pytest -n 2 --dist loadgroup --no-skips tests/lake
+
+# What a lake of 1,000 NICs and 30 days costs to open, to ask for cursors and to commit to.
+lake-bench: $(VENV)/.installed-dev
+	$(BIN)/python -m bench.lake
 
 # A workspace: 200 runs with random limits, and the answers of 50 invented networks by either way.
 workspace: $(VENV)/.installed-dev

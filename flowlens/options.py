@@ -17,7 +17,8 @@ DONE, GATE_FIRED, WRONG_USAGE, ERROR, INCOMPLETE = range(5)
 Sources = Annotated[
     list[str],
     typer.Argument(
-        help="Files, folders or globs of flow logs, https://ACCOUNT.blob.core.windows.net/CONTAINER or workspace:GUID.",
+        help="Files, folders or globs of flow logs, a lake, https://ACCOUNT.blob.core.windows.net/CONTAINER or "
+        "workspace:GUID.",
         metavar="SOURCE",
     ),
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 import shlex
 from pathlib import Path
@@ -29,7 +30,10 @@ def commands() -> list[str]:
 def test_each_command_runs(
     line: str, stored_tls: Stored, identity: Identity, monkeypatch: pytest.MonkeyPatch, own_environment: Path
 ) -> None:
-    GrowingBlob(stored_tls.client, hour=DAY.replace(hour=9)).create(2)
+    # One blob of the day that is named, and one of the last 24 hours, which are those without a window.
+    lately = dt.datetime.now(dt.UTC).replace(minute=0, second=0, microsecond=0) - dt.timedelta(hours=3)
+    for hour in (DAY.replace(hour=9), lately):
+        GrowingBlob(stored_tls.client, hour=hour).create(2)
     for name, value in identity.managed_identity().items():
         monkeypatch.setenv(name, value)
     with connect_proxy() as proxy:

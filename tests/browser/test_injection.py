@@ -64,7 +64,7 @@ TAGS = {
         "td",
     ),
     *("figure", "figcaption", "svg", "g", "path", "line", "rect", "text", "dl", "dt", "dd", "footer", "code"),
-    *("label", "input", "select", "option", "button", "output"),
+    *("details", "summary", "label", "input", "select", "option", "button", "output"),
 }
 NAMES = {
     *("lang", "charset", "http-equiv", "content", "name", "class", "href", "id", "role", "tabindex", "scope", "type"),

@@ -69,8 +69,8 @@ def charts_of(scan: Scan, tables: Mapping[str, pl.DataFrame]) -> dict[str, pl.La
 def encryption_by_hour(scan: Scan) -> pl.DataFrame:
     """Bytes both ways between VMs that can encrypt, by full hour (UTC) and whether they were, and flows dropped for it.
 
-    Bytes add up to those of the eligible pairs of encryption_status. An hour without such traffic has no row; null where
-    the source has no counters.
+    Bytes add up to those of the eligible pairs of encryption_status. An hour without such traffic has no row; bytes are
+    null where nothing was counted.
 
     >>> import flowlens as fl
     >>> encryption_by_hour(fl.scan("sample_logs")).columns
@@ -88,7 +88,9 @@ def encryption_by_hour(scan: Scan) -> pl.DataFrame:
         rows.group_by("hour")
         .agg(
             *(
-                null_sum(pl.col("bytes").filter(pl.col("kind") == kind)).fill_null(0).alias(f"bytes_{kind.lower()}")
+                pl.when(pl.col("bytes").count() > 0)
+                .then(pl.col("bytes").filter(pl.col("kind") == kind).sum())
+                .alias(f"bytes_{kind.lower()}")
                 for kind in ("Encrypted", "Unencrypted")
             ),
             flows_dropped=pl.max_horizontal(

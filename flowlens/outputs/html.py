@@ -216,7 +216,7 @@ def _section(report: Report, name: str, clock: Callable[[object], str], zone: Zo
     rows = report.tables[name]
     title = f"{TITLES[question]} {part}".strip()
     # Pictures are of the whole window; of a part of it there is the table.
-    figures, grids = _drawn(report, question, zone) if name == question else ((), ())
+    figures, grids = _drawn(report, question, clock, zone, limit) if name == question else ((), ())
     acting = f"{name}_after" not in report.tables and not name.endswith("_before")
     told = advice(question, with_bare_addresses(ranked(question, rows))) if acting else ()
     return Section(
@@ -229,7 +229,9 @@ def _section(report: Report, name: str, clock: Callable[[object], str], zone: Zo
     )
 
 
-def _drawn(report: Report, question: str, zone: ZoneInfo | None) -> tuple[Iterable[Figure | None], Iterable[Table]]:
+def _drawn(
+    report: Report, question: str, clock: Callable[[object], str], zone: ZoneInfo | None, limit: int
+) -> tuple[Iterable[Figure | None], Iterable[Table]]:
     """The pictures and grids of a question, as far as the report has what they are drawn of."""
     charts = report.charts
     if question == "encryption_status" and "encryption_by_hour" in charts:
@@ -237,7 +239,8 @@ def _drawn(report: Report, question: str, zone: ZoneInfo | None) -> tuple[Iterab
         changed = report.settings.get("changed_at")
         at = changed if isinstance(changed, dt.datetime) else None
         matrix = _matrix(charts["encryption_matrix"].collect())
-        return (html_charts.encryption_share(hours, turns, at, zone),), (matrix,)
+        by_hour = html_tables.hour_table(hours, clock, limit=limit)
+        return (html_charts.encryption_share(hours, turns, at, zone),), (by_hour, matrix)
     if question == "denied_egress" and "egress_grid" in charts:
         return (), (_requirements(charts["egress_grid"].collect()),)
     if question == "unexpected_destinations" and "destination_groups" in charts:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import polars as pl
@@ -51,7 +51,10 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table as a page shows it; ``others`` is what was cut off, a cell for each column, or None."""
+    """A table as a page shows it; ``others`` is what was cut off, a cell for each column, or None.
+
+    A ``grid`` has its rows and columns named by what it shows; a ``folded`` table is closed until it is asked for.
+    """
 
     id: str
     caption: str
@@ -61,6 +64,7 @@ class Table:
     note: str = ""
     total: int = 0
     grid: bool = False
+    folded: bool = False
 
 
 COLUMNS: Mapping[str, tuple[Column, ...]] = {
@@ -187,6 +191,13 @@ _FINDING_COLUMNS = (
     Column("first_seen", "first seen", "time"),
     Column("last_seen", "last seen", "time"),
 )
+_HOUR_COLUMNS = (
+    Column("hour", "hour", "time"),
+    Column("bytes_encrypted", "encrypted", "share"),
+    Column("bytes_encrypted", "bytes encrypted", "bytes"),
+    Column("bytes_unencrypted", "bytes in clear", "bytes"),
+    Column("flows_dropped", "flows dropped", "count"),
+)
 
 
 def tone_of(word: object) -> str:
@@ -218,6 +229,12 @@ def finding_table(findings: Sequence[Finding], clock: Callable[[object], str], *
         [{name: getattr(finding, name) for name in names} for finding in told], schema=schema, orient="row"
     ).with_columns(pl.col("question").replace(TITLES))
     return _table("findings", "All findings, new ones first", _FINDING_COLUMNS, rows, clock, limit=limit)
+
+
+def hour_table(hours: pl.DataFrame, clock: Callable[[object], str], *, limit: int) -> Table:
+    """What the share of encrypted bytes was drawn of, for who wants the numbers or sees no picture."""
+    table = _table("encryption_by_hour", "Encryption by hour, in numbers", _HOUR_COLUMNS, hours, clock, limit=limit)
+    return replace(table, folded=True)
 
 
 def _table(

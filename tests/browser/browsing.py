@@ -115,7 +115,8 @@ def violations(page: Page) -> list[str]:
     page.evaluate(
         "rows => { for (const body of document.querySelectorAll('tbody')) [...body.rows].slice(rows).forEach(row => row.remove());"
         # What is not laid out until it comes into view would not be looked at.
-        " for (const section of document.querySelectorAll('section')) section.style.contentVisibility = 'visible'; }",
+        " for (const section of document.querySelectorAll('section')) section.style.contentVisibility = 'visible';"
+        " for (const folded of document.querySelectorAll('details')) folded.open = true; }",
         ROWS,
     )
     page.evaluate(axe())

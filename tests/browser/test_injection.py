@@ -64,7 +64,7 @@ TAGS = {
         "td",
     ),
     *("figure", "figcaption", "svg", "g", "path", "line", "rect", "text", "dl", "dt", "dd", "footer", "code"),
-    *("label", "input", "select", "option", "button", "output"),
+    *("details", "summary", "label", "input", "select", "option", "button", "output"),
 }
 NAMES = {
     *("lang", "charset", "http-equiv", "content", "name", "class", "href", "id", "role", "tabindex", "scope", "type"),
@@ -89,7 +89,7 @@ NAMES = {
     *("stroke-width", "stroke-dasharray", "stroke-miterlimit", "fill-opacity", "opacity", "text-anchor", "font-size"),
     *("font-weight", "dominant-baseline"),
 }
-HALVES = [PAYLOADS[:ROWS], PAYLOADS[-ROWS:]]
+PARTS = [PAYLOADS[:ROWS], PAYLOADS[ROWS:]]
 
 
 def nothing_is_active(shown: Shown, *, scripts: int, styles: int = 1) -> None:
@@ -103,10 +103,10 @@ def nothing_is_active(shown: Shown, *, scripts: int, styles: int = 1) -> None:
 
 def test_there_are_enough_payloads() -> None:
     assert len(set(PAYLOADS)) >= 500
-    assert {*HALVES[0], *HALVES[1]} == {*PAYLOADS}
+    assert all(PARTS)
 
 
-@pytest.mark.parametrize("texts", HALVES, ids=["first", "last"])
+@pytest.mark.parametrize("texts", PARTS, ids=["first", "rest"])
 def test_a_page_shows_them_and_does_nothing(browser: Browser, tmp_path: Path, texts: Sequence[str]) -> None:
     report = hostile(texts)
     report.write(tmp_path / "report.html")

@@ -27,6 +27,7 @@ from flowlens.mending import ask_or_mend
 from flowlens.options import (
     DONE,
     ERROR,
+    GATE_FIRED,
     INCOMPLETE,
     WRONG_USAGE,
     Accept,
@@ -65,6 +66,8 @@ from flowlens.signals import Interrupts
 from flowlens.sources.accounts import Access
 from flowlens.whatif import dependencies_report
 from flowlens.windows import parse_window
+
+__all__ = ["DONE", "ERROR", "GATE_FIRED", "INCOMPLETE", "WRONG_USAGE", "app", "main"]
 
 app = typer.Typer(
     name="flowlens",

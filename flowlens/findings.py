@@ -106,35 +106,30 @@ def find(
         "unexpected_destinations": _destination_findings,
     }
     found = {name: list(make[name](problems[name], groups)) for name in QUESTIONS if name in problems}
-    folded: dict[str, Finding] = {}
+    folded: dict[str, list[Finding]] = {}
     for finding in itertools.chain(*found.values()):
-        before = folded.get(finding.id)
-        folded[finding.id] = finding if before is None else _fold(before, finding)
+        folded.setdefault(finding.id, []).append(finding)
     ordered = sorted(
-        folded.values(),
+        map(_fold, folded.values()),
         key=lambda f: (SEVERITIES.index(f.severity), QUESTIONS.index(f.question), f.workload, f.subject, f.id),
     )
     return tuple(ordered), {question: [finding.id for finding in rows] for question, rows in found.items()}
 
 
-def _fold(one: Finding, other: Finding) -> Finding:
-    """Two rows of the same group, destination and port as one finding."""
-    firsts = [t for t in (one.first_seen, other.first_seen) if t is not None]
-    lasts = [t for t in (one.last_seen, other.last_seen) if t is not None]
-    rows = int(str(one.evidence.get("rows", 1))) + int(str(other.evidence.get("rows", 1)))
+def _fold(found: Sequence[Finding]) -> Finding:
+    """The rows of one group, destination and port as one finding."""
+    if len(found) == 1:
+        return found[0]
+    firsts = [finding.first_seen for finding in found if finding.first_seen is not None]
+    lasts = [finding.last_seen for finding in found if finding.last_seen is not None]
     return replace(
-        one,
-        workload=_joined(one.workload, other.workload),
-        subject=_joined(one.subject, other.subject),
+        found[0],
+        workload=", ".join(dict.fromkeys(finding.workload for finding in found)),
+        subject=", ".join(dict.fromkeys(finding.subject for finding in found)),
         first_seen=min(firsts, default=None),
         last_seen=max(lasts, default=None),
-        evidence={**one.evidence, "rows": rows},
+        evidence={**found[0].evidence, "rows": len(found)},
     )
-
-
-def _joined(one: str, other: str) -> str:
-    """Both texts, each part once."""
-    return ", ".join(dict.fromkeys([*one.split(", "), *other.split(", ")]))
 
 
 def _named_destination(row: Mapping[str, object]) -> object:

@@ -101,7 +101,7 @@ def test_a_run_with_a_limit_says_what_it_used() -> None:
 def test_a_run_that_took_more_than_its_limit_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     said = {}
     for taken in (LEAST, LEAST + 1):
-        monkeypatch.setattr("flowlens.cli.peak", lambda taken=taken: taken)
+        monkeypatch.setattr("flowlens.asking.peak", lambda taken=taken: taken)
         said[taken] = run("coverage", SAMPLE, "--memory-limit", f"{LEAST // MB}MB", "--format", "json").err
     assert "more than --memory-limit" not in said[LEAST]
     assert "more than --memory-limit" in said[LEAST + 1]

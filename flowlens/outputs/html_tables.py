@@ -11,7 +11,7 @@ from typing import NamedTuple
 import polars as pl
 
 from flowlens.findings import Finding
-from flowlens.outputs.content import TITLES, ranked, share, with_bare_addresses
+from flowlens.outputs.content import TITLES, acceptance_text, ranked, share, with_bare_addresses
 from flowlens.outputs.page import Row
 from flowlens.outputs.terminal import COLOURS
 from flowlens.outputs.text import counted, size, utc
@@ -190,6 +190,7 @@ _FINDING_COLUMNS = (
     Column("rule", "rule"),
     Column("first_seen", "first seen", "time"),
     Column("last_seen", "last seen", "time"),
+    Column("accepted", "accepted"),
 )
 _HOUR_COLUMNS = (
     Column("hour", "hour", "time"),
@@ -219,14 +220,20 @@ def result_table(
 
 
 def finding_table(findings: Sequence[Finding], clock: Callable[[object], str], *, limit: int) -> Table:
-    """The findings, new ones first, then those that go on, then what is over."""
-    order = ("new", "ongoing", "resolved")
-    told = sorted(findings, key=lambda finding: order.index(finding.state) if finding.state in order else len(order))
+    """The findings, new ones first, then those that go on, then what is over; behind each state what somebody accepted."""
+    order = {state: place for place, state in enumerate(("new", "ongoing", "resolved"))}
+    told = sorted(findings, key=lambda finding: (order.get(finding.state, len(order)), finding.accepted is not None))
     names = [column.name for column in _FINDING_COLUMNS]
     times = pl.Datetime("us", "UTC")
     schema = {name: times if name.endswith("_seen") else pl.String() for name in names}
     rows = pl.DataFrame(
-        [{name: getattr(finding, name) for name in names} for finding in told], schema=schema, orient="row"
+        [
+            {name: getattr(finding, name) for name in names}
+            | {"accepted": acceptance_text(finding.accepted) if finding.accepted else None}
+            for finding in told
+        ],
+        schema=schema,
+        orient="row",
     ).with_columns(pl.col("question").replace(TITLES))
     return _table("findings", "All findings, new ones first", _FINDING_COLUMNS, rows, clock, limit=limit)
 

@@ -210,7 +210,17 @@ def test_a_report_reads_back_as_a_baseline(report: fl.Report, tmp_path: Path) ->
     only_rules = {**json.loads(path.read_bytes()), "findings": [], "tables": {}}
     path.write_text(json.dumps(only_rules))
     # No destinations is not the same as destinations that nobody asked for.
-    assert read_baseline(path) == fl.Baseline((), None, only_rules["settings"])
+    assert read_baseline(path) == fl.Baseline((), None, only_rules["settings"], report.window)
+
+
+@pytest.mark.parametrize(
+    "window", [None, [], {}, {"start": None, "end": None}, {"start": "x", "end": "y"}, {"start": 1}]
+)
+def test_a_baseline_without_a_whole_window_has_none(report: fl.Report, tmp_path: Path, window: object) -> None:
+    path = tmp_path / "last.json"
+    path.write_text(json.dumps({"schema_version": 1, "findings": [], "window": window}))
+    found = read_baseline(path)
+    assert found is not None and found.window is None
 
 
 def test_a_flow_log_or_folder_is_no_earlier_report(tmp_path: Path) -> None:

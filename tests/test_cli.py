@@ -119,6 +119,8 @@ def test_every_example_runs(name: str, tmp_path: Path, monkeypatch: pytest.Monke
         monkeypatch.setattr("flowlens.catalogue_cli.system_servers", lambda: [Server("127.0.0.1", 9)])
     if name == "tags update":
         published_tags("global", tmp_path / "ServiceTags_Public_20260720.json")
+    if name.startswith("lake "):
+        assert run("sync", "sample_logs", "lake").code == 0
     program, *arguments = shlex.split(example(name))
     assert program == "flowlens" and " ".join(arguments).startswith(name)
     ran = run(*arguments)

@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SEED ?= 1
 
-.PHONY: demo test docs fuzz agreement literals faults workspace lake lake-bench scenario screenshots browser bench bench-storage matching memory wheel clean
+.PHONY: demo test docs fuzz fuzz-bytes agreement literals faults workspace lake lake-bench scenario screenshots browser bench bench-storage matching memory wheel clean
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/.installed
@@ -29,6 +29,13 @@ docs: $(VENV)/.installed-dev
 # New random examples, twenty times as many of every test; a failure prints the blob that repeats it. Takes a while.
 fuzz: $(VENV)/.installed-dev
 	HYPOTHESIS_PROFILE=fuzz $(BIN)/pytest -n 2 --no-skips -m hypothesis
+
+# Hostile bytes under atheris, which finds its way by coverage: SECONDS for each target.
+SECONDS ?= 4200
+fuzz-bytes: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[fuzz]"
+	for target in blob ranges flow_tuple traffic_analytics service_tags names profile; do \
+		$(BIN)/python -m tests.fuzz $$target $(SECONDS) $(SEED) || exit 1; done
 
 # The long forms: more positions, more seeds, more blobs; takes an hour or so.
 faults: $(VENV)/.installed-dev

@@ -123,6 +123,8 @@ def test_every_example_runs(name: str, tmp_path: Path, monkeypatch: pytest.Monke
         monkeypatch.setenv("TEAMS_WEBHOOK", "https://example.invalid/hook")
     if name == "tags update":
         published_tags("global", tmp_path / "ServiceTags_Public_20260720.json")
+    if name.startswith("lake "):
+        assert run("sync", "sample_logs", "lake").code == 0
     program, *arguments = shlex.split(example(name))
     assert program == "flowlens" and " ".join(arguments).startswith(name)
     ran = run(*arguments)

@@ -343,15 +343,20 @@ def _create(place: LakePlace, part: str, kind: pa.Schema) -> None:
     deltalake = _deltalake()
     if place.folder is not None:
         (place.folder / part).mkdir(parents=True, exist_ok=True)
-    deltalake.DeltaTable.create(
-        place.uri(part),
-        deltalake.Schema.from_arrow(kind),
-        mode="ignore",
-        partition_by=["date"],
-        name=f"flowlens {'ledger' if part else 'flows'}",
-        storage_options=dict(place.options) or None,
-        commit_properties=_properties(((_FORMAT_ID, FORMAT),)),
-    )
+    try:
+        deltalake.DeltaTable.create(
+            place.uri(part),
+            deltalake.Schema.from_arrow(kind),
+            mode="ignore",
+            partition_by=["date"],
+            name=f"flowlens {'ledger' if part else 'flows'}",
+            storage_options=dict(place.options) or None,
+            commit_properties=_properties(((_FORMAT_ID, FORMAT),)),
+        )
+    except deltalake.exceptions.DeltaError:
+        # Another sync may have made it at this very moment.
+        if not deltalake.DeltaTable.is_deltatable(place.uri(part), dict(place.options) or None):
+            raise
     if place.folder is not None:
         _sync_log(place.folder / part)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 import shutil
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from deltalake import CommitProperties, DeltaTable, Transaction
 from flowlens.errors import SourceError
 from flowlens.evidence import Window
 from flowlens.lake.care import status, vacuum
-from flowlens.lake.ledger import current
+from flowlens.lake.ledger import blob_id, current
 from flowlens.lake.syncing import Sync, follow
 from flowlens.sources.accounts import Access
 from flowlens.sources.delta import FORMAT, Lake, LakePlace, OvertakenError, open_lake, parse_lake
@@ -24,6 +26,7 @@ from tests.flow_logs import blob_path
 from tests.lake.block_store import HEAD, TAIL, MemoryBlob, MemoryStore, minute, new_blob, record
 from tests.lake.histories import rows_of
 
+LONG = bool(os.environ.get("LAKE_LONG"))
 HOUR = dt.datetime(2026, 6, 15, 9, tzinfo=dt.UTC)
 
 
@@ -420,3 +423,22 @@ def test_an_address_of_a_lake_shows_no_secret(monkeypatch: pytest.MonkeyPatch) -
     place = parse_lake("abfss://lake@contoso.dfs.core.windows.net/flows")
     assert "c2VjcmV0" not in f"{place} {place!r}"
     assert place.options["azure_storage_account_key"] == "c2VjcmV0"
+
+
+def test_a_blob_id_has_128_bits_and_no_two_names_share_one() -> None:
+    ids = {blob_id("contoso", f"logs/{number}", "2026") for number in range(100_000)}
+    assert len(ids) == 100_000 and {len(each) for each in ids} == {32}
+    assert len({blob_id("a", "bc", ""), blob_id("ab", "c", ""), blob_id("a", "b", "c"), blob_id("a", "bc", "", 1)}) == 4
+
+
+def test_pairs_of_syncs_started_at_once_are_all_right(lake: Path, clock: Clock) -> None:
+    """Threads of one process stand for processes: they share nothing but the folder."""
+    store = MemoryStore()
+    blobs = [store.put(new_blob(number, HOUR)) for number in range(1, 5)]
+    for _ in range(50 if LONG else 2):
+        for blob in blobs:
+            blob.commit([minute(blob, 1)])
+        with ThreadPoolExecutor(10 if LONG else 3) as pool:
+            for polled in pool.map(lambda _: sync_of(store, lake, clock).poll(), range(10 if LONG else 3)):
+                assert polled.ledger.complete
+        assert rows_of(opened(lake)) == expected(*blobs)

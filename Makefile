@@ -7,13 +7,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 SEED ?= 1
 
-.PHONY: demo test docs fuzz fuzz-bytes agreement literals faults workspace lake lake-bench scenario screenshots browser bench bench-storage matching memory wheel clean
+.PHONY: demo test docs fuzz fuzz-bytes agreement literals faults workspace lake lake-bench scenario screenshots programs browser bench bench-storage matching memory wheel clean
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/.installed
 	$(BIN)/flowlens analyze sample_logs
 
-test: $(VENV)/.installed-dev browser
+test: $(VENV)/.installed-dev programs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict flowlens
@@ -66,13 +66,18 @@ literals: $(VENV)/.installed-dev
 screenshots: $(VENV)/.installed-dev browser
 	$(BIN)/python scripts/screenshots.py
 
-# The page is tested in a real browser: the one that CHROMIUM names, or the system's, which root gets from Debian.
+# What the tests run beside Python: a browser for the page (the one that CHROMIUM names, or the system's) and strace for the lake. Root
+# gets them from Debian.
+programs: browser
+	@command -v strace >/dev/null || $(call from_debian,strace)
+
 browser:
 	@for program in "$$CHROMIUM" chromium chromium-browser google-chrome-stable google-chrome; do \
-		test -n "$$program" && command -v "$$program" >/dev/null && exit 0; done; \
-	test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -qq && \
-		apt-get install -y -qq --no-install-recommends chromium >/dev/null || { \
-		echo "the tests of the page need chromium: install it, or set CHROMIUM to its program" >&2; exit 1; }
+		test -n "$$program" && command -v "$$program" >/dev/null && exit 0; done; $(call from_debian,chromium)
+
+from_debian = { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -qq && \
+	apt-get install -y -qq --no-install-recommends $(1) >/dev/null; } || { \
+	echo "the tests need $(1): install it, or run make as root where apt-get is" >&2; exit 1; }
 
 scenario: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.scenario $(SEED)

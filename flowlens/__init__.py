@@ -29,10 +29,11 @@ if TYPE_CHECKING:
     from flowlens.findings import Baseline, Finding
     from flowlens.inventory import Networks, read_inventory
     from flowlens.query_running import run_query
-    from flowlens.reporting import Report, Verdict, report
+    from flowlens.reporting import Report, report
     from flowlens.scanning import scan
     from flowlens.scope import Scope
     from flowlens.sources.accounts import Access
+    from flowlens.verdicts import Verdict
 
 __version__ = "0.1.0"
 
@@ -85,10 +86,11 @@ _HOMES = {
     "findings": ("Baseline", "Finding"),
     "inventory": ("Networks", "read_inventory"),
     "query_running": ("run_query",),
-    "reporting": ("Report", "Verdict", "report"),
+    "reporting": ("Report", "report"),
     "scanning": ("scan",),
     "scope": ("Scope",),
     "sources.accounts": ("Access",),
+    "verdicts": ("Verdict",),
 }
 
 

@@ -13,7 +13,6 @@ from flowlens.budget import QUERY_ROWS
 from flowlens.errors import LedgerError, SourceError
 from flowlens.evidence import Ledger, Reject, Window, total
 from flowlens.queries import Query, Value, bind, find_query, part_of
-from flowlens.reporting import table_metrics
 from flowlens.sources.accounts import Access
 from flowlens.sources.refusals import declared
 from flowlens.sources.slices import COUNT, MOST_SLICES, Asker, Slice, ask_whole, numbers_in, read_slices
@@ -27,6 +26,7 @@ from flowlens.sources.workspace import (
     default_window,
     parse_workspace,
 )
+from flowlens.verdicts import table_metrics
 from flowlens.workspace_rows import LATE, PROOF, Tally
 
 

@@ -29,7 +29,8 @@ from flowlens.errors import ConfigError, near_matches
 from flowlens.evidence import Scan
 from flowlens.inventory import read_outbound
 from flowlens.options import Common
-from flowlens.reporting import FINDINGS, NOT_DETERMINED, OK, Report, Verdict
+from flowlens.reporting import Report
+from flowlens.verdicts import FINDINGS, NOT_DETERMINED, OK, Verdict, incomplete
 
 PRIVATE_SUBNET = "private-subnet"
 WHAT_IFS = (PRIVATE_SUBNET,)
@@ -149,7 +150,7 @@ def readiness_report(
     ).collect()
     settings = {"what_if": PRIVATE_SUBNET, "outbound": {"/".join(subnet): m for subnet, m in sorted(methods.items())}}
     report = _report(scan, "private_subnet_readiness", table, Verdict(OK, ""), **settings)
-    gaps = reporting.incomplete(report.coverage, report.ledger)
+    gaps = incomplete(report.coverage, report.ledger)
     return replace(
         report,
         settings={

@@ -179,6 +179,20 @@ def test_status_of_a_required_endpoint(tmp_path: Path, tuples: list[str], status
     assert kms_row(tmp_path)["status"] == status
 
 
+def test_what_fails_since_a_change_is_no_pass_however_much_was_reached_before(tmp_path: Path) -> None:
+    write_blob(tmp_path, MACS[1], [flow(WEB, KMS, 1688)])
+    write_blob(tmp_path, MACS[1], [flow(WEB, KMS, 1688, minute=65, counters=UNANSWERED)], hour=10)
+    changed = fl.scan(tmp_path, now=LATER, threads=1, changed_at=at(60))
+    report = fl.report(changed, profiles=["windows-kms"], questions=["denied_egress"])
+    assert report.tables["denied_egress"]["status"].unique().to_list() == ["Reached"]
+    assert report.verdicts["denied_egress"].status == "findings"
+    assert report.verdicts["denied_egress"].text.startswith(
+        "Since the change: 1 required endpoint(s) fail: 1 unanswered"
+    )
+    assert (report.metrics["unanswered"], report.metrics["denied_required"]) == (1, 1)
+    assert fl.report(fl.scan(tmp_path, now=LATER), profiles=["windows-kms"]).verdicts["denied_egress"].status == "ok"
+
+
 def test_a_source_without_a_log_counts_once_from_the_other_end(tmp_path: Path) -> None:
     unlogged = "10.0.9.9"
     write_blob(tmp_path, MACS[1], [flow(WEB, APP, 443, src_port=1025), flow(WEB, APP, 443, src_port=1026)])

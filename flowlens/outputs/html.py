@@ -37,7 +37,8 @@ from flowlens.outputs.html_charts import Figure
 from flowlens.outputs.html_tables import Cell, Table, tone_of
 from flowlens.outputs.page import Row
 from flowlens.outputs.text import clean
-from flowlens.reporting import FINDINGS, OK, Report, incomplete
+from flowlens.reporting import Report
+from flowlens.verdicts import FINDINGS, OK, incomplete
 
 if TYPE_CHECKING:
     import jinja2

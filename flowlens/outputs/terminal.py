@@ -24,7 +24,8 @@ from flowlens.outputs.content import (
 )
 from flowlens.outputs.page import Page
 from flowlens.outputs.text import counted
-from flowlens.reporting import FINDINGS, OK, Report
+from flowlens.reporting import Report
+from flowlens.verdicts import FINDINGS, OK
 
 COLOURS = {
     **dict.fromkeys(("Encrypted", "Reached", "Service reached", "Recovered", "read", "Stays"), "green"),

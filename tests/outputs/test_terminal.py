@@ -21,7 +21,7 @@ from flowlens.outputs.content import evidence_lines
 from flowlens.outputs.page import Page, Shown
 from flowlens.outputs.progress import progress_on
 from flowlens.outputs.terminal import COLOURS, render, render_flows
-from flowlens.reporting import summarise
+from flowlens.verdicts import summarise
 from tests.flow_logs import CONTAINER, SAMPLE
 from tests.make_logs import LATER
 

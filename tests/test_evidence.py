@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import flowlens as fl
-from flowlens import conversations, nic_hours, scanning
+from flowlens import conversations, flow_streams, nic_hours, scanning
 from flowlens.evidence import (
     REJECTS_KEPT,
     SAMPLE_LENGTH,
@@ -240,7 +240,8 @@ def test_a_blob_that_does_not_add_up_ends_the_run(tmp_path, monkeypatch, lost):
             flows = decoded.flows.slice(lost.get("rows", 0))
             yield Decoded(flows, replace(decoded.ledger, **fewer))
 
-    monkeypatch.setattr(scanning, "decode_flow_log", losing)
+    for module in (scanning, flow_streams):
+        monkeypatch.setattr(module, "decode_flow_log", losing)
     scan = fl.scan(log, threads=1)
     with pytest.raises(fl.LedgerError, match=r"log\.json: expected \d+ tuples"):
         _ = scan.ledger

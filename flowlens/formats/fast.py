@@ -176,16 +176,17 @@ class _Groups:
         """The context columns of rows whose groups are ``parents``."""
         record_of = pa.array(self.record_of, pa.int32()).take(parents)
         return {
-            "acl_rule": _spread(self.rules, parents),
-            "acl_id": _spread(self.acls, parents),
-            "mac_address": _spread(self.macs, record_of),
-            "target_resource_id": _spread(self.targets, record_of),
-            "flow_log_id": _spread(self.logs, record_of),
+            "acl_rule": spread(self.rules, parents),
+            "acl_id": spread(self.acls, parents),
+            "mac_address": spread(self.macs, record_of),
+            "target_resource_id": spread(self.targets, record_of),
+            "flow_log_id": spread(self.logs, record_of),
             "record_time": pa.array(self.times, schema.TIMESTAMP).take(record_of),
         }
 
 
-def _spread(texts: list[str | None], at: pa.Array) -> pa.DictionaryArray:
+def spread(texts: list[str | None], at: pa.Array) -> pa.DictionaryArray:
+    """The texts at the places ``at``, each held once."""
     distinct = pa.array(texts, schema.TEXT).dictionary_encode()
     return pa.DictionaryArray.from_arrays(distinct.indices.take(at), distinct.dictionary)
 

@@ -19,8 +19,8 @@ cdef enum:
     CONTINUING = 1
     END = 2
     DENY = 3
-    ADDRESS = 16
-    HEADS = 1 << 16
+    LONGEST_ADDRESS = 40
+    HEADS = 1 << 13
     LONGEST_KEY = 64
     LONGEST_CODE = 255
 
@@ -34,6 +34,7 @@ TALLIES = (
     "tuples_unanswered",
     "tuples_small_reply",
 )
+COUNTERS = ("packets_sent", "bytes_sent", "packets_received", "bytes_received")
 MOST_ROWS = 2**31 - 1
 """Rows that a reader or, between two times that it is cleared, a rollup may hold: their tallies have 32 bits."""
 
@@ -44,6 +45,8 @@ cdef uint64_t SECONDS_BELOW = 100_000_000_000
 cdef uint64_t MOST_STAMP = 1_000_000_000_000_000
 """Milliseconds that still fit as microseconds."""
 cdef int64_t NEVER = -1
+cdef enum:
+    AS_MOMENT = -2
 
 
 cdef struct Limits:
@@ -68,6 +71,15 @@ cdef struct Slot:
     int32_t number
 
 
+cdef struct Place:
+    uint64_t high, low
+    int32_t number
+
+
+cdef struct Address:
+    uint64_t high, low
+
+
 cdef struct Row:
     int64_t time
     int64_t counters[4]
@@ -88,6 +100,7 @@ cdef struct Group:
 
 
 cdef struct Record:
+    int64_t moment
     int32_t time, mac, target, log
     int64_t first_row, end_row
 
@@ -123,6 +136,19 @@ cdef Slot[::1] _slots(size_t count):
 cdef Row[::1] _rows(size_t count):
     cdef Row row
     return _room(<Row[:1]>&row, count)
+
+
+cdef Place[::1] _places(size_t count):
+    """Empty places."""
+    cdef Place place
+    cdef Place[::1] made = _room(<Place[:1]>&place, count)
+    memset(&made[0], 0, count * sizeof(Place))
+    return made
+
+
+cdef Address[::1] _addresses(size_t count):
+    cdef Address address
+    return _room(<Address[:1]>&address, count)
 
 
 cdef Group[::1] _groups(size_t count):
@@ -245,6 +271,93 @@ cdef class Words:
         return (<const char *>&self.pool[start])[: self.starts[number + 1] - start]
 
 
+cdef class Addresses:
+    """Addresses as numbers from 0 on, in the order in which they came; the key stands in the slot, so that one look finds it."""
+
+    cdef uint64_t seed
+    cdef Place[::1] places
+    cdef Address[::1] known
+    cdef int32_t count
+
+    def __cinit__(self):
+        self.seed = int.from_bytes(os.urandom(8), "little")
+        self.places = _places(2048)
+        self.known = _addresses(1024)
+        self.count = 0
+
+    cdef int clear(self) except -1:
+        memset(&self.places[0], 0, self.places.shape[0] * sizeof(Place))
+        self.count = 0
+        return 0
+
+    cdef inline size_t first_place(self, const Address *address) noexcept nogil:
+        return _finished(_mixed(_mixed(self.seed, address.low), address.high))
+
+    cdef int32_t number(self, const Address *address) except -1 nogil:
+        cdef size_t mask = self.places.shape[0] - 1
+        cdef size_t at = self.first_place(address) & mask
+        cdef Place *place
+        while True:
+            place = &self.places[at]
+            if place.number == 0:
+                break
+            if place.low == address.low and place.high == address.high:
+                return place.number - 1
+            at = (at + 1) & mask
+        if self.count == self.known.shape[0]:
+            with gil:
+                self.grow()
+                mask = self.places.shape[0] - 1
+            at = self.first_place(address) & mask
+            while self.places[at].number:
+                at = (at + 1) & mask
+            place = &self.places[at]
+        self.known[self.count] = address[0]
+        self.count += 1
+        place.high, place.low, place.number = address.high, address.low, self.count
+        return self.count - 1
+
+    cdef int grow(self) except -1:
+        """Room for twice as many; half of the places stay empty."""
+        cdef Address[::1] known = _addresses(2 * self.known.shape[0])
+        cdef Place[::1] places = _places(2 * self.places.shape[0])
+        cdef size_t mask = places.shape[0] - 1, at
+        cdef int32_t number
+        if self.count > MOST_ROWS // 2:
+            raise OverflowError("too many addresses")
+        known[: self.count] = self.known
+        with nogil:
+            for number in range(self.count):
+                at = self.first_place(&known[number]) & mask
+                while places[at].number:
+                    at = (at + 1) & mask
+                places[at].high, places[at].low, places[at].number = known[number].high, known[number].low, number + 1
+        self.known, self.places = known, places
+        return 0
+
+    def texts(self, allocate):
+        """Offsets and bytes of the canonical text of each address, as Arrow lays them out."""
+        offsets = _writable(allocate, 4 * (self.count + 1))
+        cdef int32_t[::1] ends = offsets[1].cast("i")
+        cdef uint8_t[::1] room = _bytes(LONGEST_ADDRESS * <size_t>self.count + 1)
+        cdef uint8_t text[LONGEST_ADDRESS]
+        cdef int32_t at
+        cdef int64_t used = 0
+        cdef int length
+        if LONGEST_ADDRESS * <int64_t>self.count > MOST_ROWS:
+            raise OverflowError("too many addresses")
+        ends[0] = 0
+        with nogil:
+            for at in range(self.count):
+                length = _write_address(text, &self.known[at])
+                memcpy(&room[used], text, length)
+                used += length
+                ends[at + 1] = <int32_t>used
+        made = _writable(allocate, used)
+        made[1][:] = memoryview(room)[:used]
+        return offsets[0], made[0]
+
+
 cdef Slot[::1] _widened(Slot[::1] slots):
     """The same hashes and numbers in twice as many slots."""
     cdef Slot[::1] wide = _slots(2 * slots.shape[0])
@@ -364,7 +477,7 @@ cdef inline int _digits(Text *t, int most, uint64_t *value) noexcept nogil:
     return 99 if b"0" <= _here(t) <= b"9" else count
 
 
-cdef inline bint _ipv4(Text *t, uint64_t *address) noexcept nogil:
+cdef inline bint _ipv4(Text *t, Address *address) noexcept nogil:
     """A canonical IPv4 address up to its comma, as IPv6 maps it."""
     cdef uint64_t number = 0, part
     cdef int place, count
@@ -377,12 +490,12 @@ cdef inline bint _ipv4(Text *t, uint64_t *address) noexcept nogil:
         if not _take(t, b"," if place == 3 else b"."):
             return False
         number = number << 8 | part
-    address[0] = 0
-    address[1] = 0xFFFF00000000ULL | number
+    address.high = 0
+    address.low = 0xFFFF00000000ULL | number
     return True
 
 
-cdef inline bint _ipv6(Text *t, uint64_t *address) noexcept nogil:
+cdef inline bint _ipv6(Text *t, Address *address) noexcept nogil:
     """An IPv6 address of hexadecimal groups up to its comma."""
     cdef uint32_t groups[8]
     cdef int count = 0, gap = -1, digits, place, hidden
@@ -424,14 +537,17 @@ cdef inline bint _ipv6(Text *t, uint64_t *address) noexcept nogil:
         return False
     t.at += 1
     hidden = 8 - count
-    address[0] = address[1] = 0
+    address.high = address.low = 0
     for place in range(count):
         digits = place if gap < 0 or place < gap else place + hidden
-        address[digits >> 2] |= <uint64_t>groups[place] << (48 - 16 * (digits & 3))
+        if digits < 4:
+            address.high |= <uint64_t>groups[place] << (48 - 16 * digits)
+        else:
+            address.low |= <uint64_t>groups[place] << (112 - 16 * digits)
     return True
 
 
-cdef inline bint _address(Text *t, uint64_t *address) noexcept nogil:
+cdef inline bint _address(Text *t, Address *address) noexcept nogil:
     cdef size_t start = t.at
     if _ipv4(t, address):
         return True
@@ -451,6 +567,52 @@ cdef inline bint _port(Text *t, uint64_t limit, int32_t *port) noexcept nogil:
     return _take(t, b",")
 
 
+cdef inline int64_t _number(const uint8_t *text, int digits) noexcept nogil:
+    """The value of so many digits, or something below 0."""
+    cdef int64_t value = 0
+    cdef int place
+    for place in range(digits):
+        if not b"0" <= text[place] <= b"9":
+            return -(10**12)
+        value = value * 10 + (text[place] - c'0')
+    return value
+
+
+cdef bint _moment(const uint8_t *text, size_t length, int64_t *micros) noexcept nogil:
+    """Microseconds of an ISO time of the form that Azure writes, ``2022-09-14T09:00:52.5625085Z``, with fields.record_time's meaning."""
+    cdef int64_t year, month, day, hour, minute, second, days, of_era, fraction = 0
+    cdef size_t at
+    cdef int digits = 0
+    if not 22 <= length <= 32 or text[4] != b"-" or text[7] != b"-" or text[10] != b"T":
+        return False
+    if text[13] != b":" or text[16] != b":" or text[19] != b"." or text[length - 1] != b"Z":
+        return False
+    year, month, day = _number(text, 4), _number(text + 5, 2), _number(text + 8, 2)
+    hour, minute, second = _number(text + 11, 2), _number(text + 14, 2), _number(text + 17, 2)
+    # The days that every month has; the few others are for the slower way.
+    if not (1970 <= year and 1 <= month <= 12 and 1 <= day <= 28):
+        return False
+    if not (0 <= hour < 24 and 0 <= minute < 60 and 0 <= second < 60):
+        return False
+    for at in range(20, length - 1):
+        if not b"0" <= text[at] <= b"9":
+            return False
+        if digits < 6:
+            fraction = fraction * 10 + (text[at] - c'0')
+            digits += 1
+    while digits < 6:
+        fraction *= 10
+        digits += 1
+    # Years from March on, so that a leap day is the last of its year (Hinnant, "chrono-compatible low-level date algorithms").
+    if month <= 2:
+        year -= 1
+    of_era = year % 400
+    days = (153 * (month - 3 if month > 2 else month + 9) + 2) // 5 + day - 1
+    days += of_era * 365 + of_era // 4 - of_era // 100 + year // 400 * 146_097 - 719_468
+    micros[0] = (((days * 24 + hour) * 60 + minute) * 60 + second) * 1_000_000 + fraction
+    return True
+
+
 cdef inline bint _is_decision_state(const Text *t, Span *span) noexcept nogil:
     """Whether an NSG flow log writes this behind its decision, see nsg.DECISION_STATES."""
     return span.length == 0 or (span.length == 1 and t.data[span.start] in (b"B", b"C", b"E"))
@@ -464,19 +626,23 @@ cdef class Reader:
     """
 
     cdef Limits limits
-    cdef Words words, addresses, contexts
+    cdef Words words, contexts
+    cdef Addresses addresses
+    cdef Address[::1] ends
     cdef Row[::1] rows
     cdef Group[::1] groups
     cdef Record[::1] records
     cdef int32_t[::1] heads
-    cdef readonly int32_t row_count, group_count, record_count, restarted
+    cdef int32_t group_count
+    cdef readonly int32_t row_count, record_count, restarted
 
     def __cinit__(self, int64_t earliest, int64_t latest, uint64_t port, uint64_t protocol, uint64_t counter,
                   int64_t record_bytes):
         self.limits = Limits(earliest, latest, port, protocol, counter, record_bytes)
         self.words = Words()
-        self.addresses = Words()
+        self.addresses = Addresses()
         self.contexts = Words()
+        self.ends = _addresses(512)
         self.rows = _rows(4096)
         self.groups = _groups(256)
         self.records = _records(64)
@@ -536,6 +702,16 @@ cdef class Reader:
         word[0] = self.words.number(t.data + span.start, span.length)
         return 1
 
+    cdef int moment(self, Text *t, Record *record) except -1 nogil:
+        """A record's time, as a moment where it is plain, else as `text`."""
+        cdef Text ahead = t[0]
+        cdef Span span
+        if _string(&ahead, &span) and _moment(t.data + span.start, span.length, &record.moment):
+            record.time = AS_MOMENT
+            t.at = ahead.at
+            return 1
+        return self.text(t, &record.time)
+
     cdef int record(self, Text *t) except -1 nogil:
         """1 where a whole record was taken, 0 where anything is not plainly one; the keys are those of fast.VnetRecord."""
         cdef Span key
@@ -554,7 +730,7 @@ cdef class Reader:
             known = 0
             if _is(t, &key, b"time", 4):
                 known = 2
-                if not self.text(t, &found.time):
+                if not self.moment(t, &found):
                     return 0
             elif _is(t, &key, b"macAddress", 10):
                 known = 4
@@ -705,6 +881,7 @@ cdef class Reader:
                     tuples = _goes_on(t, b"]")
                 if tuples < 0:
                     return 0
+                self.finish_group(first)
             elif not _scalar(t):
                 return 0
             if seen & known:
@@ -719,10 +896,10 @@ cdef class Reader:
         """One flow tuple of 13 fields, of 9 where its state carries no counters; fields as vnet.vnet_tuple reads them."""
         cdef Row *row
         cdef uint64_t number
-        cdef uint64_t source[2]
-        cdef uint64_t destination[2]
+        cdef Address source, destination
         cdef Span code
         cdef int count, place
+        cdef int64_t end = 2 * <int64_t>(self.row_count - first)
         cdef uint8_t byte
         if self.row_count == self.rows.shape[0]:
             with gil:
@@ -740,7 +917,7 @@ cdef class Reader:
         row.time = <int64_t>number * 1_000
         if row.time < self.limits.earliest or row.time >= self.limits.latest:
             return 0
-        if not (_address(t, source) and _address(t, destination)):
+        if not (_address(t, &source) and _address(t, &destination)):
             return 0
         if not (
             _port(t, self.limits.port, &row.source_port) and _port(t, self.limits.port, &row.destination_port)
@@ -802,18 +979,32 @@ cdef class Reader:
             _take(t, b",")
             if not _take(t, b'"'):
                 return 0
-        row.source = self.addresses.number(source, ADDRESS)
-        row.destination = self.addresses.number(destination, ADDRESS)
         row.encryption = self.words.number(t.data + code.start, code.length) if code.length else -1
         row.group = group
         row.restarted = 0
-        if row.state == END or row.state == BEGIN:
-            self.match_restart(row, first)
+        if end + 2 > self.ends.shape[0]:
+            with gil:
+                self.grow_ends()
+        self.ends[end], self.ends[end + 1] = source, destination
         self.row_count += 1
         return 1
 
-    cdef int match_restart(self, Row *row, int32_t first) except -1 nogil:
+    cdef int finish_group(self, int32_t first) except -1 nogil:
+        """What needs look-ups, for the rows of one array from ``first`` on: in short loops, where one need not wait for another."""
+        cdef int32_t at
+        cdef int64_t end
+        for at in range(first, self.row_count):
+            end = 2 * <int64_t>(at - first)
+            self.rows[at].source = self.addresses.number(&self.ends[end])
+            self.rows[at].destination = self.addresses.number(&self.ends[end + 1])
+        for at in range(first, self.row_count):
+            if self.rows[at].state == END or self.rows[at].state == BEGIN:
+                self.match_restart(at, first)
+        return 0
+
+    cdef int match_restart(self, int32_t number, int32_t first) except -1 nogil:
         """Mark the Ends before a Begin of the same flow and time in one array, as strict.restarted does."""
+        cdef Row *row = &self.rows[number]
         cdef uint64_t hash = _mixed(self.words.seed, <uint64_t>row.time)
         cdef int32_t at, before = -1, following
         cdef Row *end
@@ -823,7 +1014,7 @@ cdef class Reader:
         at = self.heads[slot]
         if row.state == END:
             row.earlier_end = at
-            self.heads[slot] = self.row_count
+            self.heads[slot] = number
             return 0
         while at >= first:
             end = &self.rows[at]
@@ -857,6 +1048,12 @@ cdef class Reader:
         self.rows = rows
         return 0
 
+    cdef int grow_ends(self) except -1:
+        cdef Address[::1] ends = _addresses(2 * self.ends.shape[0])
+        ends[: self.ends.shape[0]] = self.ends
+        self.ends = ends
+        return 0
+
     cdef int grow_groups(self) except -1:
         cdef Group[::1] groups = _groups(2 * self.groups.shape[0])
         groups[: self.group_count] = self.groups
@@ -884,13 +1081,25 @@ cdef class Reader:
         return [self.words.text(number) for number in range(self.words.count)]
 
     def record_list(self):
-        """For each record the words of its time, MAC address, target and flow log, and how many rows it has."""
+        """For each record its time, the words of its MAC address, target and flow log, and how many rows it has.
+
+        A time is a moment in microseconds with the word None, or 0 with its word.
+        """
         cdef Record *record
         cdef list found = []
         cdef int32_t number
         for number in range(self.record_count):
             record = &self.records[number]
-            found.append((record.time, record.mac, record.target, record.log, record.end_row - record.first_row))
+            found.append(
+                (
+                    record.moment if record.time == AS_MOMENT else 0,
+                    None if record.time == AS_MOMENT else record.time,
+                    record.mac,
+                    record.target,
+                    record.log,
+                    record.end_row - record.first_row,
+                )
+            )
         return found
 
     def rows_inside(self, int64_t start, int64_t end):
@@ -966,80 +1175,120 @@ cdef class Reader:
             )
         return found
 
-    def group_columns(self, allocate):
-        """Record, rule and acl of each group as 32-bit numbers; ``allocate`` gives writable memory of a size in bytes."""
-        cdef list columns = [_writable(allocate, 4 * self.group_count) for _ in range(3)]
-        cdef int32_t[::1] record = columns[0][1].cast("i")
-        cdef int32_t[::1] rule = columns[1][1].cast("i")
-        cdef int32_t[::1] acl = columns[2][1].cast("i")
-        cdef int32_t at
-        with nogil:
-            for at in range(self.group_count):
-                record[at] = self.groups[at].record
-                rule[at] = self.groups[at].rule
-                acl[at] = self.groups[at].acl
-        return [column[0] for column in columns]
-
     def address_texts(self, allocate):
         """Offsets and bytes of the canonical text of each address."""
-        return _texts(self.addresses, allocate)
+        return self.addresses.texts(allocate)
 
     def columns(self, allocate):
         """Each column of the rows as Arrow lays it out: name to validity bits, or None, and values.
 
-        Addresses and encryption codes are numbers; directions and states are places in `directions` and `states`.
+        There must be a row. Addresses are numbers, and so are records; directions and states are places in `directions` and
+        `states`. Columns of text have a third part: the words that occur, and their values are places in it. ``allocate``
+        gives writable memory of a size in bytes.
         """
         cdef int32_t n = self.row_count, at
-        cdef dict made = {}
-        cdef list counters = []
         cdef int place
-        def column(str name, int size, str kind, bint nullable):
-            values = _writable(allocate, size * n)
-            validity = _writable(allocate, (n + 7) // 8) if nullable else (None, None)
-            made[name] = (validity[0], values[0])
-            if nullable:
-                validity[1][:] = bytes((n + 7) // 8)
-            return values[1].cast(kind), validity[1]
-        cdef int64_t[::1] time = column("time", 8, "q", False)[0]
-        cdef int32_t[::1] source = column("src_ip", 4, "i", False)[0]
-        cdef int32_t[::1] destination = column("dst_ip", 4, "i", False)[0]
-        cdef int32_t[::1] direction = column("direction", 4, "i", False)[0]
-        cdef int32_t[::1] state = column("flow_state", 4, "i", False)[0]
-        cdef int32_t[::1] group = column("group", 4, "i", False)[0]
-        cdef int16_t[::1] protocol = column("protocol", 2, "h", False)[0]
-        cdef int32_t[::1] source_port, destination_port, encryption
-        cdef uint8_t[::1] has_source_port, has_destination_port, has_encryption, restarted
-        source_port, has_source_port = column("src_port", 4, "i", True)
-        destination_port, has_destination_port = column("dst_port", 4, "i", True)
-        encryption, has_encryption = column("encryption_code", 4, "i", True)
-        restarted = column("restarted", 1, "B", True)[1]
         cdef Row *row
+        cdef Record *record
+        cdef int32_t[::1] narrow
+        cdef int64_t[::1] wide
+        cdef int16_t[::1] short
+        cdef uint8_t[::1] bits
+        cdef dict made = {}
+        for place, name in enumerate(("src_ip", "dst_ip", "direction", "flow_state", "record")):
+            values = _writable(allocate, 4 * n)
+            narrow = values[1].cast("i")
+            with nogil:
+                for at in range(n):
+                    row = &self.rows[at]
+                    if place == 0:
+                        narrow[at] = row.source
+                    elif place == 1:
+                        narrow[at] = row.destination
+                    elif place == 2:
+                        narrow[at] = row.direction
+                    elif place == 3:
+                        narrow[at] = row.state
+                    else:
+                        narrow[at] = self.groups[row.group].record
+            made[name] = None, values[0]
+        for place, name in enumerate(("src_port", "dst_port")):
+            values, validity = _writable(allocate, 4 * n), _writable(allocate, (n + 7) // 8)
+            narrow, bits = values[1].cast("i"), validity[1]
+            bits[:] = 0
+            with nogil:
+                for at in range(n):
+                    narrow[at] = self.rows[at].destination_port if place else self.rows[at].source_port
+                    bits[at >> 3] |= (narrow[at] >= 0) << (at & 7)
+            made[name] = validity[0], values[0]
+        for place, name in enumerate(COUNTERS):
+            values, validity = _writable(allocate, 8 * n), _writable(allocate, (n + 7) // 8)
+            wide, bits = values[1].cast("q"), validity[1]
+            bits[:] = 0
+            with nogil:
+                for at in range(n):
+                    wide[at] = self.rows[at].counters[place]
+                    bits[at >> 3] |= (wide[at] >= 0) << (at & 7)
+            made[name] = validity[0], values[0]
+        for place, name in enumerate(
+            ("encryption_code", "acl_rule", "acl_id", "mac_address", "target_resource_id", "flow_log_id")
+        ):
+            values = _writable(allocate, 4 * n)
+            narrow = values[1].cast("i")
+            with nogil:
+                for at in range(n):
+                    row = &self.rows[at]
+                    record = &self.records[self.groups[row.group].record]
+                    if place == 0:
+                        narrow[at] = row.encryption
+                    elif place == 1:
+                        narrow[at] = self.groups[row.group].rule
+                    elif place == 2:
+                        narrow[at] = self.groups[row.group].acl
+                    elif place == 3:
+                        narrow[at] = record.mac
+                    elif place == 4:
+                        narrow[at] = record.target
+                    else:
+                        narrow[at] = record.log
+            validity = _writable(allocate, (n + 7) // 8)
+            made[name] = validity[0], values[0], self.occurring(narrow, validity[1])
+        values = _writable(allocate, 8 * n)
+        wide = values[1].cast("q")
+        protocols, restarts = _writable(allocate, 2 * n), _writable(allocate, (n + 7) // 8)
+        short, bits = protocols[1].cast("h"), restarts[1]
+        bits[:] = 0
         with nogil:
             for at in range(n):
                 row = &self.rows[at]
-                time[at] = row.time
-                source[at] = row.source
-                destination[at] = row.destination
-                direction[at] = row.direction
-                state[at] = row.state
-                group[at] = row.group
-                protocol[at] = row.protocol
-                source_port[at] = row.source_port
-                has_source_port[at >> 3] |= (row.source_port >= 0) << (at & 7)
-                destination_port[at] = row.destination_port
-                has_destination_port[at >> 3] |= (row.destination_port >= 0) << (at & 7)
-                encryption[at] = max(row.encryption, 0)
-                has_encryption[at >> 3] |= (row.encryption >= 0) << (at & 7)
-                restarted[at >> 3] |= row.restarted << (at & 7)
-        cdef int64_t[::1] counter
-        cdef uint8_t[::1] has_counter
-        for place, name in enumerate(("packets_sent", "bytes_sent", "packets_received", "bytes_received")):
-            counter, has_counter = column(name, 8, "q", True)
-            with nogil:
-                for at in range(n):
-                    counter[at] = self.rows[at].counters[place]
-                    has_counter[at >> 3] |= (self.rows[at].counters[place] >= 0) << (at & 7)
+                wide[at] = row.time
+                short[at] = row.protocol
+                bits[at >> 3] |= row.restarted << (at & 7)
+        made["time"] = None, values[0]
+        made["protocol"] = None, protocols[0]
+        made["restarted"] = None, restarts[0]
         return made
+
+    cdef list occurring(self, int32_t[::1] words, uint8_t[::1] validity):
+        """The words that occur, in order of arrival; ``words`` become places among them, and nulls 0."""
+        cdef int32_t[::1] place_of = array(shape=(self.words.count + 1,), itemsize=4, format="i")
+        cdef int32_t[::1] found = array(shape=(self.words.count + 1,), itemsize=4, format="i")
+        cdef int32_t at, word, count = 0
+        place_of[:] = -1
+        validity[:] = 0
+        with nogil:
+            for at in range(<int32_t>words.shape[0]):
+                word = words[at]
+                if word < 0:
+                    words[at] = 0
+                    continue
+                if place_of[word] < 0:
+                    place_of[word] = count
+                    found[count] = word
+                    count += 1
+                words[at] = place_of[word]
+                validity[at >> 3] |= 1 << (at & 7)
+        return [found[at] for at in range(count)]
 
 
 def _writable(allocate, size):
@@ -1061,20 +1310,25 @@ cdef int _write_decimal(uint8_t *out, uint32_t number) noexcept nogil:
     return length + 1
 
 
-cdef int _write_address(uint8_t *out, const uint64_t *address) noexcept nogil:
+cdef inline uint32_t _group_of(const Address *address, int place) noexcept nogil:
+    cdef uint64_t half = address.high if place < 4 else address.low
+    return <uint32_t>(half >> (48 - 16 * (place & 3))) & 0xFFFF
+
+
+cdef int _write_address(uint8_t *out, const Address *address) noexcept nogil:
     """Canonical text of an address in at most 39 bytes: IPv4 where IPv6 maps it, else as RFC 5952 has it."""
     cdef int length = 0, place, run = 0, longest = 1, start = -1, shift
     cdef uint32_t group
     cdef bint begun
-    if address[0] == 0 and address[1] >> 32 == 0xFFFF:
+    if address.high == 0 and address.low >> 32 == 0xFFFF:
         for place in range(4):
             if place:
                 out[length] = b"."
                 length += 1
-            length += _write_decimal(out + length, <uint32_t>(address[1] >> (24 - 8 * place)) & 255)
+            length += _write_decimal(out + length, <uint32_t>(address.low >> (24 - 8 * place)) & 255)
         return length
     for place in range(8):
-        group = <uint32_t>(address[place >> 2] >> (48 - 16 * (place & 3))) & 0xFFFF
+        group = _group_of(address, place)
         run = run + 1 if group == 0 else 0
         if run > longest:
             longest = run
@@ -1090,7 +1344,7 @@ cdef int _write_address(uint8_t *out, const uint64_t *address) noexcept nogil:
         if place and (start < 0 or place != start + longest):
             out[length] = b":"
             length += 1
-        group = <uint32_t>(address[place >> 2] >> (48 - 16 * (place & 3))) & 0xFFFF
+        group = _group_of(address, place)
         begun = False
         for shift in range(12, -1, -4):
             if begun or shift == 0 or group >> shift & 15:
@@ -1102,33 +1356,6 @@ cdef int _write_address(uint8_t *out, const uint64_t *address) noexcept nogil:
     return length
 
 
-cdef tuple _texts(Words addresses, allocate):
-    offsets = _writable(allocate, 4 * (addresses.count + 1))
-    cdef int32_t[::1] ends = offsets[1].cast("i")
-    cdef uint8_t[::1] room = _bytes(39 * addresses.count + 1)
-    cdef uint64_t address[2]
-    cdef uint8_t text[40]
-    cdef int32_t at
-    cdef int64_t used = 0
-    cdef int length
-    if 39 * <int64_t>addresses.count > MOST_ROWS:
-        raise OverflowError("too many addresses")
-    ends[0] = 0
-    with nogil:
-        for at in range(addresses.count):
-            memcpy(address, &addresses.pool[ADDRESS * <int64_t>at], ADDRESS)
-            length = _write_address(text, address)
-            if length > 39:
-                with gil:
-                    raise AssertionError("no address is longer than 39 bytes")
-            memcpy(&room[used], text, length)
-            used += length
-            ends[at + 1] = <int32_t>used
-    made = _writable(allocate, used)
-    made[1][:] = memoryview(room)[:used]
-    return offsets[0], made[0]
-
-
 cdef class Rollup:
     """Sums of flow tuples by context, addresses, service ports and protocol, until `clear`.
 
@@ -1136,7 +1363,7 @@ cdef class Rollup:
     protocol in one number.
     """
 
-    cdef Words addresses
+    cdef Addresses addresses
     cdef Slot[::1] slots
     cdef Cell[::1] cells
     cdef int64_t port_limit, reply_source_below, reply_destination_from, small_reply, tuples
@@ -1148,7 +1375,7 @@ cdef class Rollup:
         self.reply_source_below = reply_source_below
         self.reply_destination_from = reply_destination_from
         self.small_reply = small_reply
-        self.addresses = Words()
+        self.addresses = Addresses()
         self.slots = _slots(2048)
         self.cells = _cells(1024)
         self.clear()
@@ -1170,7 +1397,7 @@ cdef class Rollup:
         self.tuples += reader.row_count
         with nogil:
             for at in range(reader.addresses.count):
-                addresses[at] = self.addresses.number(&reader.addresses.pool[ADDRESS * <int64_t>at], ADDRESS)
+                addresses[at] = self.addresses.number(&reader.addresses.known[at])
             for at in range(reader.row_count):
                 row = &reader.rows[at]
                 if start <= row.time < end:
@@ -1265,7 +1492,7 @@ cdef class Rollup:
 
     def address_texts(self, allocate):
         """Offsets and bytes of the canonical text of each address."""
-        return _texts(self.addresses, allocate)
+        return self.addresses.texts(allocate)
 
     def columns(self, allocate):
         """Each column of the sums as Arrow lays it out: name to validity bits, or None, and values."""
@@ -1292,7 +1519,7 @@ cdef class Rollup:
             made[name] = (None, values[0])
         for place, name in enumerate(
             (
-                *("packets_sent", "bytes_sent", "packets_received", "bytes_received"),
+                *COUNTERS,
                 *("first_seen", "last_seen", "first_traffic", "last_traffic", "last_answered", "last_unanswered"),
             )
         ):

@@ -7,17 +7,17 @@ FLOWLENS_ENGINE=compiled insists on it.
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from types import ModuleType
 
 from flowlens.errors import ConfigError
 
+_kernel: ModuleType | None = None
+_reason = ""
 try:
-    from flowlens import _kernel
+    _kernel = import_module("flowlens._kernel")
 except ImportError as _error:
-    _kernel = None  # type: ignore[assignment]
     _reason = "no module" if isinstance(_error, ModuleNotFoundError) else str(_error)
-else:
-    _reason = ""
 
 VARIABLE = "FLOWLENS_ENGINE"
 ENGINES = ("compiled", "portable")
@@ -30,7 +30,9 @@ def compiled() -> ModuleType | None:
     """
     wanted = os.environ.get(VARIABLE, "")
     if wanted not in ("", *ENGINES):
-        raise ConfigError(VARIABLE, f"expected one of {', '.join(ENGINES)}, found {wanted!r:.40}", hint=f"unset {VARIABLE}")
+        raise ConfigError(
+            VARIABLE, f"expected one of {', '.join(ENGINES)}, found {wanted!r:.40}", hint=f"unset {VARIABLE}"
+        )
     if wanted == "compiled" and _kernel is None:
         raise ConfigError(
             VARIABLE,

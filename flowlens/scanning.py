@@ -11,56 +11,47 @@ import datetime as dt
 import os
 import shutil
 import tempfile
-import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
 import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from polars.io.plugins import register_io_source
 
 from flowlens import budget, conversations, inventory, nic_hours, schema, views
 from flowlens.errors import FlowlensError, SourceError
-from flowlens.evidence import Evidence, Ledger, Reject, Scan, Window, checked, total
+from flowlens.evidence import Evidence, Ledger, Scan, Window, checked, total
 from flowlens.formats import decode_flow_log
 from flowlens.formats.traffic_analytics import DecodedRows, decode_traffic_analytics
 from flowlens.inventory import Networks
 from flowlens.pieces import Pieces
-from flowlens.restarts import FLOW, bytes_in_doubt
+from flowlens.restarts import bytes_in_doubt
 from flowlens.scope import Scope
 from flowlens.selecting import Item, Plan, Progress, Selected, flow_logs_only, select
 from flowlens.sources import workspace
 from flowlens.sources.accounts import Access, Location, is_remote, parse_location
-from flowlens.sources.files import Blob
 from flowlens.sources.slices import Slice
-from flowlens.sources.storage import StoredBlob, default_window
+from flowlens.sources.storage import default_window
 from flowlens.sources.workspace import Connection, Workspace
+from flowlens.units import (
+    NIC,
+    BlobResult,
+    Meter,
+    in_window,
+    inside_window,
+    read_flow_logs,
+    units_of,
+    unread_ledger,
+)
 from flowlens.workspace_rows import read_workspace
 
 _ROW_GROUP = 131_072
-_NIC = ["flow_log_id", "target_resource_id", "mac_address"]
-_UNIT_ROWS = 50_000
-_UNIT_BYTES = 4_000_000
-_UNIT_BLOBS = 100
 _FLOWS_BATCH_SCHEMA = schema.polars_schema(schema.FLOWS)
-
-
-@dataclass(slots=True)
-class _Blob:
-    """What one blob gave."""
-
-    ledger: Ledger
-    failed: bool = False
-    hours: list[tuple[object, ...]] = field(default_factory=list)
-    inventory: list[pl.DataFrame] = field(default_factory=list)
-    hops: set[str] = field(default_factory=set)
-    restarted_ends: list[pl.DataFrame] = field(default_factory=list)
 
 
 def scan(
@@ -155,205 +146,23 @@ def _place(source: str, access: Access) -> str | Location | Workspace:
     return parse_location(source, access) if is_remote(source) else source
 
 
-def _inside(flows: pa.Table, window: Window) -> tuple[pa.Table, int]:
-    """The rows inside the window, and how many lie outside."""
-    if window.start is None and window.end is None:
-        return flows, 0
-    times = pl.DataFrame(pl.from_arrow(flows.select(["time"])))
-    mask = times.select(_in_window(pl.col("time"), window)).to_series()
-    kept = flows if mask.all() else flows.filter(mask.to_arrow())
-    return kept, flows.num_rows - kept.num_rows
-
-
-class _Interrupted(Exception):  # noqa: N818
-    """Another thread failed or the user stopped the run; this thread's work is of no use any more."""
-
-
-class _Meter:
-    """How far a run is, and whether it shall stop; shared by the threads."""
-
-    def __init__(self, items: Sequence[Item], progress: Progress | None) -> None:
-        self._total = sum(item.blob.size for item in items)
-        self._progress = progress
-        self._blobs = 0
-        self._bytes = 0
-        self._lock = threading.Lock()
-        self.stop = threading.Event()
-
-    def chunks(self, item: Item) -> Iterator[bytes]:
-        """The item's chunks, counted up to its size as listed: a gzip file gives more."""
-        left = item.blob.size
-        for chunk in item.chunks():
-            if self.stop.is_set():
-                raise _Interrupted
-            step = min(left, len(chunk))
-            left -= step
-            self._advance(step, 0)
-            yield chunk
-        self._advance(left, 1)
-
-    def _advance(self, size: int, blobs: int) -> None:
-        with self._lock:
-            self._bytes += size
-            self._blobs += blobs
-            if self._progress is not None:
-                self._progress(self._blobs, self._bytes, self._total)
-
-
-class _Unit:
-    """One thread's piece of work: a large blob, or many small ones whose tuples are rolled up together.
-
-    Rolling up costs the same for a hundred tuples as for ten thousand, so the tuples of small blobs are gathered first.
-    """
-
-    def __init__(self, items: Sequence[Item], rollup: conversations.BlobRollup, plan: Plan, meter: _Meter) -> None:
-        self._plan = plan
-        self._meter = meter
-        self._rollup = rollup
-        self._pending: list[pa.Table] = []
-        self._rows = 0
-        self._read: list[_Blob] = []
-        self._hours: list[pl.DataFrame] = []
-        self.restarted_ends: list[pl.DataFrame] = []
-        self._blobs = [item.blob for item in items]
-        for number, item in enumerate(items):
-            self._read.append(self._decode(number, item))
-        self._flush()
-
-    def _decode(self, number: int, item: Item) -> _Blob:
-        ledger = Ledger(blobs=1)
-        failed = False
-        try:
-            for decoded in decode_flow_log(self._meter.chunks(item), where=item.blob.name, strict=self._plan.strict):
-                ledger += decoded.ledger
-                self._pending.append(decoded.flows.append_column("blob", pa.repeat(number, decoded.flows.num_rows)))
-                self._rows += decoded.flows.num_rows
-                if self._rows >= _UNIT_ROWS:
-                    self._flush()
-        except FlowlensError as error:
-            failed = True
-            ledger += _unread(item, ledger.bytes, error)
-        return _Blob(ledger, failed=failed)
-
-    def _flush(self) -> None:
-        if not self._pending:
-            return
-        flows = pa.concat_tables(self._pending)
-        self._pending, self._rows = [], 0
-        times = pl.DataFrame(pl.from_arrow(flows.select([*_NIC, "record_time", "time", "blob"])))
-        inside = times.select(_in_window(pl.col("time"), self._plan.window)).to_series()
-        counts = times.group_by("blob", *_NIC, hour=pl.coalesce("record_time", "time").dt.truncate("1h")).agg(
-            tuples=_in_window(pl.col("time"), self._plan.window).sum().cast(pl.Int64), seen=pl.len().cast(pl.Int64)
-        )
-        self._hours.append(counts.with_columns(pl.col(_NIC).cast(pl.String)))
-        kept = flows if inside.all() else flows.filter(inside.to_arrow())
-        self._keep_restarted(kept)
-        self._rollup.add(kept)
-
-    def _keep_restarted(self, flows: pa.Table) -> None:
-        """Set the Ends of restarted flows aside; they are few, and a later End can stand in a later document."""
-        if not self.restarted_ends and not pc.any(flows["restarted"]).as_py():
-            return
-        ends = pl.DataFrame(pl.from_arrow(flows.select([*FLOW, "time", "flow_state", "restarted", *schema.COUNTERS])))
-        ends = ends.with_columns(pl.col(pl.Categorical, pl.Enum).cast(pl.String)).filter(pl.col("flow_state") == "End")
-        suspects = pl.concat([*self.restarted_ends, ends.filter("restarted")]).select(FLOW).unique()
-        self.restarted_ends.append(ends.join(suspects, on=FLOW, how="semi", nulls_equal=True))
-
-    def results(self) -> list[_Blob]:
-        """What each blob gave, its NIC-hours filled in."""
-        hours = pl.concat(self._hours).rows() if self._hours else []
-        of_blob: dict[int, dict[tuple[object, ...], tuple[int, int]]] = {}
-        for number, *nic, hour, tuples, seen in sorted(hours, key=str):
-            key = (*nic, self._blobs[number].hour or hour)
-            before = of_blob.setdefault(number, {}).get(key, (0, 0))
-            of_blob[number][key] = (before[0] + tuples, before[1] + seen)
-        for number, (blob, read) in enumerate(zip(self._blobs, self._read, strict=True)):
-            found = of_blob.get(number, {})
-            inside = sum(tuples for tuples, _ in found.values())
-            outside = sum(seen for _, seen in found.values()) - inside
-            read.ledger = checked(replace(read.ledger, rows=inside, outside_window=outside), blob.name)
-            read.hours = _blob_hours(blob, {key: tuples for key, (tuples, _) in found.items()}, read)
-        return self._read
-
-
-def _read_flow_logs(
-    items: Sequence[Item],
-    plan: Plan,
-    meter: _Meter,
-    store: Pieces,
-    folder: Path,
-) -> list[_Blob]:
-    """Decode and roll up flow log blobs into ``store``."""
-    rollup = conversations.BlobRollup(plan.edges, folder)
-    unit = _Unit(items, rollup, plan, meter)
-    results = unit.results()
-    results[0].restarted_ends = unit.restarted_ends
-    for piece in rollup.finish():
-        store.add(piece)
-    return results
-
-
-def _unread(item: Item, offset: int, error: FlowlensError) -> Ledger:
-    """A blob that could not be read to its end, with the reason and what to do about it."""
-    reason = f"{error.problem} ({error.hint})" if error.hint else error.problem
-    return Ledger(unread=1, rejects=(Reject(item.blob.name, offset, reason, ""),))
-
-
-def _units(items: Sequence[Item]) -> list[list[Item]]:
-    """Blobs in pieces of work: large ones alone, small ones together, in the order of their names."""
-    units: list[list[Item]] = []
-    size = 0
-    for item in items:
-        if not units or size + item.blob.size > _UNIT_BYTES or len(units[-1]) >= _UNIT_BLOBS:
-            units.append([])
-            size = 0
-        units[-1].append(item)
-        size += item.blob.size
-    return units
-
-
-def _blob_hours(
-    blob: Blob | StoredBlob, hours: Mapping[tuple[object, ...], int], read: _Blob
-) -> list[tuple[object, ...]]:
-    """Rows of nic_hours.READ: what the blob says of the NIC-hours it covers."""
-    rejected = read.ledger.rejected + read.ledger.rejected_records
-    state = "partly read" if read.failed or rejected else "read"
-    if not hours:
-        if blob.flow_log is None or blob.hour is None:
-            return []
-        state = "failed" if read.failed or read.ledger.rejected_records else "empty"
-        return [(blob.flow_log, None, blob.mac_address, blob.hour, state, 0, rejected, blob.flow_log)]
-    # The rejects of a blob are told once, at its first NIC-hour.
-    return [
-        (*key, state, tuples, rejected if number == 0 else 0, blob.flow_log)
-        for number, (key, tuples) in enumerate(hours.items())
-    ]
-
-
-def _in_window(time: pl.Expr, window: Window) -> pl.Expr:
-    inside = pl.repeat(True, pl.len(), dtype=pl.Boolean)
-    if window.start is not None:
-        inside &= time >= window.start
-    if window.end is not None:
-        inside &= time < window.end
-    return inside
-
-
-def _read_export(item: Item, plan: Plan, meter: _Meter, store: Pieces) -> _Blob:
+def _read_export(item: Item, plan: Plan, meter: Meter, store: Pieces) -> BlobResult:
     """Decode one Traffic Analytics export; its rows are conversations already."""
-    result = _Blob(Ledger(blobs=1))
+    result = BlobResult(Ledger(blobs=1))
     try:
         for decoded in decode_traffic_analytics(meter.chunks(item), where=item.blob.name):
             store.add(_take_rows(result, decoded, plan))
     except FlowlensError as error:
-        result.ledger += _unread(item, result.ledger.bytes, error)
+        result.ledger += unread_ledger(item, result.ledger.bytes, error)
     checked(result.ledger, item.blob.name)
     return result
 
 
-def _read_workspaces(connections: Sequence[Connection], plan: Plan, store: Pieces, now: dt.datetime) -> list[_Blob]:
+def _read_workspaces(
+    connections: Sequence[Connection], plan: Plan, store: Pieces, now: dt.datetime
+) -> list[BlobResult]:
     """One after another; of several those that refuse are counted with the reason, unless all do."""
-    results: list[_Blob] = []
+    results: list[BlobResult] = []
     failures: list[SourceError] = []
     for connection in connections:
         try:
@@ -361,15 +170,15 @@ def _read_workspaces(connections: Sequence[Connection], plan: Plan, store: Piece
         except SourceError as error:
             failures.append(error)
             note = f"not read: {error.where}: {error.problem} ({error.hint})"
-            results.append(_Blob(Ledger(unread=1, notes=(note,))))
+            results.append(BlobResult(Ledger(unread=1, notes=(note,))))
     if len(failures) == len(connections):
         raise failures[0]
     return results
 
 
-def _read_workspace(connection: Connection, plan: Plan, store: Pieces, now: dt.datetime) -> _Blob:
+def _read_workspace(connection: Connection, plan: Plan, store: Pieces, now: dt.datetime) -> BlobResult:
     """The rows of one workspace, and for each of its NICs the hours in which some could not be read."""
-    result = _Blob(Ledger())
+    result = BlobResult(Ledger())
     unread: list[Slice] = []
     for part in read_workspace(connection, plan.window, edges=plan.edges, now=now, progress=plan.progress):
         store.add(_take_rows(result, part.decoded, plan))
@@ -383,11 +192,11 @@ def _read_workspace(connection: Connection, plan: Plan, store: Pieces, now: dt.d
     return result
 
 
-def _take_rows(result: _Blob, decoded: DecodedRows, plan: Plan) -> pl.DataFrame:
+def _take_rows(result: BlobResult, decoded: DecodedRows, plan: Plan) -> pl.DataFrame:
     """The rows inside the window as CONVERSATIONS; what else they tell goes into ``result``."""
     rows = decoded.conversations
     start = pl.col("interval_start")
-    kept = rows.filter(_in_window(start, plan.window))
+    kept = rows.filter(in_window(start, plan.window))
     outside = rows.height - kept.height
     result.ledger += replace(decoded.ledger, rows=kept.height, outside_window=outside)
     bucket = start.dt.truncate("1h")
@@ -395,7 +204,7 @@ def _take_rows(result: _Blob, decoded: DecodedRows, plan: Plan) -> pl.DataFrame:
         bucket = pl.when((start >= edge) & (start.dt.truncate("1h") <= edge)).then(pl.lit(edge)).otherwise(bucket)
     result.hops |= set(kept.filter("is_hop")["mac_address"].drop_nulls().to_list())
     result.inventory.append(decoded.inventory)
-    counts = kept.group_by(*_NIC, hour=start.dt.truncate("1h")).agg(n=pl.len())
+    counts = kept.group_by(*NIC, hour=start.dt.truncate("1h")).agg(n=pl.len())
     result.hours += [(*key, "read", n, 0, None) for *key, n in counts.iter_rows()]
     return kept.with_columns(hour=bucket.cast(conversations.SCHEMA["hour"])).select(conversations.COLUMNS)
 
@@ -430,14 +239,14 @@ def _run(
     selected: Selected,
     store: Pieces,
     folder: Path,
-) -> list[_Blob]:
+) -> list[BlobResult]:
     """All blobs read, a piece of work to a thread, in the order of their names."""
-    units = _units(selected.items) if selected.flow_logs else [[item] for item in selected.exports]
-    meter = _Meter(selected.items, plan.progress)
+    units = units_of(selected.items) if selected.flow_logs else [[item] for item in selected.exports]
+    meter = Meter(selected.items, plan.progress)
 
-    def work(unit: Sequence[Item]) -> list[_Blob]:
+    def work(unit: Sequence[Item]) -> list[BlobResult]:
         if selected.flow_logs:
-            return _read_flow_logs(unit, plan, meter, store, folder)
+            return read_flow_logs(unit, plan, meter, store, folder)
         return [_read_export(item, plan, meter, store) for item in unit]
 
     if plan.budget.threads == 1 or len(units) == 1:
@@ -461,7 +270,7 @@ def _run(
 def _evidence(
     plan: Plan,
     selected: Selected,
-    results: Sequence[_Blob],
+    results: Sequence[BlobResult],
     store: Pieces,
     known: pl.DataFrame | None,
     networks: Networks,
@@ -553,7 +362,7 @@ def _scan_flows(plan: Plan, choose: Callable[[], Selected]) -> pl.LazyFrame:
 def _blob_flows(item: Item, plan: Plan) -> Iterator[pa.Table]:
     """FLOWS of one blob inside the window; a blob that ends in the middle gives what it has."""
     for decoded in decode_flow_log(item.chunks(), where=item.blob.name, strict=plan.strict):
-        kept, _ = _inside(decoded.flows, plan.window)
+        kept, _ = inside_window(decoded.flows, plan.window)
         if kept.num_rows:
             yield schema.plain(kept)
 
@@ -575,14 +384,14 @@ def _write_items(plan: Plan, selected: Selected, file: BinaryIO) -> Ledger:
             blob = Ledger(blobs=1)
             try:
                 for decoded in decode_flow_log(item.chunks(), where=item.blob.name, strict=plan.strict):
-                    kept, outside = _inside(decoded.flows, plan.window)
+                    kept, outside = inside_window(decoded.flows, plan.window)
                     blob += replace(decoded.ledger, rows=kept.num_rows, outside_window=outside)
                     pending.append(schema.plain(kept))
                     if sum(table.num_rows for table in pending) >= _ROW_GROUP:
                         writer.write_table(pa.concat_tables(pending).combine_chunks())
                         pending.clear()
             except FlowlensError as error:
-                blob += _unread(item, blob.bytes, error)
+                blob += unread_ledger(item, blob.bytes, error)
             ledger += checked(blob, item.blob.name)
         if pending:
             writer.write_table(pa.concat_tables(pending).combine_chunks())

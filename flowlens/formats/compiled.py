@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import array
 import datetime as dt
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import pyarrow as pa
 
 from flowlens import kernel, schema
-from flowlens.formats import fields
-from flowlens.formats.fast import spread
+from flowlens.formats import fast, fields
 from flowlens.formats.fields import Notes
 from flowlens.formats.framing import MAX_RECORD_BYTES
 
@@ -26,6 +25,10 @@ if TYPE_CHECKING:
 Context = tuple[dt.datetime, str | None, str | None, str | None, str, str, str | None, str | None, str | None]
 """Bucket, flow log, target, MAC address, direction, status, rule, acl, encryption code: as in schema.CONVERSATION_KEYS."""
 
+Value = TypeVar("Value")
+NicHour = tuple[str | None, str | None, str | None, int]
+"""Flow log, target, MAC address, hours since 1970."""
+HOUR = 3_600_000_000
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
@@ -45,77 +48,76 @@ def new_reader() -> Reader | None:
     return reader
 
 
-@dataclass(frozen=True, slots=True)
-class RecordRows:
-    """What stands around the rows of one record, and how many they are."""
-
-    flow_log: str | None
-    target: str | None
-    mac: str | None
-    time: int | None
-    rows: int
-
-
 class Batch:
-    """The rows that a reader holds; of use until the reader is cleared."""
+    """The rows that a reader holds; of use until the reader is cleared.
+
+    ``notes`` are its unknown codes and unreadable names; ``rows`` and ``times`` (microseconds, or None) go by record.
+    """
 
     def __init__(self, reader: Reader) -> None:
         self.reader = reader
         self.notes = Notes()
         self._texts = [word.decode("utf-8", "replace") for word in reader.word_list()]
-        self.records = list(self._records())
+        self._records = reader.record_list()
+        self.rows = [record[5] for record in self._records]
+        times: dict[int, int | None] = {}
+        self._macs: dict[int, str | None] = {-1: None}
+        self._read([word for _, word, *_ in self._records if word is not None], fields.record_time, times)
+        self._read([mac for _, _, mac, *_ in self._records], fields.mac_address, self._macs)
+        self.times = [moment if word is None else times[word] for moment, word, *_ in self._records]
         for word, count in reader.encryption_counts().items():
             if (code := self._texts[word]) not in schema.ENCRYPTION_STATUS:
                 self.notes[f"encryption {fields.shown(code)}"] += count
 
-    def _records(self) -> Iterator[RecordRows]:
-        times = self._each(fields.record_time)
-        macs = self._each(fields.mac_address)
-        for time, mac, target, log, rows in self.reader.record_list():
-            yield RecordRows(self._text(log), self._text(target), macs(mac), times(time), rows)
-
-    def _each(self, read: Callable[[object, Notes], Any]) -> Callable[[int], Any]:
-        """``read`` for the number of a word, done once for each, and what it notes noted each time."""
-        known: dict[int, tuple[Any, Notes]] = {}
-
-        def value(word: int) -> Any:
-            if word not in known:
-                noted = Notes()
-                known[word] = read(self._text(word), noted), noted
-            found, noted = known[word]
-            if noted:
-                self.notes.update(noted)
-            return found
-
-        return value
+    def _read(self, words: list[int], read: Callable[[object, Notes], Value], known: dict[int, Value]) -> None:
+        """Fill ``known`` with what ``read`` makes of each word; what it notes is noted as often as the word stands there."""
+        for word, count in Counter(words).items():
+            notes = Notes()
+            known[word] = read(self._text(word), notes)
+            for note in notes:
+                self.notes[note] += count
 
     def _text(self, word: int) -> str | None:
         return None if word < 0 else self._texts[word]
+
+    def hours(self, start: int, end: int) -> dict[NicHour, tuple[int, int]]:
+        """Flow tuples from ``start`` to before ``end`` (microseconds) and all of them, by NIC and hour of the record.
+
+        Records without a time are left out: their tuples count by their own.
+        """
+        found: dict[tuple[int, int, int, int], tuple[int, int]] = {}
+        inside = self.reader.rows_inside(start, end)
+        for (_, _, mac, target, log, rows), time, kept in zip(self._records, self.times, inside, strict=True):
+            if time is not None and rows:
+                key = (log, target, mac, time // HOUR)
+                before = found.get(key, (0, 0))
+                found[key] = (before[0] + kept, before[1] + rows)
+        return {
+            (self._text(log), self._text(target), self._macs[mac], hour): counts
+            for (log, target, mac, hour), counts in found.items()
+        }
 
     def contexts(self, edges: Sequence[int]) -> list[Context]:
         """The contexts of all rows, by their numbers in the reader; ``edges`` in microseconds, sorted, cut the hours."""
         directions = [schema.DIRECTION_NAME[letter] for letter in self.reader.directions]
         statuses = [schema.STATUS_NAME["A"], schema.STATUS_NAME["D"]]
-        macs = self._each(fields.mac_address)
-        noted = self.notes.copy()
-        found: list[Context] = [
+        text, macs = self._text, self._macs
+        return [
             (
                 _EPOCH + dt.timedelta(microseconds=hour),
-                self._text(log),
-                self._text(target),
-                macs(mac),
+                text(log),
+                text(target),
+                macs[mac],
                 directions[direction],
                 statuses[denied],
-                self._text(rule),
-                self._text(acl),
-                self._text(code),
+                text(rule),
+                text(acl),
+                text(code),
             )
             for hour, log, target, mac, rule, acl, code, direction, denied in self.reader.context_list(
                 array.array("q", edges)
             )
         ]
-        self.notes = noted
-        return found
 
     @cached_property
     def flows(self) -> pa.Table:
@@ -124,25 +126,16 @@ class Batch:
         if not count:
             return schema.ENCODED_FLOWS.empty_table()
         made = self.reader.columns(pa.allocate_buffer)
-        texts = pa.array(self._texts, schema.TEXT)
         offsets, data = self.reader.address_texts(pa.allocate_buffer)
         addresses = pa.Array.from_buffers(schema.TEXT, len(offsets) // 4 - 1, [None, offsets, data])
-        record_of, *names = (
-            pa.Array.from_buffers(pa.int32(), self.reader.group_count, [None, column])
-            for column in self.reader.group_columns(pa.allocate_buffer)
-        )
 
         def column(name: str, kind: pa.DataType) -> pa.Array:
-            return pa.Array.from_buffers(kind, count, list(made[name]))
+            return pa.Array.from_buffers(kind, count, list(made[name][:2]))
 
         def coded(name: str, words: pa.Array) -> pa.DictionaryArray:
             return pa.DictionaryArray.from_arrays(column(name, pa.int32()), words)
 
-        parents = column("group", pa.int32())
-        rows_records = record_of.take(parents)
-        states = [schema.STATE_NAME[letter] for letter in self.reader.states]
-        denied = [schema.STATUS_NAME["D" if letter == "D" else "A"] for letter in self.reader.states]
-        statuses = pa.array(denied, schema.TEXT).dictionary_encode()
+        states = self.reader.states
         state = column("flow_state", pa.int32())
         columns = {
             "time": column("time", schema.TIMESTAMP),
@@ -151,24 +144,26 @@ class Batch:
             "src_port": column("src_port", schema.PORT),
             "dst_port": column("dst_port", schema.PORT),
             "protocol": column("protocol", schema.PROTOCOL),
-            "direction": coded("direction", pa.array([schema.DIRECTION_NAME[letter] for letter in self.reader.directions])),
-            "flow_state": pa.DictionaryArray.from_arrays(state, pa.array(states, schema.TEXT)),
-            "flow_status": pa.DictionaryArray.from_arrays(statuses.indices.take(state), statuses.dictionary),
-            "encryption_code": coded("encryption_code", texts),
+            "direction": coded(
+                "direction", _words([schema.DIRECTION_NAME[letter] for letter in self.reader.directions])
+            ),
+            "flow_state": pa.DictionaryArray.from_arrays(
+                state, _words([schema.STATE_NAME[letter] for letter in states])
+            ),
+            "flow_status": fast.status(state, [schema.STATE_NAME[letter] for letter in states]),
             **{name: column(name, schema.COUNT) for name in schema.COUNTERS},
-            "restarted": pa.Array.from_buffers(pa.bool_(), count, [None, made["restarted"][0]]),
+            "restarted": pa.Array.from_buffers(schema.FLAG, count, [None, made["restarted"][1]]),
+            "record_time": pa.array(self.times, schema.TIMESTAMP).take(column("record", pa.int32())),
         }
-        for name, words in zip(("acl_rule", "acl_id"), names, strict=True):
-            columns[name] = spread([self._text(word) for word in words.to_pylist()], parents)
-        for name, values in (
-            ("mac_address", [record.mac for record in self.records]),
-            ("target_resource_id", [record.target for record in self.records]),
-            ("flow_log_id", [record.flow_log for record in self.records]),
-        ):
-            columns[name] = spread(values, rows_records)
-        times = pa.array([record.time for record in self.records], schema.TIMESTAMP)
-        columns["record_time"] = times.take(rows_records)
-        return pa.Table.from_arrays(
-            [columns[name] for name in schema.ENCODED_FLOWS.names], schema=schema.ENCODED_FLOWS
-        )
+        macs = _words([self._macs[word] for word in made["mac_address"][2]])
+        columns["mac_address"] = coded("mac_address", macs)
+        if macs.null_count:
+            # What could not be read is null like what is not there; a dictionary must not hold it.
+            columns["mac_address"] = macs.take(columns["mac_address"].indices).dictionary_encode()
+        for name in ("encryption_code", "acl_rule", "acl_id", "target_resource_id", "flow_log_id"):
+            columns[name] = coded(name, _words([self._texts[word] for word in made[name][2]]))
+        return pa.Table.from_arrays([columns[name] for name in schema.ENCODED_FLOWS.names], schema=schema.ENCODED_FLOWS)
 
+
+def _words(texts: list[str | None]) -> pa.Array:
+    return pa.array(texts, schema.TEXT)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from flowlens import schema
 from flowlens.evidence import REJECTS_KEPT, Decoded, Ledger
 from flowlens.formats import compiled, fast, fields
 from flowlens.formats import strict as reference
@@ -29,21 +30,21 @@ _Numbered = tuple[int, _Span]
 class Document:
     """A batch of a blob's records; of use until the next one is asked for.
 
-    ``batch`` is what the compiled kernel decoded, None where it had no part. ``rest`` are the flows of all other records.
+    ``batch`` is what the compiled kernel decoded, ``rest`` are the flows of all other records; None where there are none.
     """
 
     ledger: Ledger
     batch: compiled.Batch | None
-    rest: pa.Table
+    rest: pa.Table | None
     order: list[int] | None = None
     """The places of the rows of both, one behind the other, in the order of the blob; None where they stand so already."""
 
     def flows(self) -> pa.Table:
         """All flows in the order of the blob, as schema.ENCODED_FLOWS."""
         tables = [] if self.batch is None else [self.batch.flows]
-        if self.rest.num_rows or not tables:
+        if self.rest is not None:
             tables.append(self.rest)
-        return fast.reordered(tables, self.order)
+        return fast.reordered(tables, self.order) if tables else schema.ENCODED_FLOWS.empty_table()
 
 
 def decode_flow_log(chunks: Iterable[bytes], *, where: str, strict: bool = False) -> Iterator[Decoded]:
@@ -132,15 +133,15 @@ def _decoded(
     others = [(number, span) for number, span in spans if isinstance(span, Broken) or span.fitted is None]
     parts, left = fast.decode_records(fitted, where)
     others = sorted([*others, *left], key=itemgetter(0))
-    if others or not parts:
+    if others:
         parts.append(reference.decode_records(others, where))
-    rest = fast.reordered([table for table, _ in parts], None)
+    rest = fast.reordered([table for table, _ in parts], None) if parts else None
     tallies = [tally for _, tally in parts]
     batch = None
     if reader is not None and kept:
         batch = compiled.Batch(reader)
-        rows = [record.rows for record in batch.records]
-        tallies = [reference.Tally(where, kept, rows, tuples=sum(rows), notes=batch.notes), *tallies]
+        tally = reference.Tally(where, kept, batch.rows, tuples=sum(batch.rows), notes=batch.notes)
+        tallies = [tally, *tallies]
     notes = sum((tally.notes for tally in tallies), fields.Notes())
     rejects = sorted(chain.from_iterable(tally.rejects for tally in tallies), key=itemgetter(0))
     ledger = Ledger(

@@ -282,7 +282,12 @@ class _Framer(Generic[Value, Fitted]):
         if self.bulk is None:
             return None
         taken = self.bulk(buffer.data, buffer.at)
-        while taken.unfinished and not taken.records and len(buffer.data) - buffer.at <= MAX_RECORD_BYTES and buffer.more():
+        while (
+            taken.unfinished
+            and not taken.records
+            and len(buffer.data) - buffer.at <= MAX_RECORD_BYTES
+            and buffer.more()
+        ):
             taken = self.bulk(buffer.data, buffer.at)
         if not taken.records:
             return None

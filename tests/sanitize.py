@@ -65,7 +65,7 @@ def mutated(rng: random.Random, data: bytes) -> bytes:
 def exercised(module: Any, reader: Any, rollup: Any, data: bytes) -> int:
     """Every record that the kernel takes, and all that it gives of them."""
     rows = at = 0
-    while 0 <= (at := data.find(b"{", at)):
+    while (at := data.find(b"{", at)) >= 0:
         records, _, _, end, _ = reader.read(data, at, 2**20)
         at = end if records else at + 1
     reader.word_list(), reader.record_list(), reader.encryption_counts(), reader.rows_inside(0, 2**62)

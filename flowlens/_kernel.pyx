@@ -23,6 +23,7 @@ cdef enum:
     HEADS = 1 << 13
     LONGEST_KEY = 64
     LONGEST_CODE = 255
+    BLOCK = 64
 
 TALLIES = (
     "flow_tuples",
@@ -108,6 +109,12 @@ cdef struct Record:
 cdef struct Context:
     int64_t hour
     int32_t log, target, mac, rule, acl, encryption, direction, denied
+
+
+cdef struct Key:
+    int64_t ports
+    int32_t source, destination, context
+    uint32_t hash
 
 
 cdef struct Cell:
@@ -1366,7 +1373,7 @@ cdef class Rollup:
     cdef Addresses addresses
     cdef Slot[::1] slots
     cdef Cell[::1] cells
-    cdef int64_t port_limit, reply_source_below, reply_destination_from, small_reply, tuples
+    cdef int64_t port_limit, reply_source_below, reply_destination_from, small_reply, tuples, near
     cdef readonly int32_t count
 
     def __cinit__(self, int64_t port_limit, int64_t reply_source_below, int64_t reply_destination_from,
@@ -1395,47 +1402,69 @@ cdef class Rollup:
         if self.tuples > MOST_ROWS - reader.row_count:
             raise OverflowError("too many flow tuples in one rollup")
         self.tuples += reader.row_count
+        cdef Key keys[BLOCK]
+        cdef int32_t met[BLOCK]
+        cdef int32_t first = 0, last
+        cdef int64_t near = 0
         with nogil:
             for at in range(reader.addresses.count):
                 addresses[at] = self.addresses.number(&reader.addresses.known[at])
-            for at in range(reader.row_count):
-                row = &reader.rows[at]
-                if start <= row.time < end:
-                    self.add_row(row, addresses[row.source], addresses[row.destination], contexts[row.context])
+            while first < reader.row_count:
+                last = min(first + BLOCK, reader.row_count)
+                # Look-ups in large tables wait for memory. So each block makes them all at once, one not waiting for another,
+                # and what they find is near when it is wanted.
+                for at in range(first, last):
+                    row = &reader.rows[at]
+                    self.make_key(
+                        &keys[at - first], row, addresses[row.source], addresses[row.destination], contexts[row.context]
+                    )
+                    met[at - first] = self.slots[keys[at - first].hash & <uint32_t>(self.slots.shape[0] - 1)].number
+                for at in range(first, last):
+                    if met[at - first]:
+                        near ^= self.cells[met[at - first] - 1].ports ^ self.cells[met[at - first] - 1].last_unanswered
+                for at in range(first, last):
+                    row = &reader.rows[at]
+                    if start <= row.time < end:
+                        self.add_row(row, &keys[at - first])
+                first = last
+        self.near = near
 
-    cdef int add_row(self, Row *row, int32_t source, int32_t destination, int32_t context) except -1 nogil:
-        cdef int64_t port = row.destination_port, reply_from = self.port_limit, ports
-        cdef uint64_t hash = self.addresses.seed
-        cdef uint32_t short_hash
-        cdef size_t mask = self.slots.shape[0] - 1, place
-        cdef Slot *slot
-        cdef Cell *cell
-        cdef int counter
-        cdef bint answered, unanswered
+    cdef inline void make_key(
+        self, Key *key, const Row *row, int32_t source, int32_t destination, int32_t context
+    ) noexcept nogil:
+        cdef int64_t port = row.destination_port, reply_from = self.port_limit
+        cdef uint64_t hash
         if 0 <= row.source_port < self.reply_source_below and port >= self.reply_destination_from:
             reply_from = row.source_port
             port = self.port_limit
         elif port < 0:
             port = self.port_limit
-        ports = ((port * (self.port_limit + 1) + reply_from) << 8) | row.protocol
-        hash = _mixed(hash, <uint64_t><uint32_t>source << 32 | <uint32_t>destination)
-        hash = _mixed(hash, <uint64_t>ports)
-        short_hash = _finished(_mixed(hash, <uint64_t>context))
-        place = short_hash & mask
+        key.ports = ((port * (self.port_limit + 1) + reply_from) << 8) | row.protocol
+        key.source, key.destination, key.context = source, destination, context
+        hash = _mixed(self.addresses.seed, <uint64_t><uint32_t>source << 32 | <uint32_t>destination)
+        key.hash = _finished(_mixed(_mixed(hash, <uint64_t>key.ports), <uint64_t>context))
+
+    cdef int add_row(self, const Row *row, const Key *key) except -1 nogil:
+        cdef size_t mask = self.slots.shape[0] - 1, place = key.hash & mask
+        cdef Slot *slot
+        cdef Cell *cell
+        cdef int counter
         while True:
             slot = &self.slots[place]
             if slot.number == 0:
-                cell = self.new_cell(slot, short_hash)
-                cell.ports, cell.source, cell.destination, cell.context = ports, source, destination, context
+                cell = self.new_cell(slot, key.hash)
+                cell.ports, cell.source, cell.destination, cell.context = (
+                    key.ports, key.source, key.destination, key.context
+                )
                 cell.first_seen = cell.last_seen = row.time
                 break
-            if slot.hash == short_hash:
+            if slot.hash == key.hash:
                 cell = &self.cells[slot.number - 1]
                 if (
-                    cell.source == source
-                    and cell.destination == destination
-                    and cell.ports == ports
-                    and cell.context == context
+                    cell.source == key.source
+                    and cell.destination == key.destination
+                    and cell.ports == key.ports
+                    and cell.context == key.context
                 ):
                     break
             place = (place + 1) & mask

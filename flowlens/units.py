@@ -7,7 +7,6 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 import polars as pl
 import pyarrow as pa
@@ -18,7 +17,7 @@ from flowlens.errors import FlowlensError
 from flowlens.evidence import Ledger, checked
 from flowlens.flow_streams import in_window, inside_window, unread_item
 from flowlens.formats import flow_log_documents
-from flowlens.formats.compiled import HOUR, Batch, NicHour, new_reader
+from flowlens.formats.compiled import HOUR, Batch, NicHour, add, new_reader
 from flowlens.gathering import BlobResult
 from flowlens.lake.reading import BLOB, KeptBlob, KeptPart
 from flowlens.pieces import Pieces
@@ -37,7 +36,6 @@ _EVER = (-(2**63), 2**63 - 1)
 
 _Count = tuple[int, int]
 """Flow tuples inside the window, and all that were seen."""
-_Key = TypeVar("_Key")
 
 
 class Interrupted(Exception):  # noqa: N818
@@ -157,7 +155,7 @@ class _Unit:
     def _take(self, number: int, batch: Batch) -> None:
         """Roll up what the kernel has decoded."""
         for key, counts in batch.hours(self._start, self._end).items():
-            _count(self._hours[number], key, *counts)
+            add(self._hours[number], key, *counts)
         if None in batch.times:
             untimed = batch.flows.filter(pc.is_null(batch.flows["record_time"]))
             self._count_hours(_numbered(untimed, number))
@@ -182,7 +180,7 @@ class _Unit:
             tuples=in_window(pl.col("time"), self._plan.window).sum().cast(pl.Int64), seen=pl.len().cast(pl.Int64)
         )
         for number, log, target, mac, hour, *count in counts.with_columns(pl.col(NIC).cast(pl.String)).iter_rows():
-            _count(self._hours[number], (log, target, mac, hour), *count)
+            add(self._hours[number], (log, target, mac, hour), *count)
 
     def _keep_restarted(self, flows: pa.Table) -> None:
         """Set the Ends of restarted flows aside; they are few, and a later End can stand in a later document."""
@@ -198,7 +196,7 @@ class _Unit:
         for blob, read, counts in zip(self._blobs, self._read, self._hours, strict=True):
             found: dict[tuple[object, ...], _Count] = {}
             for (*nic, hour), count in sorted(counts.items(), key=str):
-                _count(found, (*nic, blob.hour or _EPOCH + dt.timedelta(hours=hour)), *count)
+                add(found, (*nic, blob.hour or _EPOCH + dt.timedelta(hours=hour)), *count)
             inside = sum(tuples for tuples, _ in found.values())
             outside = sum(seen for _, seen in found.values()) - inside
             read.ledger = checked(replace(read.ledger, rows=inside, outside_window=outside), blob.name)
@@ -208,11 +206,6 @@ class _Unit:
 
 def _numbered(flows: pa.Table, number: int) -> pa.Table:
     return flows.append_column(BLOB, pa.repeat(number, flows.num_rows))
-
-
-def _count(counts: dict[_Key, _Count], key: _Key, inside: int, seen: int) -> None:
-    before = counts.get(key, (0, 0))
-    counts[key] = (before[0] + inside, before[1] + seen)
 
 
 def _microseconds(moment: dt.datetime) -> int:

@@ -259,3 +259,14 @@ def test_the_kernel_takes_a_fraction_of_the_portable_decoders_time(monkeypatch: 
             least[engine] = min(least[engine], time.process_time() - started)
             assert rows == 40_000
     assert least["compiled"] < 0.7 * least["portable"]
+
+
+def test_one_mac_address_in_several_forms_is_one_nic_to_either_engine(monkeypatch):
+    ledgers, covered = [], []
+    for engine in kernel.ENGINES:
+        monkeypatch.setenv(kernel.VARIABLE, engine)
+        scan = fl.scan(DATA / "mac_address_forms.json", threads=1)
+        ledgers.append(scan.ledger)
+        covered.append(fl.coverage(scan).collect())
+    assert ledgers[0].rows == ledgers[1].rows == ledgers[0].tuples
+    assert covered[0].equals(covered[1])

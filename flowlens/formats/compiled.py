@@ -26,6 +26,7 @@ Context = tuple[dt.datetime, str | None, str | None, str | None, str, str, str |
 """Bucket, flow log, target, MAC address, direction, status, rule, acl, encryption code: as in schema.CONVERSATION_KEYS."""
 
 Value = TypeVar("Value")
+Key = TypeVar("Key")
 NicHour = tuple[str | None, str | None, str | None, int]
 """Flow log, target, MAC address, hours since 1970."""
 HOUR = 3_600_000_000
@@ -85,17 +86,16 @@ class Batch:
 
         Records without a time are left out: their tuples count by their own.
         """
-        found: dict[tuple[int, int, int, int], tuple[int, int]] = {}
+        words: dict[tuple[int, int, int, int], tuple[int, int]] = {}
         inside = self.reader.rows_inside(start, end)
         for (_, _, mac, target, log, rows), time, kept in zip(self._records, self.times, inside, strict=True):
             if time is not None and rows:
-                key = (log, target, mac, time // HOUR)
-                before = found.get(key, (0, 0))
-                found[key] = (before[0] + kept, before[1] + rows)
-        return {
-            (self._text(log), self._text(target), self._macs[mac], hour): counts
-            for (log, target, mac, hour), counts in found.items()
-        }
+                add(words, (log, target, mac, time // HOUR), kept, rows)
+        found: dict[NicHour, tuple[int, int]] = {}
+        for (log, target, mac, hour), counts in words.items():
+            # Several words are the same MAC address, in other forms.
+            add(found, (self._text(log), self._text(target), self._macs[mac], hour), *counts)
+        return found
 
     def contexts(self, edges: Sequence[int]) -> list[Context]:
         """The contexts of all rows, by their numbers in the reader; ``edges`` in microseconds, sorted, cut the hours."""
@@ -163,6 +163,12 @@ class Batch:
         for name in ("encryption_code", "acl_rule", "acl_id", "target_resource_id", "flow_log_id"):
             columns[name] = coded(name, _words([self._texts[word] for word in made[name][2]]))
         return pa.Table.from_arrays([columns[name] for name in schema.ENCODED_FLOWS.names], schema=schema.ENCODED_FLOWS)
+
+
+def add(counts: dict[Key, tuple[int, int]], key: Key, inside: int, seen: int) -> None:
+    """Count flow tuples inside a window, and all that were seen, at ``key``."""
+    before = counts.get(key, (0, 0))
+    counts[key] = (before[0] + inside, before[1] + seen)
 
 
 def _words(texts: list[str | None]) -> pa.Array:

@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SEED ?= 1
 
-.PHONY: demo test docs fuzz fuzz-bytes agreement literals faults workspace lake lake-bench scenario screenshots programs browser bench bench-storage matching memory wheel clean
+.PHONY: demo test docs fuzz fuzz-bytes agreement literals faults workspace lake lake-bench scenario screenshots programs browser bench bench-storage matching memory sanitize wheel clean
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/.installed
@@ -99,13 +99,26 @@ matching: $(VENV)/.installed-dev
 memory: $(VENV)/.installed-dev
 	$(BIN)/python -m bench.memory
 
-# Without the old build folder, which would carry modules that are gone into the wheel.
+# The compiled kernel with address and undefined-behaviour sanitizers, over the test data and mutations of it; half a minute.
+SEEDS ?= 20
+SANITIZED := build/sanitized
+sanitize: $(VENV)/.installed-dev
+	rm -rf $(SANITIZED)
+	FLOWLENS_KERNEL_FLAGS="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all" \
+		$(BIN)/python setup.py --quiet build_ext --build-lib $(SANITIZED) --build-temp $(SANITIZED)
+	LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
+		$(BIN)/python -m tests.sanitize $(SANITIZED)/flowlens/_kernel.*.so $(SEEDS)
+
+# One wheel that runs anywhere, with the portable decoder, and one with the kernel for this platform. Without the old build
+# folder, which would carry modules that are gone into the wheel.
 wheel: $(VENV)/.installed-dev
 	rm -rf build dist
+	FLOWLENS_PURE=1 $(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	rm -rf build
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
 clean:
-	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis flowlens/_kernel.*.so
 
 # Some systems ship venv without the pip inside it; the pip beside Python then installs one.
 $(BIN)/pip:
@@ -113,10 +126,10 @@ $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV) || { \
 		$(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; }
 
-$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/pip
+$(VENV)/.installed: pyproject.toml setup.py constraints.txt flowlens/_kernel.pyx | $(BIN)/pip
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
 	touch $@
 
-$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/pip
+$(VENV)/.installed-dev: pyproject.toml setup.py constraints.txt flowlens/_kernel.pyx | $(BIN)/pip
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
 	touch $(VENV)/.installed $@

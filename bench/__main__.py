@@ -8,76 +8,79 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import sys
 from pathlib import Path
 
-from bench.generate import BLOBS, EXPECTED, Order, generate
-from bench.measure import Measured, measure
+from bench.generate import BLOBS, EXPECTED, KINDS, Order, generate
+from bench.measure import measure
 from bench.peers import PEERS
 
 HERE = Path(__file__).parent
 DATA, RESULTS = HERE / "data", HERE / "results"
 
 
-def _prepared(kind: str, megabytes: float) -> tuple[Path, dict[str, object], float]:
+def _prepared(kind: str, megabytes: float) -> tuple[Path, float]:
+    """A folder of blobs of a kind, and its size in megabytes."""
     folder = DATA / f"{kind}-{megabytes:g}"
     if not (folder / EXPECTED).is_file():
         blobs = max(1, round(megabytes / 0.28)) if kind == "small" else 1
         generate(folder, Order(kind=kind, megabytes=megabytes, blobs=blobs))
-    size = sum(path.stat().st_size for path in (folder / BLOBS).rglob("*.json")) / 1e6
-    return folder / BLOBS, json.loads((folder / EXPECTED).read_text()), size
+    return folder / BLOBS, sum(path.stat().st_size for path in (folder / BLOBS).rglob("*.json")) / 1e6
 
 
-def _line(name: str, runs: list[Measured], size: float, rows: int, base: float) -> str:
-    speeds = sorted(size / run.cpu for run in runs)
-    memory = max(run.memory for run in runs) / 1e6
-    speed = statistics.median(speeds)
-    return (
-        f"| {name} | {speeds[0]:.0f} / {speed:.0f} / {speeds[-1]:.0f} | {rows * speed / size / 1e3:.0f} k | {memory:.0f} MB | "
-        f"{speed / base:.2f} |"
-    )
+def _rows(runs: dict[str, list[dict[str, float]]], size: float) -> list[str]:
+    """The lines of the table: speeds of the work alone, memory of the whole process, and the ratio to polars' way to the same."""
+    medians = {name: statistics.median(size / run["work"] for run in done) for name, done in runs.items()}
+    lines = []
+    for name, done in runs.items():
+        speeds = sorted(size / run["work"] for run in done)
+        base = medians.get(f"polars-{name.partition('-')[2]}")
+        ratio = f"{medians[name] / base:.2f}" if base else ""
+        rows = done[0]["rows"] * medians[name] / size / 1e3
+        memory = max(run["memory"] for run in done) / 1e6
+        start = statistics.median(run["cpu"] - run["work"] for run in done)
+        lines.append(
+            f"| {name} | {speeds[0]:.0f} / {medians[name]:.0f} / {speeds[-1]:.0f} | {rows:,.0f} k | {memory:,.0f} MB | "
+            f"{start:.1f} s | {ratio} |"
+        )
+    return lines
 
 
 def main() -> int:
     """Measure, check every peer's sums, print and write the table."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--kinds", nargs="+", default=["big", "small"])
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=["big", "small"])
     parser.add_argument("--megabytes", type=float, default=40)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=PEERS, default=list(PEERS))
     given = parser.parse_args()
+    warm, _ = _prepared("small", 0.1)
     lines: list[str] = []
-    document: dict[str, object] = {}
+    document: dict[str, object] = {"load": os.getloadavg()}
     for kind in given.kinds:
-        folder, _, size = _prepared(kind, given.megabytes)
-        runs: dict[str, list[Measured]] = {name: [] for name in given.only}
-        answers: dict[str, dict[str, int]] = {}
-        for _ in range(given.rounds):
-            for name in given.only:
-                run = measure([sys.executable, "-m", "bench.peers", name, str(folder)])
-                if run.exit_code:
-                    sys.stderr.write(f"{name} failed on {kind} with exit code {run.exit_code}\n")
-                    return 1
-                runs[name].append(run)
-                answers[name] = json.loads(run.output)
-        if len({tuple(answer.values()) for answer in answers.values()}) != 1:
+        folder, size = _prepared(kind, given.megabytes)
+        runs: dict[str, list[dict[str, float]]] = {name: [] for name in given.only}
+        for name in (name for _ in range(given.rounds) for name in given.only):
+            run = measure([sys.executable, "-m", "bench.peers", name, str(folder), str(warm)])
+            if run.exit_code:
+                sys.stderr.write(f"{name} failed on {kind} with exit code {run.exit_code}\n")
+                return 1
+            runs[name].append(json.loads(run.output) | {"cpu": run.cpu, "wall": run.wall, "memory": run.memory})
+        answers = {name: (done[0]["rows"], done[0]["bytes_sent"]) for name, done in runs.items()}
+        if len(set(answers.values())) != 1:
             sys.stderr.write(f"the answers differ on {kind}: {answers}\n")
             return 1
-        rows = next(iter(answers.values()))["rows"]
-        lines += [f"\n{kind}: {size:.0f} MB, {rows:,} flow tuples\n"]
         lines += [
-            "| way | MB per CPU-second (min / median / max) | rows/s | peak memory | ratio |",
-            "|---|---|---|---|---|",
+            f"\n{kind}: {size:.0f} MB, {next(iter(answers.values()))[0]:,} flow tuples\n",
+            "| way | MB per CPU-second (min / median / max) | rows/s | peak memory | start | beside polars |",
+            "|---|---|---|---|---|---|",
+            *_rows(runs, size),
         ]
-        for name in given.only:
-            base_name = f"polars-{name.partition('-')[2]}"
-            base = statistics.median(size / run.cpu for run in runs.get(base_name, runs[name]))
-            lines.append(_line(name, runs[name], size, rows, base))
-        document[kind] = {
-            name: [run._asdict() | {"megabytes": size} for run in measured] for name, measured in runs.items()
-        }
-    lines.append("\nRatio: median speed beside polars' way to the same table in the same run.")
+        document[kind] = {"megabytes": size, "runs": runs}
+    lines.append("\nThe last column: median speed beside polars' way to the same table in the same run.")
+    lines.append(f"Load of the machine over the last minute: {os.getloadavg()[0]:.0f} on {os.cpu_count()} core(s).")
     text = "\n".join(lines) + "\n"
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "bench.md").write_text(text)

@@ -1,17 +1,24 @@
-"""What a user would pick instead, one way a process: ``python -m bench.peers NAME FOLDER`` prints rows and sums as JSON.
+"""What a user would pick instead, one way a process: ``python -m bench.peers NAME FOLDER WARM`` prints rows and sums as JSON.
 
-Each reads all blobs of the folder and gives the number of flow tuples and the bytes sent of Continuing and End tuples, so that
+With them go the CPU seconds of the work itself: each way first does the small folder WARM, so that starting Python and loading
+libraries is left out. Each reads all blobs of the folder and gives the number of flow tuples and the bytes sent of Continuing and End tuples, so that
 all can be checked against what the generator knows. ``*-decode`` makes a typed table of all tuples, ``*-rollup`` the
 totals by hour, addresses, port, protocol, direction, state D or not, rule and code.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import json
+import os
 import sys
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+NOW = dt.datetime(2030, 1, 1, tzinfo=dt.UTC)
+"""All hours of the data are over by then."""
 KEY = ["hour", "src", "dst", "dport", "proto", "dir", "denied", "rule", "code"]
 NAMES = ["t", "src", "dst", "sport", "dport", "proto", "dir", "state", "code", "ps", "bs", "pr", "br"]
 
@@ -169,8 +176,40 @@ def flowlens_decode(folder: str) -> tuple[int, int]:
     return rows, sent
 
 
+def _portable(way: Callable[[str], tuple[int, int]]) -> Callable[[str], tuple[int, int]]:
+    """The same without the compiled kernel."""
+
+    def portable(folder: str) -> tuple[int, int]:
+        os.environ["FLOWLENS_ENGINE"] = "portable"
+        return way(folder)
+
+    return portable
+
+
 def flowlens_rollup(folder: str) -> tuple[int, int]:
-    """flowlens to CONVERSATIONS with inventory, coverage and views."""
+    """flowlens to CONVERSATIONS, in pieces on disk where they are many."""
+    import polars as pl
+
+    from flowlens import budget, conversations
+    from flowlens.evidence import Window
+    from flowlens.pieces import Pieces
+    from flowlens.selecting import Plan, select
+    from flowlens.sources.accounts import Access
+    from flowlens.units import Meter, read_flow_logs, units_of
+
+    plan = Plan((folder,), Window(), None, False, budget.shared(None, 1), None, access=Access(), now=NOW)
+    items = select(plan).items
+    meter = Meter(items, None)
+    with tempfile.TemporaryDirectory() as place:
+        store = Pieces(conversations.SCHEMA, Path(place))
+        for unit in units_of(items):
+            read_flow_logs(unit, plan, meter, store, Path(place))
+        sums = store.lazy().select(pl.col("flow_tuples").sum(), pl.col("bytes_sent").sum()).collect()
+    return int(sums["flow_tuples"].item()), int(sums["bytes_sent"].item())
+
+
+def flowlens_scan(folder: str) -> tuple[int, int]:
+    """All that a scan does: CONVERSATIONS with inventory, coverage and views."""
     import polars as pl
 
     import flowlens as fl
@@ -182,17 +221,22 @@ def flowlens_rollup(folder: str) -> tuple[int, int]:
 
 PEERS: dict[str, Callable[[str], tuple[int, int]]] = {
     "flowlens-decode": flowlens_decode,
+    "portable-decode": _portable(flowlens_decode),
     "polars-decode": polars_decode,
     "duckdb-decode": duckdb_decode,
     "orjson-decode": orjson_decode,
     "stdlib-decode": stdlib_decode,
     "flowlens-rollup": flowlens_rollup,
+    "portable-rollup": _portable(flowlens_rollup),
+    "flowlens-scan": flowlens_scan,
     "polars-rollup": polars_rollup,
     "duckdb-rollup": duckdb_rollup,
 }
 
 
 if __name__ == "__main__":
-    name, where = sys.argv[1:3]
+    name, where, warm = sys.argv[1:4]
+    PEERS[name](warm)
+    started = time.process_time()
     count, total = PEERS[name](where)
-    sys.stdout.write(json.dumps({"rows": count, "bytes_sent": total}) + "\n")
+    sys.stdout.write(json.dumps({"rows": count, "bytes_sent": total, "work": time.process_time() - started}) + "\n")

@@ -11,17 +11,21 @@ instead of fourteen columns of text.
 
 from __future__ import annotations
 
+import array
 import datetime as dt
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from flowlens import schema
+from flowlens import kernel, schema
 from flowlens.pieces import temporary_file
+
+if TYPE_CHECKING:
+    from flowlens._kernel import Reader, Rollup
 
 SUMS = tuple(c.name for c in schema.CONVERSATION_SUMS)
 MINS = tuple(c.name for c in schema.CONVERSATION_MINS)
@@ -103,6 +107,35 @@ def rollup(flows: pa.Table, *, edges: Sequence[dt.datetime] = ()) -> pl.DataFram
     """
     contexts = Contexts()
     return contexts.expand(compact(flows, contexts, edges)).collect().sort(KEYS, nulls_last=True)
+
+
+def new_sums() -> Rollup:
+    """An empty rollup of the compiled kernel, which must be there."""
+    module = kernel.compiled()
+    assert module is not None, "only what the kernel has read comes here"
+    sums: Rollup = module.Rollup(
+        _PORT_SPAN - 1, schema.REPLY_SOURCE_PORT_BELOW, schema.REPLY_DESTINATION_PORT_FROM, schema.SMALL_REPLY_BYTES
+    )
+    return sums
+
+
+def summed(sums: Rollup) -> pl.DataFrame:
+    """The compact rollup that the kernel has, one row per key, addresses as text."""
+    offsets, data = sums.address_texts(pa.allocate_buffer)
+    texts = pl.Series(pl.from_arrow(pa.Array.from_buffers(schema.TEXT, len(offsets) // 4 - 1, [None, offsets, data])))
+    columns = sums.columns(pa.allocate_buffer)
+
+    def column(name: str) -> pl.Series:
+        kind = pa.int32() if name in (*_ADDRESSES, "context") else pa.int64()
+        kind = schema.TIMESTAMP if name in (*MINS, *MAXS) else kind
+        return pl.Series(name, pl.from_arrow(pa.Array.from_buffers(kind, sums.count, list(columns[name]))))
+
+    return pl.DataFrame(
+        [
+            *(texts.gather(column(name)).alias(name) for name in _ADDRESSES),
+            *(column(name) for name in (*_COMPACT_KEYS[len(_ADDRESSES) :], *SUMS, *MINS, *MAXS)),
+        ]
+    )
 
 
 class Contexts:
@@ -342,7 +375,7 @@ def _taken(path: Path) -> pl.DataFrame:
 
 
 class BlobRollup:
-    """The rollup of one blob, merged as it grows and split by hash to disk when its keys are many.
+    """The rollup of one piece of work, merged as it grows and split by hash to disk when its keys are many.
 
     While it grows, an address is a number in a dictionary that goes with the rollup.
     """
@@ -355,6 +388,7 @@ class BlobRollup:
         self._pending: list[pl.DataFrame] = []
         self._rows = 0
         self._merged_rows = 0
+        self._sums: Rollup | None = None
         self._parts: list[list[Path]] = [[] for _ in range(_SPILL_PARTS)]
 
     def add(self, flows: pa.Table) -> None:
@@ -366,41 +400,71 @@ class BlobRollup:
             if self._rows > self._merged_rows + MERGE_ROWS:
                 self._merge()
 
+    def add_compiled(self, reader: Reader, contexts: Sequence[tuple[object, ...]], start: int, end: int) -> None:
+        """Take what the kernel's ``reader`` holds from ``start`` to before ``end`` in microseconds.
+
+        ``contexts`` has the context columns of each of its contexts.
+        """
+        if self._sums is None:
+            self._sums = new_sums()
+        numbers = array.array("i", self._contexts.numbers(contexts))
+        self._sums.add(reader, numbers, start, end)
+        if self._sums.count > SPILL_ROWS:
+            self._to_disk(self._summed())
+
+    def _summed(self) -> pl.DataFrame:
+        """What the kernel has summed up, with text addresses; it starts anew after it."""
+        assert self._sums is not None
+        rows = summed(self._sums)
+        self._sums.clear()
+        return rows
+
     def _merge(self) -> None:
         merged = self._merged()
         if merged.height > SPILL_ROWS:
-            self._to_disk(merged)
+            self._to_disk(_with_text(merged))
+            self._addresses = pl.Categorical(pl.Categories.random())
+            self._rows = self._merged_rows = 0
         else:
             self._pending = [merged]
             self._rows = self._merged_rows = merged.height
 
     def _merged(self) -> pl.DataFrame:
-        """Everything held in memory with each key once; nothing is held after it."""
+        """All that is pending with each key once; nothing is pending after it."""
         rows = pl.concat(self._pending)
         self._pending = []
         return _merge_compact(rows)
 
+    def _held(self) -> pl.DataFrame | None:
+        """Everything held in memory with each key once and text addresses; nothing is held after it."""
+        held = [_with_text(self._merged())] if self._pending else []
+        if self._sums is not None and self._sums.count:
+            held.append(self._summed())
+        if len(held) > 1:
+            return _merge_compact(pl.concat(held))
+        return held[0] if held else None
+
     def finish(self) -> Iterable[pl.DataFrame]:
         """CONVERSATIONS in pieces, each key once; the spilled parts are removed as they are read."""
+        held = self._held()
+        self._sums = None
         if not any(self._parts):
-            if self._pending:
-                yield self._contexts.expand(_with_text(self._merged())).collect()
+            if held is not None:
+                yield self._contexts.expand(held).collect()
             return
-        if self._pending:
-            self._to_disk(self._merged())
+        if held is not None:
+            self._to_disk(held)
+            held = None
         for paths in self._parts:
             if paths:
                 yield self._contexts.expand(_united(map(_taken, paths))).collect()
 
     def _to_disk(self, rows: pl.DataFrame) -> None:
-        rows = _with_text(rows)
         parts = rows.with_columns(part=pl.struct(_COMPACT_KEYS).hash(seed=0) % _SPILL_PARTS)
         for (number,), part in parts.partition_by("part", as_dict=True, include_key=False).items():
             path = temporary_file(self._folder)
             part.write_parquet(path, compression="zstd", compression_level=1)
             self._parts[int(number)].append(path)
-        self._addresses = pl.Categorical(pl.Categories.random())
-        self._rows = self._merged_rows = 0
 
 
 def _with_text(rows: pl.DataFrame) -> pl.DataFrame:

@@ -9,6 +9,7 @@ from collections.abc import Generator, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from urllib.parse import urlsplit
 
+from flowlens import kernel
 from flowlens.budget import QUERY_ROWS
 from flowlens.catalog import load_tags, profile_names
 from flowlens.config import read_config
@@ -53,7 +54,7 @@ def describe(sources: Sequence[str], access: Access | None = None, window: Windo
     tags = load_tags(config.cloud)
     yield from [
         f"flowlens {_version('flowlens')} on Python {platform.python_version()}, {os.cpu_count()} core(s)",
-        "engine: portable decoder with " + ", ".join(f"{name} {_version(name)}" for name in _ENGINES),
+        f"engine: {kernel.engine()} with " + ", ".join(f"{name} {_version(name)}" for name in _ENGINES),
         f"config: {config.path or 'none (flowlens.toml not found)'}; cloud {config.cloud}",
         f"catalogue: {len(profile_names())} profiles, {len(tags.names)} service tags of {tags.date}",
     ]

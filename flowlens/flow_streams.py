@@ -22,7 +22,7 @@ _ROW_GROUP = 131_072
 _FLOWS_BATCH_SCHEMA = schema.polars_schema(schema.FLOWS)
 
 
-def _inside(flows: pa.Table, window: Window) -> tuple[pa.Table, int]:
+def inside_window(flows: pa.Table, window: Window) -> tuple[pa.Table, int]:
     """The rows inside the window, and how many lie outside."""
     if window.start is None and window.end is None:
         return flows, 0
@@ -85,14 +85,14 @@ def _flows_of(selected: Selected, plan: Plan) -> Iterator[pa.Table]:
 def _kept_flows(part: KeptPart, plan: Plan) -> Iterator[tuple[pa.Table, int]]:
     """FLOWS inside the window that were decoded before, and how many of the same piece lie outside."""
     for table in part.tables():
-        kept, outside = _inside(table.drop_columns([BLOB]), plan.window)
+        kept, outside = inside_window(table.drop_columns([BLOB]), plan.window)
         yield kept, outside
 
 
 def _blob_flows(item: Item, plan: Plan) -> Iterator[pa.Table]:
     """FLOWS of one blob inside the window; a blob that ends in the middle gives what it has."""
     for decoded in decode_flow_log(item.chunks(), where=item.blob.name, strict=plan.strict):
-        kept, _ = _inside(decoded.flows, plan.window)
+        kept, _ = inside_window(decoded.flows, plan.window)
         if kept.num_rows:
             yield schema.plain(kept)
 
@@ -128,7 +128,7 @@ def _write_items(plan: Plan, selected: Selected, file: BinaryIO) -> Ledger:
             blob = Ledger(blobs=1)
             try:
                 for decoded in decode_flow_log(item.chunks(), where=item.blob.name, strict=plan.strict):
-                    kept, outside = _inside(decoded.flows, plan.window)
+                    kept, outside = inside_window(decoded.flows, plan.window)
                     blob += replace(decoded.ledger, rows=kept.num_rows, outside_window=outside)
                     put(kept)
             except FlowlensError as error:

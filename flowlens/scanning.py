@@ -11,44 +11,36 @@ import datetime as dt
 import os
 import shutil
 import tempfile
-import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from flowlens import budget, conversations, inventory, nic_hours, schema, views
+from flowlens import budget, conversations, inventory, nic_hours, views
 from flowlens.errors import FlowlensError, SourceError
 from flowlens.evidence import Evidence, Ledger, Scan, Window, checked
 from flowlens.flow_streams import in_window, scan_flows, unread_item, write_flows
-from flowlens.formats import decode_flow_log
 from flowlens.formats.traffic_analytics import DecodedRows, decode_traffic_analytics
 from flowlens.gathering import BlobResult, Gathered
 from flowlens.inventory import Networks
-from flowlens.lake.reading import KeptBlob, KeptPart
+from flowlens.lake.reading import KeptPart
 from flowlens.pieces import Pieces
-from flowlens.restarts import FLOW, bytes_in_doubt
+from flowlens.restarts import bytes_in_doubt
 from flowlens.scope import Scope
 from flowlens.selecting import Item, Place, Plan, Progress, Selected, flow_logs_only, select
 from flowlens.sources import workspace
 from flowlens.sources.accounts import Access, Location, is_remote, parse_location
 from flowlens.sources.delta import LakePlace, is_lake_folder, locate_lake
-from flowlens.sources.files import Blob
 from flowlens.sources.slices import Slice
 from flowlens.sources.storage import default_window
-from flowlens.sources.stored_blobs import StoredBlob
 from flowlens.sources.workspace import Connection, Workspace
+from flowlens.units import NIC, Meter, read_flow_logs, units_of
 from flowlens.workspace_rows import read_workspace
 
-_NIC = ["flow_log_id", "target_resource_id", "mac_address"]
-_UNIT_ROWS = 50_000
-_UNIT_BYTES = 4_000_000
-_UNIT_BLOBS = 100
 # Parts of a workspace tell the same of the same addresses.
 _TOLD_AGAIN = 16
 
@@ -154,196 +146,7 @@ def _place(source: str, access: Access) -> Place:
     return parse_location(source, access) if is_remote(source) else source
 
 
-class _Interrupted(Exception):  # noqa: N818
-    """Another thread failed or the user stopped the run; this thread's work is of no use any more."""
-
-
-_Work = Sequence[Item] | KeptPart
-"""A piece of work for one thread."""
-
-
-class _Meter:
-    """How far a run is, and whether it shall stop; shared by the threads."""
-
-    def __init__(self, selected: Selected, progress: Progress | None) -> None:
-        self._total = selected.bytes
-        self._progress = progress
-        self._blobs = 0
-        self._bytes = 0
-        self._lock = threading.Lock()
-        self.stop = threading.Event()
-
-    def chunks(self, item: Item) -> Iterator[bytes]:
-        """The item's chunks, counted up to its size as listed: a gzip file gives more."""
-        left = item.blob.size
-        for chunk in item.chunks():
-            if self.stop.is_set():
-                raise _Interrupted
-            step = min(left, len(chunk))
-            left -= step
-            self._advance(step, 0)
-            yield chunk
-        self._advance(left, 1)
-
-    def tables(self, part: KeptPart) -> Iterator[pa.Table]:
-        """The part's tables, counted by what their blobs took on average for a row."""
-        rows = max(1, sum(blob.ledger.rows for blob in part.blobs))
-        left = part.size
-        for table in part.tables():
-            if self.stop.is_set():
-                raise _Interrupted
-            step = min(left, part.size * table.num_rows // rows)
-            left -= step
-            self._advance(step, 0)
-            yield table
-        self._advance(left, len(part.blobs))
-
-    def _advance(self, size: int, blobs: int) -> None:
-        with self._lock:
-            self._bytes += size
-            self._blobs += blobs
-            if self._progress is not None:
-                self._progress(self._blobs, self._bytes, self._total)
-
-
-class _Unit:
-    """One thread's piece of work: a large blob, or many small ones whose tuples are rolled up together.
-
-    Rolling up costs the same for a hundred tuples as for ten thousand, so the tuples of small blobs are gathered first.
-    """
-
-    def __init__(self, work: _Work, rollup: conversations.BlobRollup, plan: Plan, meter: _Meter) -> None:
-        self._plan = plan
-        self._meter = meter
-        self._rollup = rollup
-        self._pending: list[pa.Table] = []
-        self._rows = 0
-        self._read: list[BlobResult] = []
-        self._hours: list[pl.DataFrame] = []
-        self.restarted_ends: list[pl.DataFrame] = []
-        if isinstance(work, KeptPart):
-            self._blobs: list[Blob | StoredBlob | KeptBlob] = list(work.blobs)
-            self._take(work)
-        else:
-            self._blobs = [item.blob for item in work]
-            for number, item in enumerate(work):
-                self._read.append(self._decode(number, item))
-        self._flush()
-
-    def _take(self, part: KeptPart) -> None:
-        """Flows that were decoded before, with what became of their blobs."""
-        self._read = [BlobResult(blob.ledger, failed=blob.failed) for blob in part.blobs]
-        for table in self._meter.tables(part):
-            self._pending.append(table)
-            self._rows += table.num_rows
-            if self._rows >= _UNIT_ROWS:
-                self._flush()
-
-    def _decode(self, number: int, item: Item) -> BlobResult:
-        ledger = Ledger(blobs=1)
-        failed = False
-        try:
-            for decoded in decode_flow_log(self._meter.chunks(item), where=item.blob.name, strict=self._plan.strict):
-                ledger += decoded.ledger
-                self._pending.append(decoded.flows.append_column("blob", pa.repeat(number, decoded.flows.num_rows)))
-                self._rows += decoded.flows.num_rows
-                if self._rows >= _UNIT_ROWS:
-                    self._flush()
-        except FlowlensError as error:
-            failed = True
-            ledger += unread_item(item, ledger.bytes, error)
-        return BlobResult(ledger, failed=failed)
-
-    def _flush(self) -> None:
-        if not self._pending:
-            return
-        flows = pa.concat_tables(self._pending)
-        self._pending, self._rows = [], 0
-        times = pl.DataFrame(pl.from_arrow(flows.select([*_NIC, "record_time", "time", "blob"])))
-        inside = times.select(in_window(pl.col("time"), self._plan.window)).to_series()
-        counts = times.group_by("blob", *_NIC, hour=pl.coalesce("record_time", "time").dt.truncate("1h")).agg(
-            tuples=in_window(pl.col("time"), self._plan.window).sum().cast(pl.Int64), seen=pl.len().cast(pl.Int64)
-        )
-        self._hours.append(counts.with_columns(pl.col(_NIC).cast(pl.String)))
-        kept = flows if inside.all() else flows.filter(inside.to_arrow())
-        self._keep_restarted(kept)
-        self._rollup.add(kept)
-
-    def _keep_restarted(self, flows: pa.Table) -> None:
-        """Set the Ends of restarted flows aside; they are few, and a later End can stand in a later document."""
-        if not self.restarted_ends and not pc.any(flows["restarted"]).as_py():
-            return
-        ends = pl.DataFrame(pl.from_arrow(flows.select([*FLOW, "time", "flow_state", "restarted", *schema.COUNTERS])))
-        ends = ends.with_columns(pl.col(pl.Categorical, pl.Enum).cast(pl.String)).filter(pl.col("flow_state") == "End")
-        suspects = pl.concat([*self.restarted_ends, ends.filter("restarted")]).select(FLOW).unique()
-        self.restarted_ends.append(ends.join(suspects, on=FLOW, how="semi", nulls_equal=True))
-
-    def results(self) -> list[BlobResult]:
-        """What each blob gave, its NIC-hours filled in."""
-        hours = pl.concat(self._hours).rows() if self._hours else []
-        of_blob: dict[int, dict[tuple[object, ...], tuple[int, int]]] = {}
-        for number, *nic, hour, tuples, seen in sorted(hours, key=str):
-            key = (*nic, self._blobs[number].hour or hour)
-            before = of_blob.setdefault(number, {}).get(key, (0, 0))
-            of_blob[number][key] = (before[0] + tuples, before[1] + seen)
-        for number, (blob, read) in enumerate(zip(self._blobs, self._read, strict=True)):
-            found = of_blob.get(number, {})
-            inside = sum(tuples for tuples, _ in found.values())
-            outside = sum(seen for _, seen in found.values()) - inside
-            read.ledger = checked(replace(read.ledger, rows=inside, outside_window=outside), blob.name)
-            read.hours = _blob_hours(blob, {key: tuples for key, (tuples, _) in found.items()}, read)
-        return self._read
-
-
-def _read_flow_logs(
-    work: _Work,
-    plan: Plan,
-    meter: _Meter,
-    store: Pieces,
-    folder: Path,
-) -> list[BlobResult]:
-    """Roll up the flows of blobs into ``store``, decoding them where that was not done before."""
-    rollup = conversations.BlobRollup(plan.edges, folder)
-    unit = _Unit(work, rollup, plan, meter)
-    results = unit.results()
-    if results:
-        results[0].restarted_ends = unit.restarted_ends
-    for piece in rollup.finish():
-        store.add(piece)
-    return results
-
-
-def _units(items: Sequence[Item]) -> list[range]:
-    """Blobs in pieces of work, as places in ``items``: large ones alone, small ones together, in the order of their names."""
-    units: list[range] = []
-    first = size = 0
-    for at, item in enumerate(items):
-        if at > first and (size + item.blob.size > _UNIT_BYTES or at - first >= _UNIT_BLOBS):
-            units.append(range(first, at))
-            first, size = at, 0
-        size += item.blob.size
-    return [*units, range(first, len(items))] if items else []
-
-
-def _blob_hours(
-    blob: Blob | StoredBlob | KeptBlob, hours: Mapping[tuple[object, ...], int], read: BlobResult
-) -> list[tuple[object, ...]]:
-    """Rows of nic_hours.READ: what the blob says of the NIC-hours it covers."""
-    rejected = read.ledger.rejected + read.ledger.rejected_records
-    state = "partly read" if read.failed or rejected else "read"
-    if not hours:
-        if blob.flow_log is None or blob.hour is None:
-            return []
-        state = "failed" if read.failed or read.ledger.rejected_records else "empty"
-        return [(blob.flow_log, None, blob.mac_address, blob.hour, state, 0, rejected, blob.flow_log)]
-    # The rejects of a blob are told once, at its first NIC-hour.
-    return [
-        (*key, state, tuples, rejected if number == 0 else 0, blob.flow_log)
-        for number, (key, tuples) in enumerate(hours.items())
-    ]
-
-
-def _read_export(item: Item, plan: Plan, meter: _Meter, store: Pieces) -> BlobResult:
+def _read_export(item: Item, plan: Plan, meter: Meter, store: Pieces) -> BlobResult:
     """Decode one Traffic Analytics export; its rows are conversations already."""
     result = BlobResult(Ledger(blobs=1))
     try:
@@ -405,7 +208,7 @@ def _take_rows(result: BlobResult, decoded: DecodedRows, plan: Plan) -> pl.DataF
         bucket = pl.when((start >= edge) & (start.dt.truncate("1h") <= edge)).then(pl.lit(edge)).otherwise(bucket)
     result.hops |= set(kept.filter("is_hop")["mac_address"].drop_nulls().to_list())
     result.inventory.append(decoded.inventory)
-    counts = kept.group_by(*_NIC, hour=start.dt.truncate("1h")).agg(n=pl.col("lines").sum())
+    counts = kept.group_by(*NIC, hour=start.dt.truncate("1h")).agg(n=pl.col("lines").sum())
     result.hours += [(*key, "read", n, 0, None) for *key, n in counts.iter_rows()]
     return kept.with_columns(hour=bucket.cast(conversations.SCHEMA["hour"])).select(conversations.COLUMNS)
 
@@ -443,15 +246,15 @@ def _run(
 ) -> Gathered:
     """All blobs read, a piece of work to a thread, summed in the order of their names."""
     items = selected.items
-    pieces = _units(items) if selected.flow_logs else [range(at, at + 1) for at in range(len(items))]
+    pieces = units_of(items) if selected.flow_logs else [range(at, at + 1) for at in range(len(items))]
     units: list[range | KeptPart] = [*selected.kept, *pieces]
-    meter = _Meter(selected, plan.progress)
+    meter = Meter(selected, plan.progress)
     gathered = Gathered()
 
     def work(unit: range | KeptPart) -> list[BlobResult]:
         taken = unit if isinstance(unit, KeptPart) else [items[at] for at in unit]
         if isinstance(taken, KeptPart) or selected.flow_logs:
-            return _read_flow_logs(taken, plan, meter, store, folder)
+            return read_flow_logs(taken, plan, meter, store, folder)
         return [_read_export(item, plan, meter, store) for item in taken]
 
     if plan.budget.threads == 1 or len(units) == 1:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import flowlens as fl
-from flowlens import conversations, flow_streams, nic_hours, scanning
+from flowlens import conversations, flow_streams, nic_hours, units
 from flowlens.evidence import (
     REJECTS_KEPT,
     SAMPLE_LENGTH,
@@ -27,7 +27,8 @@ from flowlens.evidence import (
     sample,
     total,
 )
-from flowlens.formats import decode_flow_log
+from flowlens.formats import decode_flow_log, flow_log_documents
+from flowlens.formats.flow_log import Document
 from tests.make_logs import MACS, NINE, TEN, at, flow, nic_log, vnet_log, write_blob
 
 DATA = Path(__file__).parent / "data"
@@ -234,14 +235,20 @@ def test_a_blob_that_does_not_add_up_ends_the_run(tmp_path, monkeypatch, lost):
     log = tmp_path / "log.json"
     log.write_bytes((DATA / "zero_counters.json").read_bytes())
 
-    def losing(*chunks, **options):
-        for decoded in decode_flow_log(*chunks, **options):
-            fewer = {name: getattr(decoded.ledger, name) - n for name, n in lost.items() if name != "rows"}
-            flows = decoded.flows.slice(lost.get("rows", 0))
-            yield Decoded(flows, replace(decoded.ledger, **fewer))
+    def fewer(ledger):
+        return replace(ledger, **{name: getattr(ledger, name) - n for name, n in lost.items() if name != "rows"})
 
-    for module in (scanning, flow_streams):
-        monkeypatch.setattr(module, "decode_flow_log", losing)
+    def losing_flows(*chunks, **options):
+        for decoded in decode_flow_log(*chunks, **options):
+            yield Decoded(decoded.flows.slice(lost.get("rows", 0)), fewer(decoded.ledger))
+
+    def losing_documents(*chunks, **options):
+        for document in flow_log_documents(*chunks, **options):
+            rest = document.flows().slice(lost.get("rows", 0))
+            yield Document(fewer(document.ledger), None, rest)
+
+    monkeypatch.setattr(flow_streams, "decode_flow_log", losing_flows)
+    monkeypatch.setattr(units, "flow_log_documents", losing_documents)
     scan = fl.scan(log, threads=1)
     with pytest.raises(fl.LedgerError, match=r"log\.json: expected \d+ tuples"):
         _ = scan.ledger

@@ -16,27 +16,37 @@ TOP = Path(__file__).parents[1]
 PACKED = {"flowlens": TOP / "flowlens", "flowlens/kql": TOP / "kql"}
 
 
+NOT_SHIPPED = (".pyx", ".so", ".pyd")
+"""The kernel's source, and what an installation for development made of it."""
+
+
 def shipped_files() -> set[str]:
-    """What the wheel must hold: every file of the two packed folders, by its place in the wheel."""
+    """What the pure wheel must hold: every file of the two packed folders, by its place in the wheel."""
     return {
         f"{place}/{path.relative_to(folder).as_posix()}"
         for place, folder in PACKED.items()
         for path in folder.rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
+        if path.is_file() and "__pycache__" not in path.parts and path.suffix not in NOT_SHIPPED
     }
+
+
+def built(folder: Path, **environment: str) -> Path:
+    """A wheel built offline in ``folder`` from a copy, so that the source tree stays as it is."""
+    source, made = folder / "source", folder / "made"
+    source.mkdir()
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+        shutil.copy(TOP / name, source)
+    for name in ("flowlens", "kql"):
+        shutil.copytree(TOP / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.so", "*.pyd"))
+    pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", made, source, **environment)
+    (wheel,) = made.glob("*.whl")
+    return wheel
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel built offline from a copy, so that the source tree stays as it is."""
-    source, made = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("made")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(TOP / name, source)
-    for name in ("flowlens", "kql"):
-        shutil.copytree(TOP / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", made, source)
-    (built,) = made.glob("*.whl")
-    return built
+    """The wheel that runs anywhere."""
+    return built(tmp_path_factory.mktemp("pure"), FLOWLENS_PURE="1")
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +56,11 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-def pip(command: str, *arguments: object) -> None:
+def pip(command: str, *arguments: object, **environment: str) -> None:
     # Run by this interpreter, whose folders hold the build tools; never by way of an index.
     line = [sys.executable, "-m", "pip", command, "--quiet", "--no-index", "--disable-pip-version-check"]
-    done = subprocess.run([*line, *map(str, arguments)], capture_output=True, text=True, check=False)
+    env = {**os.environ, **environment}
+    done = subprocess.run([*line, *map(str, arguments)], capture_output=True, text=True, check=False, env=env)
     assert done.returncode == 0, done.stderr
 
 
@@ -75,6 +86,31 @@ def test_wheel_holds_every_file_of_the_package(wheel: Path) -> None:
         licences = [name for name in packed.namelist() if name.endswith("/LICENSE")]
     assert inside == shipped_files()
     assert licences
+
+
+def test_the_pure_wheel_runs_anywhere(wheel: Path) -> None:
+    assert wheel.name.endswith("-py3-none-any.whl")
+
+
+def test_the_wheel_of_this_platform_holds_the_kernel(tmp_path: Path) -> None:
+    # Without optimization, since only building is at stake.
+    wheel = built(tmp_path, CFLAGS="-O0")
+    assert not wheel.name.endswith("-none-any.whl")
+    with zipfile.ZipFile(wheel) as packed:
+        inside = {name for name in packed.namelist() if ".dist-info/" not in name}
+    (kernel,) = inside - shipped_files()
+    assert kernel.startswith("flowlens/_kernel.")
+    place = tmp_path / "installed"
+    pip("install", "--no-deps", "--target", place, wheel)
+    program = "import flowlens._kernel as kernel; from flowlens.kernel import engine; print(kernel.__file__, engine(), sep='|')"
+    where, engine = run(place, tmp_path, "-c", program).strip().split("|")
+    assert Path(where).is_relative_to(place)
+    assert engine == "compiled kernel"
+
+
+def test_without_a_compiler_the_wheel_is_built_without_the_kernel(tmp_path: Path) -> None:
+    with zipfile.ZipFile(built(tmp_path, CC=str(tmp_path / "no-compiler"))) as packed:
+        assert {name for name in packed.namelist() if ".dist-info/" not in name} == shipped_files()
 
 
 @pytest.mark.parametrize("kind", ["flowlens/kql/*.kql", "flowlens/catalog/**/*.toml", "flowlens/catalog/**/*tags*"])

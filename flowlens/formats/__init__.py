@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from flowlens.formats.flow_log import decode_flow_log
+from flowlens.formats.flow_log import decode_flow_log, flow_log_documents
 
 FORMATS = {
     "flow_log": decode_flow_log,
 }
 """Name of a format to its decode function."""
 
-__all__ = ["FORMATS", "decode_flow_log"]
+__all__ = ["FORMATS", "decode_flow_log", "flow_log_documents"]

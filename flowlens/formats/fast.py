@@ -395,7 +395,7 @@ def _checked(parsed: pa.Table, notes: Notes) -> tuple[Columns, int]:
         "protocol": raw["protocol"],
         "direction": _coded(raw["direction"], schema.DIRECTION_NAME),
         "flow_state": state,
-        "flow_status": _status(state),
+        "flow_status": status(state.indices, state.dictionary.to_pylist()),
         "encryption_code": encryption,
     }
     without = pa.array([word in ("Begin", "Deny") for word in state.dictionary.to_pylist()]).take(state.indices)
@@ -422,11 +422,11 @@ def _coded(raw: pa.Array, names: Mapping[str, str]) -> pa.DictionaryArray:
     return pa.DictionaryArray.from_arrays(codes, pa.array(names.values(), schema.TEXT))
 
 
-def _status(state: pa.DictionaryArray) -> pa.DictionaryArray:
-    """Denied for Deny, else Allowed."""
+def status(states: pa.Array, names: Sequence[str]) -> pa.DictionaryArray:
+    """Denied for Deny, else Allowed; ``states`` are places in ``names``."""
     letters = list(schema.STATUS_NAME)
-    code_of = [letters.index("D" if word == schema.STATE_NAME["D"] else "A") for word in state.dictionary.to_pylist()]
-    codes = pa.array(code_of, pa.int32()).take(state.indices)
+    code_of = [letters.index("D" if word == schema.STATE_NAME["D"] else "A") for word in names]
+    codes = pa.array(code_of, pa.int32()).take(states)
     return pa.DictionaryArray.from_arrays(codes, pa.array(schema.STATUS_NAME.values(), schema.TEXT))
 
 

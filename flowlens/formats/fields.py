@@ -18,6 +18,8 @@ EARLIEST = int(dt.datetime(2015, 1, 1, tzinfo=_UTC).timestamp()) * 1_000_000
 LATEST = int(dt.datetime(2101, 1, 1, tzinfo=_UTC).timestamp()) * 1_000_000
 """Microseconds; a time stamp before the first or from the second on is a reject."""
 
+_EPOCH_DAY = dt.date(1970, 1, 1).toordinal()
+
 PORT_LIMIT = 2**16
 PROTOCOL_LIMIT = 2**8
 _MAC = re.compile(r"[0-9A-F]{12}")
@@ -201,18 +203,23 @@ def record_time(value: object, notes: Notes) -> int | None:
         return None
     match = _TIME.fullmatch(text)
     if match:
-        *parts, fraction, sign, hours, minutes = match.groups()
-        try:
-            year, month, day, hour, minute, second = map(int, parts)
-            moment = dt.datetime(year, month, day, hour, minute, second, tzinfo=_UTC)
-        except ValueError:
-            pass
-        else:
-            away = dt.timedelta(hours=int(hours or 0), minutes=int(minutes or 0))
-            since = moment - dt.datetime(1970, 1, 1, tzinfo=_UTC) - (-away if sign == "-" else away)
-            return since // dt.timedelta(microseconds=1) + int((fraction or "")[:6].ljust(6, "0"))
+        year, month, day, hour, minute, second, fraction, sign, hours, minutes = match.groups()
+        days = _days(year, month, day)
+        if days is not None and hour < "24" and minute < "60" and second < "60":
+            away = 60 * int(hours or 0) + int(minutes or 0)
+            since = 60 * (1440 * days + 60 * int(hour) + int(minute) + (away if sign == "-" else -away)) + int(second)
+            return 1_000_000 * since + int((fraction or "")[:6].ljust(6, "0"))
     notes[f"record_time {shown(text)}"] += 1
     return None
+
+
+@lru_cache(maxsize=256)
+def _days(year: str, month: str, day: str) -> int | None:
+    """Days since 1970; None where there is no such day."""
+    try:
+        return dt.date(int(year), int(month), int(day)).toordinal() - _EPOCH_DAY
+    except ValueError:
+        return None
 
 
 def bounded(notes: Notes) -> dict[str, int]:

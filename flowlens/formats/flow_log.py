@@ -2,20 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain, pairwise
 from operator import itemgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
+from flowlens import schema
 from flowlens.evidence import REJECTS_KEPT, Decoded, Ledger
-from flowlens.formats import fast, fields
+from flowlens.formats import compiled, fast, fields
 from flowlens.formats import strict as reference
-from flowlens.formats.framing import Broken, Framing, Record, frames
+from flowlens.formats.framing import Broken, Framing, Record, Run, Taken, frames
+
+if TYPE_CHECKING:
+    from flowlens._kernel import Reader
 
 DOCUMENT_BYTES = 2 * 2**20
 """About how many bytes of records become one batch."""
 
 Span = Record[dict[str, Any], fast.VnetRecord] | Broken
+_Numbered = tuple[int, Span]
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A batch of a blob's records; of use until the next one is asked for.
+
+    ``batch`` is what the compiled kernel decoded, ``rest`` are the flows of all other records; None where there are none.
+    """
+
+    ledger: Ledger
+    batch: compiled.Batch | None
+    rest: pa.Table | None
+    tallies: tuple[reference.Tally, ...] = ()
+    """What became of the records, in the order of the rows of ``batch`` and ``rest``."""
+
+    def flows(self) -> pa.Table:
+        """All flows in the order of the blob, as schema.ENCODED_FLOWS."""
+        tables = [] if self.batch is None else [self.batch.flows]
+        if self.rest is not None:
+            tables.append(self.rest)
+        return fast.reordered(tables, _order(self.tallies)) if tables else schema.ENCODED_FLOWS.empty_table()
+
+    def decoded(self) -> Decoded:
+        """All flows in the order of the blob, and how many each record gave."""
+        rows = [0] * self.ledger.records
+        for tally in self.tallies:
+            for number, count in zip(tally.numbers, tally.rows, strict=True):
+                rows[number] = count
+        return Decoded(self.flows(), self.ledger, tuple(rows))
 
 
 def decode_flow_log(chunks: Iterable[bytes], *, where: str, strict: bool = False) -> Iterator[Decoded]:
@@ -37,6 +74,17 @@ def decode_flow_log(chunks: Iterable[bytes], *, where: str, strict: bool = False
     >>> [(batch.flows.num_rows, batch.ledger.complete) for batch in decode_flow_log([text], where="PT1H.json")]
     [(1, True)]
     """
+    for document in flow_log_documents(chunks, where=where, strict=strict):
+        yield document.decoded()
+
+
+def flow_log_documents(
+    chunks: Iterable[bytes], *, where: str, strict: bool = False, reader: Reader | None = None
+) -> Iterator[Document]:
+    """As `decode_flow_log`, but a table of flows is made only where it is asked for.
+
+    ``reader`` is used and left empty, so that many small blobs share one; without it each gets its own.
+    """
     taken = 0
 
     def source() -> Iterator[bytes]:
@@ -45,46 +93,76 @@ def decode_flow_log(chunks: Iterable[bytes], *, where: str, strict: bool = False
             taken += len(chunk)
             yield chunk
 
-    batch: list[Span] = []
-    record_bytes = framing_bytes = 0
-    for span in frames(source(), reference.parse_record, None if strict else fast.Fitting()):
+    if strict:
+        reader = None
+    elif reader is None:
+        reader = compiled.new_reader()
+
+    def bulk(data: bytes, start: int) -> Taken:
+        assert reader is not None
+        return Taken(*reader.read(data, start, DOCUMENT_BYTES))
+
+    batch: list[_Numbered] = []
+    kept: list[int] = []
+    records = record_bytes = framing_bytes = 0
+    fit = None if strict else fast.Fitting()
+    for span in frames(source(), reference.parse_record, fit, bulk if reader else None):
         if isinstance(span, Framing):
             framing_bytes += span.length
             continue
-        batch.append(span)
-        record_bytes += span.length if isinstance(span, Broken) else len(span.raw)
+        if isinstance(span, Run):
+            kept += range(records, records + span.records)
+            records += span.records
+            record_bytes += span.record_bytes
+            framing_bytes += span.framing_bytes
+        else:
+            batch.append((records, span))
+            records += 1
+            record_bytes += span.length if isinstance(span, Broken) else len(span.raw)
         if record_bytes >= DOCUMENT_BYTES:
-            yield decode_spans(
-                batch, where, strict, Ledger(bytes=taken, record_bytes=record_bytes, framing_bytes=framing_bytes)
-            )
-            batch = []
-            taken = record_bytes = framing_bytes = 0
-    if batch or taken or framing_bytes:
-        yield decode_spans(
-            batch, where, strict, Ledger(bytes=taken, record_bytes=record_bytes, framing_bytes=framing_bytes)
-        )
+            sizes = Ledger(records=records, bytes=taken, record_bytes=record_bytes, framing_bytes=framing_bytes)
+            yield _decoded(batch, where, strict, sizes, reader, kept)
+            if reader is not None:
+                reader.clear()
+            batch, kept = [], []
+            taken = records = record_bytes = framing_bytes = 0
+    if records or taken or framing_bytes:
+        sizes = Ledger(records=records, bytes=taken, record_bytes=record_bytes, framing_bytes=framing_bytes)
+        yield _decoded(batch, where, strict, sizes, reader, kept)
+    if reader is not None:
+        reader.clear()
 
 
-def decode_spans(batch: list[Span], where: str, strict: bool, sizes: Ledger) -> Decoded:
+def decode_spans(batch: Sequence[Span], where: str, strict: bool, sizes: Ledger) -> Decoded:
     """The flows of a batch of spans, from either decoder, in the order of the spans; ``sizes`` are its counts of bytes."""
-    fitted = [
-        (number, span) for number, span in enumerate(batch) if isinstance(span, Record) and span.fitted is not None
-    ]
-    others = [(number, span) for number, span in enumerate(batch) if isinstance(span, Broken) or span.fitted is None]
+    sizes = replace(sizes, records=len(batch))
+    return _decoded(list(enumerate(batch)), where, strict, sizes, None, []).decoded()
+
+
+def _decoded(
+    spans: list[_Numbered], where: str, strict: bool, sizes: Ledger, reader: Reader | None, kept: list[int]
+) -> Document:
+    """What the spans of a batch hold, and the records ``kept`` that the reader has, in the order of the blob."""
+    fitted = [(number, span) for number, span in spans if isinstance(span, Record) and span.fitted is not None]
+    others = [(number, span) for number, span in spans if isinstance(span, Broken) or span.fitted is None]
     parts, left = fast.decode_records(fitted, where)
     others = sorted([*others, *left], key=itemgetter(0))
-    if others or not parts:
+    if others:
         parts.append(reference.decode_records(others, where))
+    rest = fast.reordered([table for table, _ in parts], None) if parts else None
     tallies = [tally for _, tally in parts]
+    batch = None
+    if reader is not None and kept:
+        batch = compiled.Batch(reader)
+        tally = reference.Tally(where, kept, batch.rows, tuples=sum(batch.rows), notes=batch.notes)
+        tallies = [tally, *tallies]
     notes = sum((tally.notes for tally in tallies), fields.Notes())
     rejects = sorted(chain.from_iterable(tally.rejects for tally in tallies), key=itemgetter(0))
-    flows = fast.reordered([table for table, _ in parts], _order(tallies))
-    tuples, rejected = sum(tally.tuples for tally in tallies), sum(tally.rejected for tally in tallies)
     ledger = Ledger(
-        records=len(batch),
-        tuples=tuples,
-        rows=flows.num_rows,
-        rejected=rejected,
+        records=sizes.records,
+        tuples=sum(tally.tuples for tally in tallies),
+        rows=sum(chain.from_iterable(tally.rows for tally in tallies)),
+        rejected=sum(tally.rejected for tally in tallies),
         rejected_records=sum(tally.rejected_records for tally in tallies),
         bytes=sizes.bytes,
         record_bytes=sizes.record_bytes,
@@ -93,14 +171,10 @@ def decode_spans(batch: list[Span], where: str, strict: bool, sizes: Ledger) -> 
         unknown_codes=fields.bounded(notes),
         rejects=tuple(reject for _, reject in rejects[:REJECTS_KEPT]),
     )
-    rows = [0] * len(batch)
-    for tally in tallies:
-        for number, count in zip(tally.numbers, tally.rows, strict=True):
-            rows[number] = count
-    return Decoded(flows, ledger, tuple(rows))
+    return Document(ledger, batch, rest, tuple(tallies))
 
 
-def _order(tallies: list[reference.Tally]) -> list[int] | None:
+def _order(tallies: Sequence[reference.Tally]) -> list[int] | None:
     """Where the rows of each record stand once the tables are put end to end; None if that is in order already."""
     numbers = list(chain.from_iterable(tally.numbers for tally in tallies))
     if all(before < after for before, after in pairwise(numbers)):

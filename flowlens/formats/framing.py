@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 BLOCK_BYTES = 4 * 2**20
 """Input is taken in steps of at least this size, however the chunks arrive."""
@@ -60,6 +60,31 @@ class Record(Generic[Value, Fitted]):
     raw: bytes
     value: Value | None
     fitted: Fitted | None
+
+
+class Taken(NamedTuple):
+    """What a ``bulk`` function took from some bytes: records, their bytes, where the last one starts and where it ends.
+
+    ``unfinished`` says that the bytes ended inside what might be the next record.
+    """
+
+    records: int
+    record_bytes: int
+    last: int
+    end: int
+    unfinished: bool
+
+
+Bulk = Callable[[bytes, int], Taken]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Whole records in a row that ``bulk`` has, and the framing between them."""
+
+    records: int
+    record_bytes: int
+    framing_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,9 +202,10 @@ def frames(
     chunks: Iterable[bytes],
     parse: Callable[[bytes], Value],
     fit: Callable[[bytes], Fitted | None] | None = None,
+    bulk: Bulk | None = None,
     *,
     block_bytes: int = BLOCK_BYTES,
-) -> Iterator[Framing | Record[Value, Fitted] | Broken]:
+) -> Iterator[Framing | Run | Record[Value, Fitted] | Broken]:
     """The spans of a blob in order; together they are all of its bytes.
 
     Args:
@@ -187,12 +213,14 @@ def frames(
         parse: makes a value of a record's bytes; raises ValueError where they are not JSON.
         fit: tried first; returns None where a record is not of the shape it knows. It must accept nothing that
             ``parse`` refuses, and nothing that holds a ``records`` list or nests deeper than MAX_DEPTH.
+        bulk: tried before either, with bytes and the place of a record in them; takes as many whole records as it knows. It
+            must accept nothing that ``fit`` may not, and no record that starts otherwise than _OPENER.
         block_bytes: how much is taken at a time; the spans do not depend on it.
 
     >>> [type(span).__name__ for span in frames([b'{"records":[{"time":1},{"ti'], json.loads)]
     ['Framing', 'Record', 'Framing', 'Broken']
     """
-    return _Framer(_Buffer(blocks(chunks, block_bytes), block_bytes), parse, fit, Place()).spans()
+    return _Framer(_Buffer(blocks(chunks, block_bytes), block_bytes), parse, fit, bulk, Place()).spans()
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,10 +269,11 @@ def decided_frames(
     >>> [(type(span).__name__, place.offset) for span, place, _ in spans]
     [('Framing', 12), ('Record', 22), ('Framing', 23)]
     """
-    framer = _Framer(_Buffer(blocks(chunks, block_bytes), block_bytes, start.offset), parse, fit, start)
+    framer = _Framer(_Buffer(blocks(chunks, block_bytes), block_bytes, start.offset), parse, fit, None, start)
     for span in framer.spans():
         if framer.buffer.ended and not whole:
             return
+        assert not isinstance(span, Run), "only bulk gives runs"
         yield span, framer.here, framer.buffer.ended
 
 
@@ -256,11 +285,13 @@ class _Framer(Generic[Value, Fitted]):
         buffer: _Buffer,
         parse: Callable[[bytes], Value],
         fit: Callable[[bytes], Fitted | None] | None,
+        bulk: Bulk | None,
         start: Place,
     ) -> None:
         self.buffer = buffer
         self.parse = parse
         self.fit = fit
+        self.bulk = bulk
         self.start = start
         self.place = start.kind
         self.wrapped = start.wrapped
@@ -270,14 +301,14 @@ class _Framer(Generic[Value, Fitted]):
     def here(self) -> Place:
         return Place(self.buffer.offset, self.place, self.wrapped, self.opener)
 
-    def spans(self) -> Iterator[Framing | Record[Value, Fitted] | Broken]:
+    def spans(self) -> Iterator[Framing | Run | Record[Value, Fitted] | Broken]:
         buffer = self.buffer
         while len(buffer.data) < len(BOM) and buffer.more():
             pass
         if not self.start.offset and buffer.data.startswith(BOM):
             yield self._framing(len(BOM))
         something = self.start.offset > 0
-        span: Framing | Record[Value, Fitted] | Broken | None = None
+        span: Framing | Run | Record[Value, Fitted] | Broken | None = None
         while buffer.at < len(buffer.data) or buffer.more():
             span = self._next()
             something = something or not isinstance(span, Framing) or self.place != "top"
@@ -292,7 +323,7 @@ class _Framer(Generic[Value, Fitted]):
         self.buffer.at += length
         return Framing(length)
 
-    def _next(self) -> Framing | Record[Value, Fitted] | Broken:
+    def _next(self) -> Framing | Run | Record[Value, Fitted] | Broken:
         data, at = self.buffer.data, self.buffer.at
         if self.place == "tail":
             return self._wrapper_tail()
@@ -301,7 +332,7 @@ class _Framer(Generic[Value, Fitted]):
             return self._framing(gap.end() - at)
         byte = data[at]
         if byte == ord("{"):
-            return self._quick_record() or self._item()
+            return self._run() or self._quick_record() or self._item()
         if byte == ord("[") and self.place == "top":
             self.place, self.wrapped = "list", False
             return self._framing(1)
@@ -309,6 +340,28 @@ class _Framer(Generic[Value, Fitted]):
             self.place = "tail" if self.wrapped else "top"
             return self._framing(1)
         return self._broken("expected a record")
+
+    def _run(self) -> Run | None:
+        """The records from here on that ``bulk`` takes."""
+        buffer = self.buffer
+        if self.bulk is None:
+            return None
+        taken = self.bulk(buffer.data, buffer.at)
+        while (
+            taken.unfinished
+            and not taken.records
+            and len(buffer.data) - buffer.at <= MAX_RECORD_BYTES
+            and buffer.more()
+        ):
+            taken = self.bulk(buffer.data, buffer.at)
+        if not taken.records:
+            return None
+        learned = _OPENER.match(buffer.data, taken.last)
+        assert learned is not None, "bulk takes no other record"
+        self.opener = learned.group()
+        length = taken.end - buffer.at
+        buffer.at = taken.end
+        return Run(taken.records, taken.record_bytes, length - taken.record_bytes)
 
     def _quick_record(self) -> Record[Value, Fitted] | None:
         """The record up to the next opener, if ``fit`` takes it; a cut in the wrong place can't be taken."""

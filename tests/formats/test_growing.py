@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -48,7 +49,8 @@ def test_however_a_blob_grows_its_units_are_the_same(path: Path) -> None:
     expected = pa.concat_tables([schema.FLOWS.empty_table(), *(schema.plain(batch.flows) for batch in batches)])
     rows, units, ledger = read(data, [])
     assert rows.drop_columns(["block"]).equals(expected)
-    assert ledger == whole and ledger.balanced
+    # The compiled kernel, which reads whole blobs only, takes some records that else the strict decoder serves.
+    assert replace(ledger, strict_records=whole.strict_records) == whole and ledger.balanced
     chance = random.Random(path.name)
     for _ in range(SCHEDULES):
         cuts = sorted(chance.randrange(len(data) + 1) for _ in range(chance.randrange(1, 5)))

@@ -62,6 +62,15 @@ class Interrupts:
             self._hook(unraisable)
             return
         # Not at once: raised inside this very hook it would be swallowed again.
-        self._timer = threading.Timer(_AGAIN, _thread.interrupt_main, (self.number,))
+        self._timer = threading.Timer(_AGAIN, _again, (self.number,))
         self._timer.daemon = True
         self._timer.start()
+
+
+def _again(number: int) -> None:
+    """The signal once more, to the main thread; what that waits for ends only by one that the system sends."""
+    thread = threading.main_thread().ident
+    if hasattr(signal, "pthread_kill") and thread is not None:
+        signal.pthread_kill(thread, number)
+    else:
+        _thread.interrupt_main(signal.Signals(number))

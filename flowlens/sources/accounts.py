@@ -15,6 +15,7 @@ import os
 import re
 import ssl
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +42,7 @@ IDENTITY_DEADLINE = 30.0
 """Seconds that finding an identity may take in all; the default chain asks several places, some of which never answer."""
 PATIENCE = 6
 """A request ends with all its tries within so many times the seconds that a server may stay silent; a sign-in does too."""
+_MOMENT = 0.5
 API_VERSION = "2021-12-02"
 """The version of the REST API that is asked for: all that reading takes is in it, and every account knows it. The newest, which
 the library asks for, comes to some accounts and clouds months after the library (Azure/azure-sdk-for-net#31940)."""
@@ -465,7 +467,10 @@ def within(seconds: float, get: Callable[[], Any], where: str) -> Any:
     # A daemon, since what hangs here would hold up the end of the process too.
     thread = threading.Thread(target=run, daemon=True, name="flowlens-identity")
     thread.start()
-    thread.join(seconds)
+    deadline = time.monotonic() + seconds
+    while thread.is_alive() and (left := deadline - time.monotonic()) > 0:
+        # In short waits: one that begins just as a signal comes is not ended by it.
+        thread.join(min(left, _MOMENT))
     if result:
         return result[0]
     if not failure:

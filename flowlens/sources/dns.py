@@ -162,8 +162,12 @@ def resolve_names(
             return [Found(name, address, seen, alias, str(server)) for address, alias in sorted(found.items())], None
         return [], Gap(name, "; ".join(dict.fromkeys(reasons)), answered=False)
 
-    with ThreadPoolExecutor(max_workers=_THREADS, thread_name_prefix="dns") as pool:
+    pool = ThreadPoolExecutor(max_workers=_THREADS, thread_name_prefix="dns")
+    try:
         answers = list(pool.map(ask, wanted))
+    finally:
+        # Not waited for: after an interrupt a server that is silent would hold up the end.
+        pool.shutdown(wait=False, cancel_futures=True)
     return Resolution(
         tuple(one for found, _ in answers for one in found), tuple(gap for _, gap in answers if gap is not None)
     )

@@ -487,7 +487,7 @@ _PASSING = {"FL-S16", "FL-S17", "FL-S21", "FL-S22", "FL-S23", "FL-S24", "FL-S35"
 def _wait(error: BaseException, attempt: int) -> float:
     """Seconds to wait before the next try: what the server asks for, else twice as long each time, spread by chance."""
     if asked := asked_wait(error):
-        return min(asked, _LONGEST_WAIT)
+        return asked
     return min(_LONGEST_WAIT, _FIRST_WAIT * float(2**attempt)) * random.uniform(0.5, 1)  # noqa: S311 - no secret
 
 

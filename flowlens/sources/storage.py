@@ -147,8 +147,7 @@ class _Lister:
                 return ask()
             except (AzureError, ParseError, OSError, ValueError, LookupError) as error:
                 # A control character in one name makes the server's XML, or the server itself, fail for the whole page.
-                wait = asked_wait(error) or _FIRST_WAIT * 2 ** (attempt - 1)
-                wait = min(_LONGEST_WAIT, wait)
+                wait = asked_wait(error) or min(_LONGEST_WAIT, _FIRST_WAIT * 2 ** (attempt - 1))
                 if attempt == _TRIES or not is_passing(error) or time.monotonic() + wait > deadline:
                     if status_of(error) == 500:
                         raise declared("FL-S31", where, "500 from the server") from None

@@ -71,6 +71,8 @@ class Refusal:
     message: str = ""
     location: str = ""
     retry_after: str = ""
+    is_bare: bool = False
+    """Whether only the body says the code, as behind a proxy that drops headers."""
     head: tuple[tuple[str, str], ...] = ()
 
 
@@ -233,7 +235,7 @@ def fault_proxy(server: str, plan: Plan = no_faults) -> Iterator[FaultProxy]:
             text = f"{fault.message}\nRequestId:00000000-0000-0000-0000-000000000000\nTime:2026-06-15T09:00:00.0000000Z"
             xml = f'<?xml version="1.0" encoding="utf-8"?><Error><Code>{fault.code}</Code><Message>{text}</Message></Error>'
             headers = {"x-ms-request-id": "00000000-0000-0000-0000-000000000000", **dict(fault.head)}
-            if fault.code:
+            if fault.code and not fault.is_bare:
                 headers["x-ms-error-code"] = fault.code
             if fault.location:
                 headers["Location"] = fault.location

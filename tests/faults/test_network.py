@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,13 +16,17 @@ from flowlens.sources.accounts import Access
 from tests.faults.conftest import LONG, Stored, options
 from tests.faults.day import upload
 from tests.faults.proxies import (
+    ARCHIVED,
+    FIREWALL,
     GONE,
     INTERNAL,
+    NO_ROLE,
     SERVER_BUSY,
     TIMED_OUT,
     TOO_MANY,
     Broken,
     Fault,
+    Refusal,
     Request,
     always,
     fault_proxy,
@@ -117,6 +122,30 @@ def test_a_body_that_comes_a_byte_at_a_time_ends_within_the_deadline(small: Stor
     assert ran.code == INCOMPLETE and "FL-S22" in ran.out, ran.err
 
 
+def test_a_page_of_names_that_comes_a_byte_at_a_time_ends_within_the_deadline(small: Stored) -> None:
+    def of_blobs(request: Request) -> bool:
+        return request.is_list and "delimiter" not in request.query
+
+    with fault_proxy(small.server.host, always(Broken("drip", 600), of_blobs)) as proxy:
+        began = time.monotonic()
+        ran = analyze(small.through(proxy.host), SILENCE)
+        assert time.monotonic() - began < DEADLINE
+        assert proxy.struck["drip"]
+    assert ran.code == ERROR and "FL-S22" in ran.err and not ran.stdout
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    ("refusal", "code"), [(NO_ROLE, "FL-S10"), (FIREWALL, "FL-S11"), (ARCHIVED, "FL-S27")], ids=str
+)
+def test_an_error_code_is_read_from_the_body_where_a_proxy_drops_its_header(
+    small: Stored, refusal: Refusal, code: str, place: str
+) -> None:
+    with fault_proxy(small.server.host, always(replace(refusal, is_bare=True), PLACES[place])) as proxy:
+        ran = analyze(small.through(proxy.host))
+    assert ran.code in (ERROR, INCOMPLETE) and code in ran.out + ran.err, ran.out + ran.err
+
+
 @pytest.mark.parametrize(
     "fault", [SERVER_BUSY, TOO_MANY, INTERNAL, Broken("cut", 40), Broken("cut", -9), Broken("reset")], ids=str
 )
@@ -134,6 +163,18 @@ def test_a_page_of_names_that_never_comes_is_an_error_and_no_answer(small: Store
         ran = analyze(small.through(proxy.host))
     assert ran.code == ERROR and not ran.stdout
     assert "FL-S" in ran.err
+
+
+def test_every_request_asks_for_the_version_that_every_account_knows(small: Stored) -> None:
+    GrowingBlob(small.client, mac=MACS[2], hour=DAY.replace(hour=9)).create(2)
+    with fault_proxy(small.server.host) as proxy:
+        assert analyze(small.through(proxy.host), timeout=5).code == 0
+        ran = run("doctor", small.through(proxy.host), *options(small.through(proxy.host)))
+        assert ran.code in (0, INCOMPLETE), ran.err
+        # By the client library: folders and properties; by plain reads: names and bytes.
+        asked = {(request.method, request.is_list, "delimiter" in request.query) for request in proxy.log}
+        assert {("GET", True, True), ("GET", True, False), ("GET", False, False)} <= asked
+        assert {request.headers["x-ms-version"] for request in proxy.log} == {"2021-12-02"}
 
 
 def rows(url: str) -> bytes:

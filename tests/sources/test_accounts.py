@@ -463,8 +463,8 @@ def test_only_what_can_pass_is_tried_again(error: Exception, passing: bool, thro
 
 
 def test_every_declared_error_is_raised_somewhere_and_only_those() -> None:
-    sources = Path(refusals.__file__).parent
-    code = "".join(path.read_text(encoding="utf-8") for path in sources.glob("*.py"))
+    package = Path(refusals.__file__).parents[1]
+    code = "".join(path.read_text(encoding="utf-8") for path in package.rglob("*.py"))
     table = code[code.index("REFUSALS: Mapping") : code.index("Every error of these sources")]
     used = set(re.findall(r'"(FL-[ASW]\d\d)"', code.replace(table, "")))
     assert used == set(REFUSALS)

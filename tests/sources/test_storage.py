@@ -351,6 +351,27 @@ def test_what_cannot_pass_is_asked_for_once(status: int, code: str, asked: int) 
     assert len(container.calls) == asked
 
 
+def throttled(seconds: str) -> HttpResponseError:
+    response = SimpleNamespace(status_code=503, headers={"Retry-After": seconds}, reason="", content_type=None)
+    return HttpResponseError("busy", response=response)  # type: ignore[arg-type]
+
+
+def test_a_server_that_asks_for_time_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(storage.time, "sleep", waited.append)
+    found = listing(Container([key()], fails=lambda number: throttled("10") if number in (1, 5) else None))
+    assert keys(found) == [key()] and waited == [10, 10]
+
+
+def test_a_server_that_asks_for_more_time_than_there_is_gets_no_second_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(storage.time, "sleep", waited.append)
+    container = Container([key()], fails=lambda _number: throttled("181"))
+    with pytest.raises(SourceError, match="FL-S23"):
+        listing(container)
+    assert (len(container.calls), waited) == (1, [])
+
+
 @pytest.mark.parametrize(
     ("minutes", "told"),
     [(0, ""), (1, ""), (5, "differs by 5 minutes"), (-5, "differs by 5 minutes"), (20, "error"), (-20, "error")],

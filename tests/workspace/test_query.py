@@ -59,9 +59,10 @@ def test_every_query_can_be_asked_in_parts() -> None:
         query = find_query(name)
         own = {"slices", "slice"} <= {parameter.name for parameter in query.parameters}
         assert own != bool(query.order), name
-        assert (
-            not query.order or check_query(part_of(query, query.text, 2, 1)).columns == check_query(query.text).columns
-        )
+        if query.order:
+            checked = check_query(part_of(query, query.text, 2, 1))
+            assert checked.diagnostics == (), name
+            assert tuple(column for column, _ in checked.columns) == query.columns, name
 
 
 def test_conversations_come_in_slices_and_none_is_lost(filled: Logs) -> None:
@@ -78,17 +79,19 @@ def test_conversations_come_in_slices_and_none_is_lost(filled: Logs) -> None:
 def test_a_result_that_one_answer_cannot_hold_comes_in_parts(filled: Logs) -> None:
     asked = ("query", "rule_usage", *SOURCE, *DAY, *filled.options, "--format", "csv")
     whole = run(*asked)
-    assert len(whole.out.splitlines()) > 10
+    # So that one of two parts is cut again: each query takes the interpreter seconds.
+    most = (len(whole.out.splitlines()) - 1) // 2
+    assert most > 10
     filled.asked.clear()
     # The first answers are cut with a word, those of the parts in silence.
     first = [True]
 
     def after(asked: Asked, rows: list[list[object]]) -> Told | list[list[object]]:
-        if asked.is_count or len(rows) <= 5:
+        if asked.is_count or len(rows) <= most:
             return rows
         if "result_part" not in asked.query and first.pop():
-            return server.partial(["a"], rows[:5])
-        return rows[:5]
+            return server.partial(["a"], rows[:most])
+        return rows[:most]
 
     filled.after = after
     cut = run(*asked)

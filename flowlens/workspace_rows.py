@@ -156,7 +156,7 @@ def read_workspace(
     if progress is not None:
         progress(done, expected * PER_ROW, expected * PER_ROW)
     later = None
-    if counts is not None and not failed and tally.rows != expected:
+    if counts is not None and not failed:
         later = count_rows(asker, start, end)
     yield Part(_nothing(_last(counts, later, tally, bool(failed), asker)))
 
@@ -262,7 +262,7 @@ def _last(
 ) -> Ledger:
     """What the whole says: whether there was anything, whether all of it came, and what else stands in the table.
 
-    ``later`` are counts made after the parts where these hold other than the first count said.
+    ``later`` are counts made after the parts: rows may have arrived even in hours that nobody asked for, since they were empty.
     """
     where, table = tally.where, asker.connection.workspace.table
     notes = [f"{where}: {asker.requests} queries"]
@@ -283,7 +283,7 @@ def _last(
     if unplaced:
         reject = Reject(where, 0, f"cannot read FlowIntervalStartTime ({unplaced} row(s))", "")
         ledger += Ledger(records=unplaced, rejected_records=unplaced, rejects=(reject,))
-    if is_partial or tally.rows == rows:
+    if is_partial or (later is None and tally.rows == rows):
         return replace(ledger, notes=tuple(notes))
     if later is None:
         reject = Reject(where, 0, f"{rows} rows were counted first, {tally.rows} came, and counting again failed", "")

@@ -15,7 +15,7 @@ import polars as pl
 import flowlens as fl
 from flowlens.analyses.attempts import attempts_of
 from flowlens.analyses.destinations import destinations
-from flowlens.analyses.encryption import _judged, _status
+from flowlens.analyses.encryption import _status, judged
 from tests import truth as truths
 
 Difference = str
@@ -195,7 +195,7 @@ def _encryption(truth: truths.Truth, scan: fl.Scan, known: Addresses) -> Iterabl
     }
     kinds = [pl.col("kind").eq(k).any().alias(f"any_{k}") for k in ("Encrypted", "Unencrypted", "Dropped", "Unknown")]
     rows = (
-        _judged(scan.evidence.views)
+        judged(scan.evidence.views)
         .filter(pl.col("src_nic").is_not_null(), pl.col("dst_nic").is_not_null())
         .group_by("src_vnet", "src_ip", "dst_vnet", "dst_ip")
         .agg(kinds)

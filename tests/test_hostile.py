@@ -310,7 +310,7 @@ def test_a_baselines_findings_cannot_steer_the_terminal(tmp_path: Path) -> None:
     finding = {
         "id": "\x1b",
         "question": "denied_egress",
-        "workload": "\x1b[31m\u202e",
+        "workload": "\x1b[31m\u202e (00005E005301)",
         "subject": "\x9b",
         "state": "new",
     }
@@ -318,6 +318,7 @@ def test_a_baselines_findings_cannot_steer_the_terminal(tmp_path: Path) -> None:
     path.parent.mkdir()
     report = {
         "schema_version": 1,
+        "window": {"start": "2026-06-15T09:00:00Z", "end": "2026-06-15T10:00:00Z"},
         "settings": {"profiles": "auto", "cloud": "global", "placeholders": {}},
         "findings": [finding],
         "tables": {"unexpected_destinations": []},

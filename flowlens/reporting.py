@@ -146,7 +146,7 @@ def report(
         _ = baseline.evidence
     dated = _asked_tables(scan, wanted, expected, earlier, known_tags, known_names, asked)
     tables = {name: table.drop("first_failure", strict=False) for name, table in dated.items()}
-    coverage = summarise(evidence.coverage, evidence.views)
+    coverage = summarise(evidence.coverage, evidence.parts)
     judged = expected is not None or baseline is not None
     settings = {**scan.settings, **asked, "names": known_names.describe() if known_names else None}
     if baseline is not None:

@@ -5,7 +5,7 @@ A question is *ok* only on evidence without gaps; without it, it is *not determi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import polars as pl
@@ -41,21 +41,20 @@ class Verdict:
     number: int | None = None
 
 
-def summarise(coverage: pl.DataFrame, views: pl.LazyFrame) -> dict[str, object]:
-    """NIC-hours by state, and the bytes observed beside the bytes counted once."""
+def summarise(coverage: pl.DataFrame, parts: Sequence[pl.LazyFrame]) -> dict[str, object]:
+    """NIC-hours by state, and the bytes observed beside the bytes counted once; ``parts`` are those of the evidence."""
     states = dict(coverage.group_by("state").len().iter_rows())
     total = pl.sum_horizontal("bytes_sent", "bytes_received")
-    sums = views.select(observed=total.sum(), counted=total.filter(pl.col("counted")).sum()).collect(engine="streaming")
-    by_log = (
-        views.group_by("flow_log_id")
-        .agg(
-            begun=pl.col("flows_started").sum(),
-            traffic=pl.col("first_traffic").count(),
-            denied=pl.col("flows_denied").sum(),
-        )
-        .sort("flow_log_id")
-        .collect(engine="streaming")
-    )
+    told = {
+        "observed": total.sum(),
+        "counted": total.filter(pl.col("counted")).sum(),
+        "begun": pl.col("flows_started").sum(),
+        "traffic": pl.col("first_traffic").count(),
+        "denied": pl.col("flows_denied").sum(),
+    }
+    # One part after the other: all at once would be hundreds of files at once where conversations are many.
+    by_part = [part.group_by("flow_log_id").agg(**told).collect(engine="streaming") for part in parts]
+    by_log = pl.concat(by_part).group_by("flow_log_id").agg(pl.col(list(told)).sum()).sort("flow_log_id")
     without_traffic = by_log.filter(pl.col("begun") >= _TRAFFIC_FROM, pl.col("traffic") == 0)
     without_denied = by_log.filter(pl.col("begun") >= _DENIED_FROM, pl.col("denied") == 0)
     return {
@@ -63,8 +62,8 @@ def summarise(coverage: pl.DataFrame, views: pl.LazyFrame) -> dict[str, object]:
         **{state.replace(" ", "_"): int(states.get(state, 0)) for state in schema.COVERAGE_STATES},
         "flow_logs": coverage["flow_log_id"].n_unique(),
         "nics": coverage["mac_address"].n_unique(),
-        "observed_bytes": int(sums["observed"].item() or 0),
-        "counted_bytes": int(sums["counted"].item() or 0),
+        "observed_bytes": int(by_log["observed"].sum()),
+        "counted_bytes": int(by_log["counted"].sum()),
         "logs_without_traffic": without_traffic["flow_log_id"].to_list(),
         "logs_without_denied": without_denied["flow_log_id"].to_list(),
     }

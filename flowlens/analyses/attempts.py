@@ -100,7 +100,10 @@ def _denied_inbound(views: pl.LazyFrame) -> pl.DataFrame:
     """What the destination's own NIC logged as denied: the rule that the source cannot see."""
     deciding = pl.struct(far_rule=rule_name(), far_acl=pl.col("acl_id"), far_kind=rule_kind())
     return (
-        views.filter(pl.col("view") == "destination", pl.col("flow_status") == "Denied")
+        # A scan from outside is denied thousands of times at one NIC, and no attempt of an internal address.
+        views.filter(
+            pl.col("src_place") == INTERNAL, pl.col("view") == "destination", pl.col("flow_status") == "Denied"
+        )
         .group_by("src_ip", "dst_vnet", "dst_ip", "dst_port", "protocol")
         .agg(deciding.sort_by("last_seen", deciding).last().alias("far"))
         .collect(engine="streaming")

@@ -65,7 +65,7 @@ def report_of(**tables: pl.DataFrame) -> fl.Report:
         settings={},
         catalogue={"date": "2026-06-26", "tags_date": "2026-06-26", "stale": False},
         ledger=fl.Ledger(),
-        coverage=summarise(coverage, views),
+        coverage=summarise(coverage, [views]),
         verdicts={},
         findings=(),
         tables=tables,

@@ -31,16 +31,17 @@ class Interrupts:
     def __init__(self) -> None:
         self.number: int | None = None
         self._handlers: dict[int, Any] = {}
-        self._hook: Callable[[Any], object] = sys.unraisablehook
+        self._before: Callable[[Any], object] = sys.unraisablehook
         self._timer: threading.Timer | None = None
 
     def __enter__(self) -> Interrupts:
+        self._before = sys.unraisablehook
         # Python runs handlers in the main thread alone, and lets no other thread set them.
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 if signal.getsignal(number) is not signal.SIG_IGN:
                     self._handlers[number] = signal.signal(number, self._raise)
-            self._hook, sys.unraisablehook = sys.unraisablehook, self._swallowed
+            sys.unraisablehook = self._swallowed
         return self
 
     def __exit__(
@@ -50,8 +51,8 @@ class Interrupts:
             self._timer.cancel()
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
-        if self._handlers:
-            sys.unraisablehook = self._hook
+        if threading.current_thread() is threading.main_thread():
+            sys.unraisablehook = self._before
 
     def _raise(self, number: int, _frame: FrameType | None) -> NoReturn:
         self.number = number
@@ -59,7 +60,7 @@ class Interrupts:
 
     def _swallowed(self, unraisable: Any) -> None:
         if self.number is None or not isinstance(unraisable.exc_value, KeyboardInterrupt):
-            self._hook(unraisable)
+            self._before(unraisable)
             return
         # Not at once: raised inside this very hook it would be swallowed again.
         self._timer = threading.Timer(_AGAIN, _again, (self.number,))

@@ -6,10 +6,22 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 
 from flowlens.signals import Interrupts
+
+
+@pytest.fixture(autouse=True)
+def not_ignored() -> Iterator[None]:
+    """SIGINT and SIGTERM as Python sets them, also where the tests run under nohup."""
+    before = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    for number, handler in before:
+        signal.signal(number, handler)
 
 
 class Dies:
@@ -32,14 +44,13 @@ def test_a_signal_that_was_swallowed_ends_a_wait_all_the_same() -> None:
     assert time.monotonic() - began < 20
 
 
-def test_handlers_are_as_before_once_it_ends_and_what_is_ignored_stays_so() -> None:
-    before = signal.getsignal(signal.SIGINT), sys.unraisablehook
-    ignored = signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    try:
-        with Interrupts() as interrupts:
-            signal.raise_signal(signal.SIGTERM)
-            assert interrupts.number is None
-        assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGTERM, ignored)
-    assert (signal.getsignal(signal.SIGINT), sys.unraisablehook) == before
+@pytest.mark.parametrize("ignored", [(), (signal.SIGTERM,), (signal.SIGINT, signal.SIGTERM)], ids=str)
+def test_handlers_are_as_before_once_it_ends_and_what_is_ignored_stays_so(ignored: tuple[signal.Signals, ...]) -> None:
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM), sys.unraisablehook
+    with Interrupts() as interrupts:
+        for number in ignored:
+            signal.raise_signal(number)
+        assert interrupts.number is None
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM), sys.unraisablehook) == before

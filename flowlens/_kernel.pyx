@@ -1121,6 +1121,15 @@ cdef class Reader:
             found.append(inside)
         return found
 
+    def keep_ends(self, int64_t start, int64_t end):
+        """Forget all rows but the Ends from ``start`` to before ``end``."""
+        cdef int32_t at, kept = 0
+        for at in range(self.row_count):
+            if self.rows[at].state == END and start <= self.rows[at].time < end:
+                self.rows[kept] = self.rows[at]
+                kept += 1
+        self.row_count = kept
+
     def encryption_counts(self):
         """How many rows have each word as encryption code."""
         cdef list counts = [0] * self.words.count

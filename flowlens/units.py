@@ -30,6 +30,7 @@ NIC = ["flow_log_id", "target_resource_id", "mac_address"]
 _UNIT_ROWS = 50_000
 _UNIT_BYTES = 4_000_000
 _UNIT_BLOBS = 100
+_ENDS = pa.schema([schema.FLOWS.field(name) for name in (*FLOW, "time", "restarted", *schema.COUNTERS)])
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _EVER = (-(2**63), 2**63 - 1)
 """Microseconds."""
@@ -109,6 +110,8 @@ class _Unit:
         self._pending: list[pa.Table] = []
         self._rows = 0
         self._read: list[BlobResult] = []
+        self._restarted = False
+        self._ends: list[pa.Table] = []
         self.restarted_ends: list[pl.DataFrame] = []
         self._blobs: list[Blob | StoredBlob | KeptBlob] = (
             list(work.blobs) if isinstance(work, KeptPart) else [item.blob for item in work]
@@ -120,6 +123,7 @@ class _Unit:
             for number, item in enumerate(work):
                 self._read.append(self._decode(number, item))
         self._flush()
+        self._sift_ends()
 
     def _take_kept(self, part: KeptPart) -> None:
         """Flows that were decoded before, with what became of their blobs."""
@@ -160,8 +164,8 @@ class _Unit:
             untimed = batch.flows.filter(pc.is_null(batch.flows["record_time"]))
             self._count_hours(_numbered(untimed, number))
         self._rollup.add_compiled(batch.reader, batch.contexts(self._edges), self._start, self._end)
-        if batch.reader.restarted or self.restarted_ends:
-            self._keep_restarted(inside_window(batch.flows, self._plan.window)[0])
+        if batch.reader.restarted or self._restarted:
+            self._keep_ends(batch.ends(self._start, self._end))
 
     def _flush(self) -> None:
         if not self._pending:
@@ -170,8 +174,9 @@ class _Unit:
         self._pending, self._rows = [], 0
         self._count_hours(flows)
         kept, _ = inside_window(flows, self._plan.window)
-        self._keep_restarted(kept)
         self._rollup.add(kept)
+        if self._restarted or pc.any(kept["restarted"]).as_py():
+            self._keep_ends(kept.filter(pc.equal(kept["flow_state"].cast(pa.string()), "End")))
 
     def _count_hours(self, flows: pa.Table) -> None:
         """Count the flow tuples of each blob by NIC and hour: of the record, or else their own."""
@@ -182,12 +187,19 @@ class _Unit:
         for number, log, target, mac, hour, *count in counts.with_columns(pl.col(NIC).cast(pl.String)).iter_rows():
             add(self._hours[number], (log, target, mac, hour), *count)
 
-    def _keep_restarted(self, flows: pa.Table) -> None:
-        """Set the Ends of restarted flows aside; they are few, and a later End can stand in a later document."""
-        if not self.restarted_ends and not pc.any(flows["restarted"]).as_py():
+    def _keep_ends(self, ends: pa.Table) -> None:
+        """Set Ends aside once a flow was restarted: a later End of it can stand in a later document."""
+        self._restarted = True
+        self._ends.append(ends.select(_ENDS.names).cast(_ENDS))
+        if sum(table.num_rows for table in self._ends) >= _UNIT_ROWS:
+            self._sift_ends()
+
+    def _sift_ends(self) -> None:
+        """Of the Ends set aside those of restarted flows, which are few."""
+        if not self._ends:
             return
-        ends = pl.DataFrame(pl.from_arrow(flows.select([*FLOW, "time", "flow_state", "restarted", *schema.COUNTERS])))
-        ends = ends.with_columns(pl.col(pl.Categorical, pl.Enum).cast(pl.String)).filter(pl.col("flow_state") == "End")
+        ends = pl.DataFrame(pl.from_arrow(pa.concat_tables(self._ends)))
+        self._ends = []
         suspects = pl.concat([*self.restarted_ends, ends.filter("restarted")]).select(FLOW).unique()
         self.restarted_ends.append(ends.join(suspects, on=FLOW, how="semi", nulls_equal=True))
 

@@ -164,6 +164,12 @@ class Batch:
             columns[name] = coded(name, _words([self._texts[word] for word in made[name][2]]))
         return pa.Table.from_arrays([columns[name] for name in schema.ENCODED_FLOWS.names], schema=schema.ENCODED_FLOWS)
 
+    def ends(self, start: int, end: int) -> pa.Table:
+        """The Ends from ``start`` to before ``end`` (microseconds), as `flows`; of all other rows nothing is left."""
+        self.reader.keep_ends(start, end)
+        self.__dict__.pop("flows", None)
+        return self.flows
+
 
 def add(counts: dict[Key, tuple[int, int]], key: Key, inside: int, seen: int) -> None:
     """Count flow tuples inside a window, and all that were seen, at ``key``."""

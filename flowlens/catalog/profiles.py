@@ -119,8 +119,13 @@ def profile_names() -> list[str]:
     >>> len(profile_names()), profile_names()[-1]
     (38, 'windows-update')
     """
+    return list(_packaged_names())
+
+
+@functools.cache
+def _packaged_names() -> tuple[str, ...]:
     entries = (resources.files("flowlens.catalog") / "data" / "profiles").iterdir()
-    return sorted(entry.name.removesuffix(".toml") for entry in entries if entry.name.endswith(".toml"))
+    return tuple(sorted(entry.name.removesuffix(".toml") for entry in entries if entry.name.endswith(".toml")))
 
 
 def load_profile(name_or_path: str | Path) -> Profile:

@@ -16,7 +16,7 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev programs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy --strict flowlens
+	$(BIN)/mypy --strict flowlens bench
 	$(BIN)/pytest -n 2 --dist loadgroup --no-skips
 
 # Everything that is written by a script: captures, reference, alert rules, workbook. The tests say when it is stale.

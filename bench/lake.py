@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
+import functools
 import json
 import sys
 import tempfile
@@ -171,8 +172,8 @@ def main() -> None:
             ledger = facts(today, range(minute, minute + 1), closed=False)
             rows = flows(ledger, given.rows)
             commit: dict[str, float] = {}
-            timed("commit of a minute: facts", commit, lambda ledger=ledger: lake.append_ledger(ledger))
-            timed("commit of a minute: rows", commit, lambda rows=rows: lake.append_flows(rows))
+            timed("commit of a minute: facts", commit, functools.partial(lake.append_ledger, ledger))
+            timed("commit of a minute: rows", commit, functools.partial(lake.append_flows, rows))
             told |= commit
         opened: Lake = timed("open", told, lambda: open_lake(place))
         timed("finished blobs of all days", told, lambda: known(opened, blobs))

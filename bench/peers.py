@@ -49,7 +49,7 @@ def _loops(loads: Callable[[bytes], dict[str, object]], folder: str) -> tuple[in
                 for f in (text.split(",") for text in group["flowTuples"])
             ]
             rows += len(table)
-            sent += sum(row[10] for row in table)  # type: ignore[misc]
+            sent += sum(row[10] for row in table)
     return rows, sent
 
 
@@ -197,13 +197,15 @@ def flowlens_rollup(folder: str) -> tuple[int, int]:
     from flowlens.sources.accounts import Access
     from flowlens.units import Meter, read_flow_logs, units_of
 
-    plan = Plan((folder,), Window(), None, False, budget.shared(None, 1), None, access=Access(), now=NOW)
-    items = select(plan).items
-    meter = Meter(items, None)
+    queries = budget.for_queries(None)
+    plan = Plan((folder,), Window(), None, False, budget.shared(None, 1), None, queries, access=Access(), now=NOW)
+    selected = select(plan)
+    items = selected.items
+    meter = Meter(selected, None)
     with tempfile.TemporaryDirectory() as place:
         store = Pieces(conversations.SCHEMA, Path(place))
         for unit in units_of(items):
-            read_flow_logs(unit, plan, meter, store, Path(place))
+            read_flow_logs([items[at] for at in unit], plan, meter, store, Path(place))
         sums = store.lazy().select(pl.col("flow_tuples").sum(), pl.col("bytes_sent").sum()).collect()
     return int(sums["flow_tuples"].item()), int(sums["bytes_sent"].item())
 

@@ -53,8 +53,8 @@ def serving(container: Path | int) -> Iterator[Served]:
         text=True,
         cwd=HERE.parent,
     )
+    assert process.stdin and process.stdout
     try:
-        assert process.stdin and process.stdout
         served = Served(process.stdout.readline().strip())
         yield served
         process.stdin.close()

@@ -1,6 +1,7 @@
 """Ledgers add up, windows are half-open, samples are harmless, a scan reads once."""
 
 import datetime as dt
+import gzip
 import io
 import unicodedata
 from dataclasses import fields, replace
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import flowlens as fl
+from bench.generate import BLOBS, Order, generate
 from flowlens import conversations, flow_streams, nic_hours, units
 from flowlens.evidence import (
     REJECTS_KEPT,
@@ -29,6 +31,7 @@ from flowlens.evidence import (
 )
 from flowlens.formats import decode_flow_log, flow_log_documents
 from flowlens.formats.flow_log import Document
+from flowlens.kernel import ENGINES, VARIABLE
 from tests.make_logs import MACS, NINE, TEN, at, flow, nic_log, vnet_log, write_blob
 
 DATA = Path(__file__).parent / "data"
@@ -269,3 +272,34 @@ def test_bytes_in_doubt_are_told_once_for_a_nic_with_several_flow_logs(tmp_path)
     # Another NIC that logs the same addresses and ports has a flow of its own.
     write_blob(tmp_path, MACS[2], restarted, log=vnet_log("vnet-b"))
     assert fl.scan(tmp_path, threads=1).ledger.restarted_bytes_in_doubt == 2 * (5183 + 6707)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_bytes_in_doubt_of_a_flow_that_ends_in_a_later_blob(tmp_path, monkeypatch, engine):
+    monkeypatch.setenv(VARIABLE, engine)
+    ends = {"minute": 59, "counters": (8, 5183, 9, 6707)}, {"minute": 62, "counters": (10, 5291, 10, 6809)}
+    one = flow("10.0.0.4", "203.0.113.5", 443, **ends[0]), flow("10.0.0.4", "203.0.113.5", 443, state="B", minute=59)
+    write_blob(tmp_path, MACS[1], one)
+    write_blob(tmp_path, MACS[1], [flow("10.0.0.4", "203.0.113.5", 443, **ends[1])], hour=10)
+    assert fl.scan(tmp_path, threads=1).ledger.restarted_bytes_in_doubt == 5183 + 6707
+    # Outside the window nothing follows.
+    assert fl.scan(tmp_path, threads=1, end=TEN).ledger.restarted_bytes_in_doubt == 0
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_blob_that_breaks_off_in_mid_run_gives_its_whole_records_and_no_other_suffers(tmp_path, monkeypatch, engine):
+    monkeypatch.setenv(VARIABLE, engine)
+    # Several documents long.
+    generate(tmp_path, Order(kind="small", megabytes=14, blobs=2, keys=500))
+    first, second = sorted((tmp_path / BLOBS).rglob("*.json"))
+    whole = fl.scan(second).ledger
+    data = first.read_bytes()
+    packed = gzip.compress(data)
+    first.write_bytes(packed[: len(packed) * 9 // 10])
+    ledger = fl.scan(tmp_path / BLOBS, threads=1).ledger
+    assert (ledger.unread, ledger.rejected_records, ledger.balanced) == (1, 0, True)
+    read = ledger.bytes - whole.bytes
+    assert 0.5 * len(data) < read < len(data)
+    assert ledger.records - whole.records == data[:read].count(b'"flowRecords"')
+    (reject,) = ledger.rejects
+    assert "cut off" in reject.reason and reject.offset == read

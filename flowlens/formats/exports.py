@@ -17,6 +17,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.csv
 
+from flowlens.errors import FlowlensError
 from flowlens.evidence import REJECTS_KEPT, SAMPLE_LENGTH, Ledger, Reject, sample
 
 ROW_LIMIT = 1 << 20
@@ -68,16 +69,33 @@ def read_export(chunks: Iterable[bytes], *, where: str, wanted: Wanted) -> Itera
     """Batches of up to 20,000 rows or 8 MiB: an Int64 column ``offset`` and text columns, with the ledger of what gave no row.
 
     Which wanted columns are there, and in which of their spellings, depends on the export. How the bytes are chunked
-    decides nothing. Raises nothing for bad bytes; ``where`` names the source in rejects.
+    decides nothing. Raises nothing for bad bytes, and an error of the chunks once the rows before it are given; ``where`` names
+    the source in rejects.
 
     >>> wanted = Wanted(("A", "B"), lambda header: "")
     >>> [frame.rows() for frame, _ in read_export([b"A,B\\n1,2\\n"], where="a.csv", wanted=wanted)]
     [[(4, '1', '2')]]
     """
-    for batch, layout in _read(_Reader(chunks), where, wanted):
+    failures: list[FlowlensError] = []
+    for batch, layout in _read(_Reader(_until_failure(chunks, failures)), where, wanted):
         # Reading the rows adds to the rejects of the batch, so its ledger is made afterwards.
         frame = _frame(batch, layout) if layout and batch.spans else pl.DataFrame(schema={"offset": pl.Int64})
         yield frame, batch.ledger()
+    if failures:
+        raise failures[0]
+
+
+def _until_failure(chunks: Iterable[bytes], failures: list[FlowlensError]) -> Iterator[bytes]:
+    """The chunks up to an error, which is kept; without any byte before it, it is raised."""
+    came = False
+    try:
+        for chunk in chunks:
+            came = came or bool(chunk)
+            yield chunk
+    except FlowlensError as error:
+        if not came:
+            raise
+        failures.append(error)
 
 
 def text_cells(frame: pl.DataFrame, names: Sequence[str], others: Mapping[str, str] | None = None) -> list[pl.Expr]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from flowlens import schema
+from flowlens.errors import FlowlensError
 from flowlens.evidence import REJECTS_KEPT, Decoded, Ledger
 from flowlens.formats import compiled, fast, fields
 from flowlens.formats import strict as reference
@@ -62,7 +63,7 @@ def decode_flow_log(chunks: Iterable[bytes], *, where: str, strict: bool = False
     flow tuple, in ``{"records": [...]}``, in a list, as one bare record or one record a line. Malformed input raises
     nothing: it is counted and sampled in the ledgers. ``records`` counts all records met, the rejected ones included.
     The ledgers balance when added up; a single one need not, since a record may begin in the bytes taken for the batch
-    before.
+    before. An error of the chunks is raised once every whole record before it was given.
 
     Args:
         chunks: the decompressed bytes, cut anywhere.
@@ -85,13 +86,19 @@ def flow_log_documents(
 
     ``reader`` is used and left empty, so that many small blobs share one; without it each gets its own.
     """
-    taken = 0
+    taken = total = counted = 0
+    failure: FlowlensError | None = None
 
     def source() -> Iterator[bytes]:
-        nonlocal taken
-        for chunk in chunks:
-            taken += len(chunk)
-            yield chunk
+        nonlocal taken, total, failure
+        try:
+            for chunk in chunks:
+                taken += len(chunk)
+                total += len(chunk)
+                yield chunk
+        except FlowlensError as error:
+            # Told once every whole record of what had come is decoded.
+            failure = error
 
     if strict:
         reader = None
@@ -115,6 +122,9 @@ def flow_log_documents(
             records += span.records
             record_bytes += span.record_bytes
             framing_bytes += span.framing_bytes
+        elif failure is not None and isinstance(span, Broken) and span.offset + span.length >= total:
+            # Not the blob ends here but what could be read of it: the record at its end is unread, like all behind it.
+            break
         else:
             batch.append((records, span))
             records += 1
@@ -125,12 +135,18 @@ def flow_log_documents(
             if reader is not None:
                 reader.clear()
             batch, kept = [], []
+            counted += record_bytes + framing_bytes - taken
             taken = records = record_bytes = framing_bytes = 0
+    if failure is not None:
+        # Only what was used counts as read, so that the ledgers balance.
+        taken = counted + record_bytes + framing_bytes
     if records or taken or framing_bytes:
         sizes = Ledger(records=records, bytes=taken, record_bytes=record_bytes, framing_bytes=framing_bytes)
         yield _decoded(batch, where, strict, sizes, reader, kept)
     if reader is not None:
         reader.clear()
+    if failure is not None:
+        raise failure
 
 
 def decode_spans(batch: Sequence[Span], where: str, strict: bool, sizes: Ledger) -> Decoded:

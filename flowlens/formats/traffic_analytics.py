@@ -17,6 +17,7 @@ import polars as pl
 import pyarrow as pa
 
 from flowlens import schema
+from flowlens.errors import FlowlensError
 from flowlens.evidence import REJECTS_KEPT, Ledger, Reject, sample
 from flowlens.formats import fields
 from flowlens.formats.exports import BOM, Wanted, name_and_zone, number_of, read_export, text_cells, time_of
@@ -123,7 +124,7 @@ def decode_traffic_analytics(chunks: Iterable[bytes], *, where: str) -> Iterator
 
     Holds a batch in memory, whatever the size of the file. Raises nothing for bad bytes: a row or an entry that cannot be
     read is a reject with the offset of its row, and a file that is no export is one reject. Bytes and notes may come in
-    batches of their own, without rows.
+    batches of their own, without rows. An error of the chunks is raised once the rows before it are given.
 
     >>> [d.ledger.rejects[0].reason for d in decode_traffic_analytics([b"<html>"], where="a.csv")]
     ['no Traffic Analytics rows: FlowIntervalStartTime is missing']
@@ -131,16 +132,22 @@ def decode_traffic_analytics(chunks: Iterable[bytes], *, where: str) -> Iterator
     # The page of the older schema writes UDR in capitals, and readers of the table use both.
     wanted = Wanted(_COLUMNS, _lacking, ("IsFlowCapturedAtUDRHop",), NEWER_NAMES)
     seen: Counter[str] = Counter()
-    for texts, ledger in read_export(chunks, where=where, wanted=wanted):
-        yield _nothing(ledger)
-        if texts.is_empty():
-            continue
-        for cells in _slices(texts.select("offset", *text_cells(texts, _COLUMNS, NEWER_NAMES))):
-            decoded, more = _convert(cells, where)
-            seen += more
-            yield decoded
+    failure: FlowlensError | None = None
+    try:
+        for texts, ledger in read_export(chunks, where=where, wanted=wanted):
+            yield _nothing(ledger)
+            if texts.is_empty():
+                continue
+            for cells in _slices(texts.select("offset", *text_cells(texts, _COLUMNS, NEWER_NAMES))):
+                decoded, more = _convert(cells, where)
+                seen += more
+                yield decoded
+    except FlowlensError as error:
+        failure = error
     if seen:
         yield _nothing(Ledger(notes=_notes(seen, where)))
+    if failure is not None:
+        raise failure
 
 
 def convert_rows(rows: pa.Table | pl.DataFrame, *, where: str) -> DecodedRows:

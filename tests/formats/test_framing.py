@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowlens.formats import framing, strict
+from flowlens.errors import SourceError
+from flowlens.evidence import Decoded, total
+from flowlens.formats import decode_flow_log, framing
+from flowlens.formats import strict as reference
 from flowlens.formats.framing import Broken, Framing, Record
 from tests import strategies
 from tests.formats.decoding import agreed, decoded
@@ -31,7 +34,7 @@ def compact(value: object) -> bytes:
 
 def spans(chunks: bytes | Iterable[bytes], **options: Any) -> list[Framing | Record[Any, Any] | Broken]:
     chunks = [chunks] if isinstance(chunks, bytes) else chunks
-    return list(framing.frames(chunks, strict.parse_record, **options))
+    return list(framing.frames(chunks, reference.parse_record, **options))
 
 
 def length(span: Framing | Record[Any, Any] | Broken) -> int:
@@ -126,6 +129,27 @@ def test_a_cut_at_any_byte_keeps_the_complete_records() -> None:
         assert ledger.rejected_records == 1
         assert (ledger.rejects[0].reason.startswith("cut off after")) == (cut > 0)
     assert agreed(data)[1].complete
+
+
+@pytest.mark.parametrize("strict", [False, True], ids=["fast", "strict"])
+def test_where_reading_fails_every_record_before_is_used_and_the_rest_is_unread(strict: bool) -> None:
+    data = compact({"records": [record(number) for number in range(3)], "after": 1})
+    ends = [data.index(b"]}]}]}}", data.index(b"UserRule", at)) + 7 for at in (0, *_starts(data)[1:])]
+
+    def failing(cut: int) -> Iterator[bytes]:
+        yield data[: cut // 2]
+        yield data[cut // 2 : cut]
+        raise SourceError("PT1H.json", "the server is gone")
+
+    for cut in range(len(data) + 1):
+        batches: list[Decoded] = []
+        with pytest.raises(SourceError, match="the server is gone"):
+            batches.extend(decode_flow_log(failing(cut), where="PT1H.json", strict=strict))
+        ledger = total(batch.ledger for batch in batches)
+        whole = sum(end <= cut for end in ends)
+        assert [port for batch in batches for port in batch.flows["src_port"].to_pylist()] == list(range(whole))
+        assert (ledger.records, ledger.rejected_records, ledger.balanced) == (whole, 0, True)
+        assert ledger.bytes <= cut
 
 
 def _starts(data: bytes) -> list[int]:

@@ -7,6 +7,7 @@ import datetime as dt
 import ipaddress
 import json
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
@@ -17,10 +18,12 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from flowlens import schema
+from flowlens.errors import SourceError
 from flowlens.evidence import Ledger, total
 from flowlens.formats.exports import BATCH_ROWS, ROW_LIMIT
 from flowlens.formats.traffic_analytics import (
     ROWS,
+    DecodedRows,
     convert_rows,
     decode_traffic_analytics,
     looks_like_traffic_analytics,
@@ -818,6 +821,25 @@ def test_of_a_truncated_file_every_complete_row_is_used(shape: str) -> None:
         assert decoded.ledger.complete == (cut in loses_nothing)
         # The two lines of a cell that is cut behind its line feed are two rejects, since a stray quote looks the same.
         assert decoded.ledger.rejected_records <= (2 if shape == "csv" else 1)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_where_reading_fails_every_row_before_is_used_and_the_failure_told(shape: str) -> None:
+    ports = (50001, 50002, 50003)
+    data = SHAPES[shape]([a_row(DestPort=port) for port in ports])  # type: ignore[operator]
+    cut = data.index(b"50003")
+
+    def failing(*chunks: bytes) -> Iterator[bytes]:
+        yield from chunks
+        raise SourceError("a.json", "the server is gone")
+
+    found: list[DecodedRows] = []
+    with pytest.raises(SourceError, match="the server is gone"):
+        found.extend(decode_traffic_analytics(failing(data[:cut]), where="a.json"))
+    assert pl.concat(each.conversations for each in found)["dst_port"].to_list() == [50001, 50002]
+    assert total(each.ledger for each in found).balanced
+    with pytest.raises(SourceError, match="the server is gone"):
+        assert not list(decode_traffic_analytics(failing(), where="a.json"))
 
 
 def test_a_row_beyond_the_limit_is_rejected_and_the_next_one_used() -> None:

@@ -166,11 +166,13 @@ def flowlens_decode(folder: str) -> tuple[int, int]:
     import pyarrow.compute as pc
 
     from flowlens.formats import decode_flow_log
+    from flowlens.formats.compiled import new_reader
     from flowlens.sources.files import find_blobs, read_chunks
 
     rows, sent = 0, 0
+    reader = new_reader()
     for blob in find_blobs([folder]).blobs:
-        for decoded in decode_flow_log(read_chunks(blob), where=blob.name):
+        for decoded in decode_flow_log(read_chunks(blob), where=blob.name, reader=reader):
             rows += decoded.flows.num_rows
             sent += pc.sum(decoded.flows["bytes_sent"]).as_py() or 0
     return rows, sent

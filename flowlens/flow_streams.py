@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import polars as pl
 import pyarrow as pa
@@ -15,8 +15,12 @@ from flowlens import schema
 from flowlens.errors import FlowlensError
 from flowlens.evidence import Ledger, Reject, Window, checked, total
 from flowlens.formats import decode_flow_log
+from flowlens.formats.compiled import new_reader
 from flowlens.lake.reading import BLOB, KeptPart
 from flowlens.selecting import Item, Plan, Selected
+
+if TYPE_CHECKING:
+    from flowlens._kernel import Reader
 
 _ROW_GROUP = 131_072
 _FLOWS_BATCH_SCHEMA = schema.polars_schema(schema.FLOWS)
@@ -78,8 +82,9 @@ def scan_flows(plan: Plan, choose: Callable[[], Selected]) -> pl.LazyFrame:
 def _flows_of(selected: Selected, plan: Plan) -> Iterator[pa.Table]:
     for part in selected.kept:
         yield from (table for table, _ in _kept_flows(part, plan))
+    reader = new_reader()
     for item in selected.flow_logs:
-        yield from _blob_flows(item, plan)
+        yield from _blob_flows(item, plan, reader)
 
 
 def _kept_flows(part: KeptPart, plan: Plan) -> Iterator[tuple[pa.Table, int]]:
@@ -89,9 +94,9 @@ def _kept_flows(part: KeptPart, plan: Plan) -> Iterator[tuple[pa.Table, int]]:
         yield kept, outside
 
 
-def _blob_flows(item: Item, plan: Plan) -> Iterator[pa.Table]:
+def _blob_flows(item: Item, plan: Plan, reader: Reader | None) -> Iterator[pa.Table]:
     """FLOWS of one blob inside the window; a blob that ends in the middle gives what it has."""
-    for decoded in decode_flow_log(item.chunks(), where=item.blob.name, strict=plan.strict):
+    for decoded in decode_flow_log(item.chunks(), where=item.blob.name, strict=plan.strict, reader=reader):
         kept, _ = inside_window(decoded.flows, plan.window)
         if kept.num_rows:
             yield schema.plain(kept)
@@ -124,16 +129,18 @@ def _write_items(plan: Plan, selected: Selected, file: BinaryIO) -> Ledger:
                 inside += kept.num_rows
                 put(kept)
             ledger += replace(counts, rows=inside, outside_window=counts.rows - inside)
+        reader = new_reader()
         for item in selected.flow_logs:
             blob = Ledger(blobs=1)
+            where = item.blob.name
             try:
-                for decoded in decode_flow_log(item.chunks(), where=item.blob.name, strict=plan.strict):
+                for decoded in decode_flow_log(item.chunks(), where=where, strict=plan.strict, reader=reader):
                     kept, outside = inside_window(decoded.flows, plan.window)
                     blob += replace(decoded.ledger, rows=kept.num_rows, outside_window=outside)
                     put(kept)
             except FlowlensError as error:
                 blob += unread_item(item, blob.bytes, error)
-            ledger += checked(blob, item.blob.name)
+            ledger += checked(blob, where)
         if pending:
             writer.write_table(pa.concat_tables(pending).combine_chunks())
     return replace(ledger, notes=(*ledger.notes, *selected.given_up()))

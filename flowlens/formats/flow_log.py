@@ -56,7 +56,9 @@ class Document:
         return Decoded(self.flows(), self.ledger, tuple(rows))
 
 
-def decode_flow_log(chunks: Iterable[bytes], *, where: str, strict: bool = False) -> Iterator[Decoded]:
+def decode_flow_log(
+    chunks: Iterable[bytes], *, where: str, strict: bool = False, reader: Reader | None = None
+) -> Iterator[Decoded]:
     """Flows of a blob in batches of about 2 MB, in the order of the blob, each with its ledger.
 
     Takes VNet flow logs (version 4) and NSG flow logs (versions 1 and 2), told apart record by record and flow tuple by
@@ -69,13 +71,14 @@ def decode_flow_log(chunks: Iterable[bytes], *, where: str, strict: bool = False
         chunks: the decompressed bytes, cut anywhere.
         where: the blob's name, for rejects.
         strict: decode everything with the reference decoder; same rows and counts, except ``strict_records``.
+        reader: one of `compiled.new_reader`, used and left empty, so that many blobs share its memory.
 
     >>> text = b'{"time":"2022-09-14T09:00:52Z","flowRecords":{"flows":[{"aclID":"a","flowGroups":[{"rule":"r","flowTuples":'
     >>> text += b'["1663146003606,10.0.0.6,192.0.2.180,23956,443,6,O,E,NX,3,767,2,1580"]}]}]}}'
     >>> [(batch.flows.num_rows, batch.ledger.complete) for batch in decode_flow_log([text], where="PT1H.json")]
     [(1, True)]
     """
-    for document in flow_log_documents(chunks, where=where, strict=strict):
+    for document in flow_log_documents(chunks, where=where, strict=strict, reader=reader):
         yield document.decoded()
 
 

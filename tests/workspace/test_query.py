@@ -65,6 +65,14 @@ def test_every_query_can_be_asked_in_parts() -> None:
             assert tuple(column for column, _ in checked.columns) == query.columns, name
 
 
+def test_a_limit_of_memory_changes_no_row_and_one_too_low_is_refused_before_anything_is_asked(filled: Logs) -> None:
+    asked = ("query", "rule_usage", *SOURCE, *DAY, *filled.options, "--format", "csv")
+    ran = run(*asked, "--memory-limit", "100MB")
+    assert (ran.code, "too low to work with" in ran.err, filled.asked) == (WRONG_USAGE, True, [])
+    whole, limited = run(*asked), run(*asked, "--memory-limit", "800MB")
+    assert (limited.code, limited.out) == (DONE, whole.out)
+
+
 def test_conversations_come_in_slices_and_none_is_lost(filled: Logs) -> None:
     whole = run("query", "conversations", "--resource-id", RESOURCE, *DAY, *filled.options, "--format", "csv")
     assert whole.code == DONE, whole.err

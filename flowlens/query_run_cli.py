@@ -9,9 +9,9 @@ from zoneinfo import ZoneInfo
 
 import typer
 
-from flowlens.errors import ConfigError, near_matches
 from flowlens.asking import told_memory
 from flowlens.budget import parse_size
+from flowlens.errors import ConfigError, near_matches
 from flowlens.gates import parse_gate
 from flowlens.options import DONE, GATE_FIRED, INCOMPLETE
 from flowlens.outputs.content import evidence_lines

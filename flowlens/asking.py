@@ -197,7 +197,7 @@ def answer(
     if target.face in _WITHOUT_EVIDENCE:
         for note in report.notes:
             say(note)
-    told_memory(common)
+    told_memory(common.memory_limit)
     if then:
         then(report)
     if "denied_egress" in report.tables:
@@ -220,11 +220,11 @@ def told_apart(target: Target, ledger: Ledger) -> None:
             say(line)
 
 
-def told_memory(common: Common) -> None:
+def told_memory(limit: str | None) -> None:
     """Whether the run stayed below its limit; what the answer itself holds, no limit bounds."""
-    limit, taken = _memory_limit(common), peak()
-    if limit is not None and taken is not None and taken > limit:
-        say(f"the run took {taken / MB:.0f} MB, more than --memory-limit {common.memory_limit}: narrow window or scope")
+    taken = peak()
+    if limit is not None and taken is not None and taken > parse_size(limit):
+        say(f"the run took {taken / MB:.0f} MB, more than --memory-limit {limit}: narrow window or scope")
 
 
 def _exit_code(report: Report, gates: Sequence[Gate]) -> int:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
+import sys
 from pathlib import Path
 from typing import NamedTuple
+
+import pyarrow as pa
 
 from flowlens.errors import ConfigError
 
 MB = 10**6
-BASE = 370 * MB
+BASE = 380 * MB
 """The program, its libraries and the tables of an answer with 100,000 conversations; measured, see bench/RESULTS.md."""
 PER_THREAD = 16 * MB
 """A batch that is decoded and the flow tuples that are rolled up together."""
@@ -66,7 +70,7 @@ def shared(limit: int | None, threads: int) -> Budget:
     Raises ConfigError where the limit leaves no room for one thread.
 
     >>> shared(None, 2), shared(420 * MB, 8)
-    (Budget(threads=2, ahead=16000000), Budget(threads=2, ahead=9000000))
+    (Budget(threads=2, ahead=16000000), Budget(threads=2, ahead=4000000))
     """
     if limit is None:
         return Budget(threads, min(MOST_AHEAD, READY // threads))
@@ -97,6 +101,15 @@ def for_queries(limit: int | None) -> Queries:
         if rows >= FEW_ROWS:
             break
     return Queries(concurrent, max(1, rows), max(1, rows) * LONGEST_ROWS)
+
+
+def give_back() -> None:
+    """What was read with is given back to the system: the memory that the allocators of Arrow and of C keep for more of the same."""
+    pa.default_memory_pool().release_unused()
+    # Answers and blobs on their way are large and of all sizes; what lies between two that were freed is given back only if asked.
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def peak() -> int | None:

@@ -263,7 +263,7 @@ def flows(
         zone=zone,
     )
     told_apart(target, ledger)
-    told_memory(common)
+    told_memory(common.memory_limit)
     raise typer.Exit(ledger_code(ledger))
 
 
@@ -288,7 +288,7 @@ def convert(sources: Sources, common: Common) -> None:
             found, ledger = find_flows(result, FlowFilter(), scope)
             write_parquet(found, file)
     told_apart(target, ledger)
-    told_memory(common)
+    told_memory(common.memory_limit)
     say(f"wrote {target.path}")
     raise typer.Exit(ledger_code(ledger))
 

@@ -53,6 +53,9 @@ def query(
     fail_on: Annotated[
         list[str] | None, _run_option("GATE", "Exit with 1 when this holds, e.g. 'rows > 0'; repeatable.")
     ] = None,
+    memory_limit: Annotated[
+        str | None, _run_option("SIZE", "What a run may take, e.g. 800MB: less is then asked for at a time.")
+    ] = None,
     auth: Auth = "default",
     cloud: Cloud = None,
     account_url: AccountUrl = None,
@@ -69,7 +72,8 @@ def query(
     if name is None and not check:
         raise ConfigError("query", "expected the name of a query", hint=near_matches("", query_names()))
     if (workspace or resource_id) and name is not None and not check:
-        asked = Asked(tuple(workspace or ()) + tuple(resource_id or ()), start, end, window, tz, tuple(fail_on or ()))
+        places = (*(workspace or ()), *(resource_id or ()))
+        asked = Asked(places, start, end, window, tz, tuple(fail_on or ()), memory_limit)
         run(
             name,
             settings or (),
@@ -80,7 +84,7 @@ def query(
             output,
             limit,
         )
-    if start or end or window or fail_on or format or output:
+    if start or end or window or fail_on or format or output or memory_limit:
         raise ConfigError("query", "expected --workspace beside these options", hint="--set start=... sets a parameter")
     chosen = [find_query(one) for one in ([name] if name is not None else query_names())]
     texts = [bind(one, **values_of(one, settings or (), profiles or ())) for one in chosen]

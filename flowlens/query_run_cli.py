@@ -9,6 +9,8 @@ from zoneinfo import ZoneInfo
 
 import typer
 
+from flowlens.asking import told_memory
+from flowlens.budget import parse_size
 from flowlens.errors import ConfigError, near_matches
 from flowlens.gates import parse_gate
 from flowlens.options import DONE, GATE_FIRED, INCOMPLETE
@@ -32,6 +34,7 @@ class Asked(NamedTuple):
     window: str | None
     tz: str | None
     gates: tuple[str, ...]
+    memory_limit: str | None = None
 
 
 def values_of(query: Query, settings: Sequence[str], profiles: Sequence[str]) -> dict[str, Value]:
@@ -86,7 +89,10 @@ def run(
     now = dt.datetime.now(dt.UTC)
     zone = _zone(asked.tz)
     start, end = parse_window(asked.start, asked.end, asked.window, zone=zone, now=now)
-    result = run_query(name, workspace=asked.workspaces, start=start, end=end, access=access, now=now, **values)
+    most = parse_size(asked.memory_limit) if asked.memory_limit is not None else None
+    result = run_query(
+        name, workspace=asked.workspaces, start=start, end=end, access=access, memory_limit=most, now=now, **values
+    )
     if start is None and end is None and result.window.start and result.window.end:
         low, high = result.window.start.isoformat(), result.window.end.isoformat()
         say(f"window: {low} to {high}, the default for a workspace; choose another with --start, --end or --window")
@@ -112,6 +118,7 @@ def run(
     if target.face in BY_TABLE:
         for line in evidence_lines(result.ledger):
             say(line)
+    told_memory(asked.memory_limit)
     fired = [str(gate) for gate in gates if gate.fires(result)]
     if fired:
         say(f"--fail-on: {'; '.join(fired)}")

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 import polars as pl
 
-from flowlens import schema
-from flowlens.budget import QUERY_ROWS
+from flowlens import budget, schema
+from flowlens.budget import Queries
 from flowlens.errors import LedgerError, SourceError
 from flowlens.evidence import Ledger, Reject, Window, total
 from flowlens.queries import Query, Value, bind, find_query, part_of
@@ -52,6 +52,7 @@ def run_query(
     start: dt.datetime | None = None,
     end: dt.datetime | None = None,
     access: Access | None = None,
+    memory_limit: int | None = None,
     now: dt.datetime | None = None,
     **values: Value,
 ) -> QueryResult:
@@ -61,8 +62,9 @@ def run_query(
     half-open, and hold whole intervals. ``values`` are further parameters of the query. A query with parameters for slices is asked
     in slices; any other over the whole window, which its rows are about, and where these are more than one answer holds, they are
     asked for in parts. What is cut is never taken: it is an error, or of a query in slices a part that the ledger counts as unread.
+    ``memory_limit`` is in bytes: less is asked for at a time, so that what is held beside the result itself stays below it.
 
-    Raises ConfigError for a wrong name or value, and SourceError where no workspace answers whole.
+    Raises ConfigError for a wrong name or value or a limit too low to work with, and SourceError where no workspace answers whole.
 
     >>> run_query("rule_usages", workspace="11111111-2222-3333-4444-555555555555")
     Traceback (most recent call last):
@@ -72,6 +74,9 @@ def run_query(
     moment = now or dt.datetime.now(dt.UTC)
     access = access or Access()
     query = find_query(name)
+    # Nothing is decoded, but what is too low for that is too low for the libraries alone.
+    budget.shared(memory_limit, 1)
+    queries = budget.for_queries(memory_limit)
     usual = default_window(moment)
     window = Window(start, end or moment) if start is not None else Window(*usual)
     if start is None and end is not None:
@@ -87,7 +92,7 @@ def run_query(
         try:
             connection = connect(place, access)
             identities.append(f"{place}: {connection.identity}")
-            found, ledger = _ask(connection, query, window, values)
+            found, ledger = _ask(connection, query, window, values, queries)
             frames.append(found)
             ledgers.append(ledger)
         except SourceError as error:
@@ -104,7 +109,7 @@ def run_query(
 
 
 def _ask(
-    connection: Connection, query: Query, window: Window, values: Mapping[str, Value]
+    connection: Connection, query: Query, window: Window, values: Mapping[str, Value], queries: Queries
 ) -> tuple[pl.DataFrame, Ledger]:
     assert window.start is not None and window.end is not None
     names = {parameter.name for parameter in query.parameters}
@@ -113,29 +118,29 @@ def _ask(
     fixed: dict[str, Value] = {**values, **({"late": late} if "late" in names else {})}
     asker = Asker(connection)
     if {"slices", "slice"} <= names - set(values):
-        return _in_slices(asker, query, Slice(window.start, window.end), fixed, late)
+        return _in_slices(asker, query, Slice(window.start, window.end), fixed, late, queries)
     text = bind(query, start=window.start, end=window.end, **fixed)
     span = (window.start, window.end + late)
     try:
-        rows, size = _whole(asker, query, text, span)
+        rows, size = _whole(asker, query, text, span, queries)
     except Cut as cut:
         place = connection.workspace
         raise declared("FL-W16", str(place), str(cut), workspace=str(place)) from None
     return rows, Ledger(bytes=size, record_bytes=size)
 
 
-def _whole(asker: Asker, query: Query, text: str, span: Span) -> tuple[pl.DataFrame, int]:
+def _whole(asker: Asker, query: Query, text: str, span: Span, queries: Queries) -> tuple[pl.DataFrame, int]:
     """All rows over the whole window and the bytes on the way; raises Cut where reading the window is too much for one query."""
     try:
-        answer, _, size = ask_whole(asker, text, span, seconds=LONGEST_QUERY)
+        answer, _, size = ask_whole(asker, text, span, seconds=LONGEST_QUERY, at_most=queries.bytes)
         return answer.frame(), size
     except Cut as cut:
         if cut.is_heavy or not query.order:
             raise
-        return _in_parts(asker, query, text, span)
+        return _in_parts(asker, query, text, span, queries)
 
 
-def _in_parts(asker: Asker, query: Query, text: str, span: Span) -> tuple[pl.DataFrame, int]:
+def _in_parts(asker: Asker, query: Query, text: str, span: Span, queries: Queries) -> tuple[pl.DataFrame, int]:
     """The same in parts of the result, each asked over the whole window: what a row says rests on all rows of the table.
 
     One after another, since each is as much work for the service as the whole.
@@ -146,7 +151,7 @@ def _in_parts(asker: Asker, query: Query, text: str, span: Span) -> tuple[pl.Dat
 
     before = count()
     parts = 2
-    while before > parts * QUERY_ROWS:
+    while before > parts * queries.rows:
         parts *= 2
     todo = [(parts, part) for part in reversed(range(parts))]
     frames: list[pl.DataFrame] = []
@@ -154,7 +159,8 @@ def _in_parts(asker: Asker, query: Query, text: str, span: Span) -> tuple[pl.Dat
     while todo:
         parts, part = todo.pop()
         try:
-            answer, _, more = ask_whole(asker, part_of(query, text, parts, part), span, seconds=LONGEST_QUERY)
+            asked = part_of(query, text, parts, part)
+            answer, _, more = ask_whole(asker, asked, span, seconds=LONGEST_QUERY, at_most=queries.bytes)
         except Cut as cut:
             if cut.is_heavy or parts >= MOST_SLICES:
                 raise
@@ -177,7 +183,7 @@ def _in_parts(asker: Asker, query: Query, text: str, span: Span) -> tuple[pl.Dat
 
 
 def _in_slices(
-    asker: Asker, query: Query, whole: Slice, values: Mapping[str, Value], late: dt.timedelta
+    asker: Asker, query: Query, whole: Slice, values: Mapping[str, Value], late: dt.timedelta, queries: Queries
 ) -> tuple[pl.DataFrame, Ledger]:
     def text_of(part: Slice) -> str:
         return bind(query, start=part.start, end=part.end, slices=part.slices, slice=part.slice, **values)
@@ -186,7 +192,15 @@ def _in_slices(
     ledger = Ledger()
     where = str(asker.connection.workspace)
     tally = Tally(where)
-    readings = read_slices(asker, [whole], text_of, lambda part: (part.start, part.end + late), proof=PROOF)
+    readings = read_slices(
+        asker,
+        [whole],
+        text_of,
+        lambda part: (part.start, part.end + late),
+        proof=PROOF,
+        concurrent=queries.concurrent,
+        at_most=queries.bytes,
+    )
     for reading in readings:
         if reading.error is None:
             tally.take(reading, int(reading.rows["table_rows"].sum()))

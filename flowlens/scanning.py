@@ -18,7 +18,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
-import pyarrow as pa
 
 from flowlens import budget, conversations, inventory, nic_hours, views
 from flowlens.errors import FlowlensError, SourceError
@@ -228,8 +227,7 @@ def _read(
             gathered = _read_workspaces(selected.workspaces, plan, store, now)
         else:
             gathered = _run(plan, selected, store, folder)
-        # Decoding is over, and what its memory pool keeps for more of the same is wanted elsewhere.
-        pa.default_memory_pool().release_unused()
+        budget.give_back()
         evidence = _evidence(plan, selected, gathered, store, known, networks, scope, now)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,8 @@ from flowlens.cli import DONE, WRONG_USAGE
 from flowlens.errors import ConfigError
 from tests.flow_logs import SAMPLE, run
 
+TOP = Path(__file__).parents[1]
+CONF = "_RJEM_MALLOC_CONF"
 LEAST = BASE + PER_THREAD + LEAST_AHEAD
 
 
@@ -107,11 +110,40 @@ def test_a_run_that_took_more_than_its_limit_says_so(monkeypatch: pytest.MonkeyP
     assert "more than --memory-limit" in said[LEAST + 1]
 
 
+@pytest.mark.skipif("sys.platform != 'linux'", reason="only there are the allocators told")
+@pytest.mark.parametrize(
+    ("inherited", "arguments", "decay"),
+    [
+        ({}, (), "dirty_decay_ms:50"),
+        ({}, ("--memory-limit", "800MB"), "dirty_decay_ms:0"),
+        ({}, ("--memory-limit=800MB",), "dirty_decay_ms:0"),
+        # What polars leaves in the environment of whoever has loaded it, as these tests have.
+        ({CONF: "dirty_decay_ms:500,muzzy_decay_ms:1000"}, ("--memory-limit=800MB",), "dirty_decay_ms:0"),
+        ({CONF: "dirty_decay_ms:7"}, ("--memory-limit=800MB",), "dirty_decay_ms:7"),
+    ],
+)
+def test_what_is_freed_is_given_back_at_once_under_a_limit_unless_the_user_says_otherwise(
+    inherited: dict[str, str], arguments: tuple[str, ...], decay: str
+) -> None:
+    program = f"""
+import os, sys
+from flowlens.__main__ import main
+sys.argv = ["flowlens", "coverage", "nowhere", *sys.argv[1:]]
+try:
+    main()
+except SystemExit:
+    print([word for word in os.environ["{CONF}"].split(",") if word.startswith("dirty")][-1])
+"""
+    own = {name: value for name, value in os.environ.items() if name != CONF} | inherited
+    command = [sys.executable, "-c", program, *arguments]
+    said = subprocess.run(command, cwd=TOP, env=own, capture_output=True, text=True, check=True).stdout
+    assert said.split() == [decay]
+
+
 @pytest.mark.skipif("sys.platform != 'linux'", reason="peaks are told by Linux")
 def test_the_peak_is_that_of_the_process() -> None:
     program = "from flowlens.budget import peak; before = peak(); held = bytearray(80_000_000); print(peak() - before)"
-    top = Path(__file__).parents[1]
-    said = subprocess.run([sys.executable, "-c", program], cwd=top, capture_output=True, text=True, check=True).stdout
+    said = subprocess.run([sys.executable, "-c", program], cwd=TOP, capture_output=True, text=True, check=True).stdout
     assert 60 * MB < int(said) < 100 * MB
     assert peak() is not None
 

@@ -63,15 +63,15 @@ LAYERS = {
     "compare_cli": 12,
     "lake_cli": 12,
     "mending": 12,
-    "query_run_cli": 12,
+    "query_run_cli": 14,
     "learning": 12,
     "schedule": 12,
     "scheduled": 13,
     "report_cli": 14,
-    "query_cli": 13,
+    "query_cli": 15,
     "asking": 13,
-    "cli": 15,
-    "__main__": 16,
+    "cli": 16,
+    "__main__": 17,
 }
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from typing import Any
@@ -19,6 +21,13 @@ from tests.workspace.server import WORKSPACE, Logs, Told
 DAY = ("--start", "2026-06-15T00:00Z", "--end", "2026-06-16T00:00Z")
 SOURCE = f"workspace:{WORKSPACE}"
 QUERY = ("query", "rule_usage", "--workspace", WORKSPACE)
+# The lines for cron as the docs show them, but for the names of workspace, window, file and gate.
+_OTHERS = r" (?:--window \S+|-o \S+|--fail-on '.*')"
+LINES = [
+    shlex.split(re.sub(_OTHERS, "", line.replace("11111111-2222-3333-4444-555555555555", WORKSPACE)))[1:]
+    for line in (TOP / "docs" / "reading.md").read_text(encoding="utf-8").splitlines()
+    if re.match(r"flowlens (?:analyze workspace:|query ).* --fail-on '", line)
+]
 
 
 @pytest.fixture
@@ -46,7 +55,12 @@ def scheduled(logs: Logs, identity: Identity, *arguments: str) -> tuple[int, dic
     return ran.returncode, json.loads(ran.stdout) if ran.stdout else None, ran.stderr.decode()
 
 
-@pytest.mark.parametrize("what", [(*QUERY, "--fail-on"), ("analyze", SOURCE, "--fail-on")], ids=["query", "analyze"])
+def test_the_docs_show_a_line_for_either_command() -> None:
+    assert sorted(line[0] for line in LINES) == ["analyze", "query"]
+    assert all({"--auth", "managed-identity", "--format", "json"} <= set(line) for line in LINES)
+
+
+@pytest.mark.parametrize("what", [(*line, "--fail-on") for line in LINES], ids=[line[0] for line in LINES])
 def test_a_schedule_gets_one_document_and_an_exit_code(filled: Logs, identity: Identity, what: tuple[str, ...]) -> None:
     before = len(identity.asked)
     metric = "rows" if what[0] == "query" else "unencrypted"

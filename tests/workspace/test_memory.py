@@ -119,13 +119,15 @@ def large_workspace(tls: tuple[Path, Path]) -> Iterator[tuple[str, list[int]]]:
         yield f"https://localhost:{port}", sizes
 
 
-def analyzed(tls: tuple[Path, Path], identity: Identity, out: Path, *options: str) -> tuple[Measured, list[int]]:
+def asked(
+    tls: tuple[Path, Path], identity: Identity, out: Path, what: tuple[str, ...], *options: str
+) -> tuple[Measured, list[int]]:
     """What a run over the whole of it took, and the bytes of the answers that it got; its result goes to ``out``."""
     command = "import sys; from flowlens.__main__ import main; sys.argv[0] = 'flowlens'; main()"
     window = ("--start", START.isoformat(), "--end", (START + HOURS * HOUR).isoformat())
     with large_workspace(tls) as (endpoint, sizes):
-        asked = (f"workspace:{WORKSPACE}", "--auth", "environment", "--account-url", endpoint, "--ca-file", str(tls[0]))
-        run = ("analyze", *asked, *window, "-o", str(out), *options)
+        access = ("--auth", "environment", "--account-url", endpoint, "--ca-file", str(tls[0]))
+        run = (*what, *access, *window, "-o", str(out), *options)
         return measure([sys.executable, "-c", command, *run], environment=identity.environment()), sizes
 
 
@@ -133,8 +135,20 @@ def test_a_run_over_a_workspace_keeps_below_its_limit(
     tls: tuple[Path, Path], identity: Identity, tmp_path: Path
 ) -> None:
     out = tmp_path / "report.json"
-    measured, sizes = analyzed(tls, identity, out, "--memory-limit", f"{LEAST // MB}MB")
+    what = ("analyze", f"workspace:{WORKSPACE}")
+    measured, sizes = asked(tls, identity, out, what, "--memory-limit", f"{LEAST // MB}MB")
     report = json.loads(out.read_text())
     assert report["ledger"]["complete"] and report["ledger"]["records"] == HOURS * ROWS
     assert measured.memory < LEAST
     assert max(sizes) < LEAST - BASE
+
+
+def test_a_query_in_a_workspace_keeps_below_its_limit(
+    tls: tuple[Path, Path], identity: Identity, tmp_path: Path
+) -> None:
+    out = tmp_path / "rows.csv"
+    what = ("query", "conversations", "--workspace", WORKSPACE)
+    measured, _ = asked(tls, identity, out, what, "--memory-limit", f"{LEAST // MB}MB")
+    with out.open(encoding="utf-8") as lines:
+        assert sum(1 for _ in lines) == HOURS * ROWS + 1
+    assert measured.memory < LEAST

@@ -65,15 +65,26 @@ def test_every_query_can_be_asked_in_parts() -> None:
             assert tuple(column for column, _ in checked.columns) == query.columns, name
 
 
+def test_a_limit_of_memory_changes_no_row_and_one_too_low_is_refused_before_anything_is_asked(filled: Logs) -> None:
+    asked = ("query", "rule_usage", *SOURCE, *DAY, *filled.options, "--format", "csv")
+    ran = run(*asked, "--memory-limit", "100MB")
+    assert (ran.code, "too low to work with" in ran.err, filled.asked) == (WRONG_USAGE, True, [])
+    whole, limited = run(*asked), run(*asked, "--memory-limit", "800MB")
+    assert (limited.code, limited.out) == (DONE, whole.out)
+
+
 def test_conversations_come_in_slices_and_none_is_lost(filled: Logs) -> None:
     whole = run("query", "conversations", "--resource-id", RESOURCE, *DAY, *filled.options, "--format", "csv")
     assert whole.code == DONE, whole.err
-    filled.after = lambda asked, rows: rows if asked.is_count else rows[:150]
+    # So that it is cut, and its halves hardly: each query takes the interpreter seconds.
+    most = len(whole.out.splitlines()) * 2 // 3
+    filled.after = lambda asked, rows: rows if asked.is_count else rows[:most]
     cut = run("query", "conversations", *SOURCE, *DAY, *filled.options, "--format", "csv")
     assert cut.code == DONE
     assert sorted(cut.out.splitlines()) == sorted(whole.out.splitlines())
     assert len(whole.out.splitlines()) > 300
     assert {asked.target for asked in filled.asked} == {RESOURCE, WORKSPACE}
+    assert len({asked.span for asked in filled.asked}) > 2
 
 
 def test_a_result_that_one_answer_cannot_hold_comes_in_parts(filled: Logs) -> None:

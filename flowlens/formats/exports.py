@@ -65,24 +65,23 @@ def name_and_zone(header: str) -> tuple[str, str]:
     return name, zone
 
 
-def read_export(chunks: Iterable[bytes], *, where: str, wanted: Wanted) -> Iterator[tuple[pl.DataFrame, Ledger]]:
+def read_export(
+    chunks: Iterable[bytes], failures: list[FlowlensError], *, where: str, wanted: Wanted
+) -> Iterator[tuple[pl.DataFrame, Ledger]]:
     """Batches of up to 20,000 rows or 8 MiB: an Int64 column ``offset`` and text columns, with the ledger of what gave no row.
 
     Which wanted columns are there, and in which of their spellings, depends on the export. How the bytes are chunked
-    decides nothing. Raises nothing for bad bytes, and an error of the chunks once the rows before it are given; ``where`` names
-    the source in rejects.
+    decides nothing. Raises nothing for bad bytes; ``where`` names the source in rejects. An error of the chunks goes to
+    ``failures``, since the rows before it are of use; it is raised where there is no byte before it.
 
     >>> wanted = Wanted(("A", "B"), lambda header: "")
-    >>> [frame.rows() for frame, _ in read_export([b"A,B\\n1,2\\n"], where="a.csv", wanted=wanted)]
+    >>> [frame.rows() for frame, _ in read_export([b"A,B\\n1,2\\n"], [], where="a.csv", wanted=wanted)]
     [[(4, '1', '2')]]
     """
-    failures: list[FlowlensError] = []
     for batch, layout in _read(_Reader(_until_failure(chunks, failures)), where, wanted):
         # Reading the rows adds to the rejects of the batch, so its ledger is made afterwards.
         frame = _frame(batch, layout) if layout and batch.spans else pl.DataFrame(schema={"offset": pl.Int64})
         yield frame, batch.ledger()
-    if failures:
-        raise failures[0]
 
 
 def _until_failure(chunks: Iterable[bytes], failures: list[FlowlensError]) -> Iterator[bytes]:

@@ -111,10 +111,8 @@ def looks_like_traffic_analytics(head: bytes) -> bool:
     False
     """
     text = head.removeprefix(BOM).lstrip().decode("utf-8", "replace")
-    if text[:1] in ("{", "["):
-        found = set(text.split('"'))
-    else:
-        found = {name_and_zone(cell.strip('"'))[0] for cell in text.partition("\n")[0].strip().split(",")}
+    cells = text.partition("\n")[0].strip().split(",")
+    found = set(text.split('"')) if text[:1] in ("{", "[") else {name_and_zone(cell.strip('"'))[0] for cell in cells}
     telling = {name for group in _NEEDED for name in group}
     return len(telling & {_NAMES.get(name.lower()) for name in found}) >= 3
 
@@ -131,23 +129,19 @@ def decode_traffic_analytics(chunks: Iterable[bytes], *, where: str) -> Iterator
     """
     # The page of the older schema writes UDR in capitals, and readers of the table use both.
     wanted = Wanted(_COLUMNS, _lacking, ("IsFlowCapturedAtUDRHop",), NEWER_NAMES)
-    seen: Counter[str] = Counter()
-    failure: FlowlensError | None = None
-    try:
-        for texts, ledger in read_export(chunks, where=where, wanted=wanted):
-            yield _nothing(ledger)
-            if texts.is_empty():
-                continue
-            for cells in _slices(texts.select("offset", *text_cells(texts, _COLUMNS, NEWER_NAMES))):
-                decoded, more = _convert(cells, where)
-                seen += more
-                yield decoded
-    except FlowlensError as error:
-        failure = error
+    seen, failures = Counter[str](), list[FlowlensError]()
+    for texts, ledger in read_export(chunks, failures, where=where, wanted=wanted):
+        yield _nothing(ledger)
+        if texts.is_empty():
+            continue
+        for cells in _slices(texts.select("offset", *text_cells(texts, _COLUMNS, NEWER_NAMES))):
+            decoded, more = _convert(cells, where)
+            seen += more
+            yield decoded
     if seen:
         yield _nothing(Ledger(notes=_notes(seen, where)))
-    if failure is not None:
-        raise failure
+    if failures:
+        raise failures[0]
 
 
 def convert_rows(rows: pa.Table | pl.DataFrame, *, where: str) -> DecodedRows:

@@ -47,7 +47,7 @@ FOUND = {
     "denied_egress": ("status", "match", "dst_ip"),
 }
 # Cells that a query fills from its rows and flowlens from elsewhere.
-OWN = {"unexpected_destinations": {"region"}}
+OWN = {"unexpected_destinations": {"region", "country"}}
 INTERVAL = dt.timedelta(hours=1)
 KMS = ("20.118.99.224", "40.83.235.53")
 WEB = ("20.225.226.182", "52.136.197.163", "52.142.4.99", "20.24.186.80", "20.248.180.252")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import polars as pl
@@ -19,6 +19,7 @@ import pyarrow as pa
 from flowlens import schema
 from flowlens.evidence import REJECTS_KEPT, Ledger, Reject, sample
 from flowlens.formats import fields
+from flowlens.formats.countries import COUNTRIES, COUNTRY, countries_of
 from flowlens.formats.exports import BOM, Wanted, name_and_zone, number_of, read_export, text_cells, time_of
 from flowlens.formats.older_rows import NEWER_NAMES
 
@@ -41,7 +42,7 @@ _COLUMNS = (
     *(side + name for side in _SIDES for name in _OF_A_SIDE),
     *("SubType", "Status", "FlowType", "FlowDirection", "FlowStatus", "L4Protocol", "DestPort", "FlowEncryption"),
     *("MacAddress", "TargetResourceId", "TargetResourceType", "FlowLogResourceId", "IsFlowCapturedAtUdrHop"),
-    *("AclGroup", "AclRule", "NsgList", "NsgRule", "PrivateEndpointResourceId"),
+    *("AclGroup", "AclRule", "NsgList", "NsgRule", "PrivateEndpointResourceId", COUNTRY),
 )
 _NAMES = {name.lower(): name for name in _COLUMNS} | {old.lower(): name for old, name in NEWER_NAMES.items()}
 # One of each group must be there, or rows cannot become conversations. Blobs use none of these names.
@@ -90,7 +91,7 @@ _SUMS_DIFFER = "entry sums differ from row totals"
 
 @dataclass(frozen=True, slots=True)
 class DecodedRows:
-    """A batch of Traffic Analytics rows as conversations, with what they say of addresses and a small ledger.
+    """A batch of Traffic Analytics rows as conversations, with what they say of addresses, and countries, and a small ledger.
 
     ``conversations`` has the columns ROWS, ``inventory`` those of schema.INVENTORY without repeats. In ``ledger``,
     records are rows of the table and tuples the conversations that they hold: one per public address, else one.
@@ -99,6 +100,7 @@ class DecodedRows:
     conversations: pl.DataFrame
     inventory: pl.DataFrame
     ledger: Ledger
+    countries: pl.DataFrame = field(default_factory=COUNTRIES.to_frame)
 
 
 def looks_like_traffic_analytics(head: bytes) -> bool:
@@ -248,7 +250,7 @@ def _convert(cells: pl.DataFrame, where: str) -> tuple[DecodedRows, Counter[str]
             for offset, reason, found in sorted(rejects, key=lambda reject: reject[0])[:REJECTS_KEPT]
         ),
     )
-    return DecodedRows(_conversations(whole), inventory_of(good), ledger), seen
+    return DecodedRows(_conversations(whole), inventory_of(good), ledger, countries_of(whole)), seen
 
 
 def _not_flows(others: pl.DataFrame) -> Counter[str]:
@@ -410,8 +412,8 @@ def _reasons(bad: pl.DataFrame) -> list[tuple[int, str, str]]:
 def _with_entries(rows: pl.DataFrame) -> pl.DataFrame:
     """A line per conversation: per entry of public addresses where there are any, else the row itself."""
     # Each line would otherwise carry a copy of the text of its row, and of all its entries.
-    lines = rows.drop(*_COLUMNS, *_SIDES, *(side + " entries" for side in _SIDES)).rename({"entries": "entry"})
-    lines = lines.explode("entry")
+    dropped = {*_COLUMNS, *_SIDES, *(side + " entries" for side in _SIDES)} - {COUNTRY}
+    lines = rows.drop(dropped).rename({"entries": "entry"}).explode("entry")
     part = pl.col("entry").str.split("|")
     numbers = [
         number_of(part.list.get(n, null_on_oob=True), schema.COUNTER_LIMIT).alias(name)

@@ -20,6 +20,7 @@ import polars as pl
 from markupsafe import Markup
 
 from flowlens import schema
+from flowlens.analyses.tables import told_apart
 from flowlens.findings import QUESTIONS
 from flowlens.outputs import html_charts, html_tables
 from flowlens.outputs.content import (
@@ -239,13 +240,16 @@ def _drawn(
         hours, turns = charts["encryption_by_hour"].collect(), charts["encryption_turns"].collect()
         changed = report.settings.get("changed_at")
         at = changed if isinstance(changed, dt.datetime) else None
-        matrix = _matrix(charts["encryption_matrix"].collect())
         by_hour = html_tables.hour_table(hours, clock, limit=limit)
-        return (html_charts.encryption_share(hours, turns, at, zone),), (by_hour, matrix)
+        vnets = _matrix("encryption_vnets", "VNet", charts["encryption_vnets"].collect())
+        subnets = _matrix("encryption_matrix", "subnet", charts["encryption_matrix"].collect())
+        return (html_charts.encryption_share(hours, turns, at, zone),), (by_hour, vnets, subnets)
     if question == "denied_egress" and "egress_grid" in charts:
         return (), (_requirements(charts["egress_grid"].collect()),)
     if question == "unexpected_destinations" and "destination_groups" in charts:
-        return (html_charts.destination_tiles(charts["destination_groups"].collect()),), ()
+        groups, places = charts["destination_groups"].collect(), charts["destination_countries"].collect()
+        tables = (html_tables.group_table(groups, limit=limit), html_tables.country_table(places, limit=limit))
+        return (html_charts.destination_tiles(groups),), tables
     if question == "coverage" and "coverage_runs" in charts:
         counts = {state: int(str(report.coverage[state.replace(" ", "_")])) for state in schema.COVERAGE_STATES}
         nics = report.tables["coverage"].select("flow_log_id", "target_resource_id", "mac_address").n_unique()
@@ -253,13 +257,8 @@ def _drawn(
     return (), ()
 
 
-def _matrix(pairs: pl.DataFrame) -> Table:
-    """Subnets that open flows by subnets that take them."""
-    one_vnet = pl.concat([pairs["vnet"], pairs["dst_vnet"]]).drop_nulls().n_unique() <= 1
-
-    def subnet(row: Row, vnet: str, name: str) -> str:
-        of = str(row[vnet] or "unknown").rsplit("/", 1)[-1]
-        return str(row[name] or "unknown") if one_vnet else f"{of}/{row[name] or 'unknown'}"
+def _matrix(name: str, kind: str, cells: pl.DataFrame) -> Table:
+    """Subnets or VNets that open flows by those that take them."""
 
     def cell(row: Row) -> Cell:
         status = str(row["encryption_status"])
@@ -267,12 +266,12 @@ def _matrix(pairs: pl.DataFrame) -> Table:
         return Cell(told, tone=tone_of(status))
 
     return html_tables.grid(
-        "encryption_matrix",
-        "Encryption by subnet: from the rows to the columns, with the share of bytes where it is mixed",
+        name,
+        f"Encryption by {kind}: from the rows to the columns, with the share of bytes where it is mixed",
         "from \\ to",
-        pairs,
-        lambda row: subnet(row, "vnet", "src_subnet"),
-        lambda row: subnet(row, "dst_vnet", "dst_subnet"),
+        cells,
+        lambda row: str(row["source"]),
+        lambda row: str(row["target"]),
         cell,
     )
 
@@ -282,9 +281,10 @@ def _requirements(rows: pl.DataFrame) -> Table:
     rows = with_bare_addresses(rows)
     # A name may stand for workloads of several VNets.
     twice = rows.group_by("workload").agg(pl.col("vnet").n_unique()).filter(pl.col("vnet") > 1)["workload"].to_list()
+    vnets = told_apart(rows["vnet"].drop_nulls().unique())
 
     def workload(row: Row) -> str:
-        of = str(row["vnet"] or "unknown").rsplit("/", 1)[-1]
+        of = vnets.get(str(row["vnet"]), "unknown")
         return f"{of}/{row['workload']}" if row["workload"] in twice else str(row["workload"])
 
     return html_tables.grid(

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import polars as pl
 
+from flowlens.analyses.charts import OTHERS
 from flowlens.findings import Finding
 from flowlens.outputs.content import TITLES, acceptance_text, ranked, share, with_bare_addresses
 from flowlens.outputs.page import Row
@@ -110,6 +111,7 @@ COLUMNS: Mapping[str, tuple[Column, ...]] = {
         Column("service_tag", "service tag", "name"),
         Column("region", "region"),
         Column("owner", "owner", "name"),
+        Column("country", "country"),
         Column("bytes_sent", "sent", "bytes"),
         Column("bytes_received", "received", "bytes"),
         Column("flows", "flows", "count"),
@@ -199,6 +201,21 @@ _HOUR_COLUMNS = (
     Column("bytes_unencrypted", "bytes in clear", "bytes"),
     Column("flows_dropped", "flows dropped", "count"),
 )
+_AMOUNTS = (
+    Column("new", "new", "count"),
+    Column("addresses", "addresses", "number"),
+    Column("workloads", "workloads", "number"),
+    Column("flows", "flows", "count"),
+    Column("bytes", "bytes", "bytes"),
+)
+_GROUP_COLUMNS = (
+    Column("group", "destination", "name"),
+    Column("named", "known as"),
+    Column("region", "region"),
+    Column("country", "country"),
+    *_AMOUNTS,
+)
+_COUNTRY_COLUMNS = (Column("country", "country"), *_AMOUNTS)
 
 
 def tone_of(word: object) -> str:
@@ -242,6 +259,18 @@ def hour_table(hours: pl.DataFrame, clock: Callable[[object], str], *, limit: in
     """What the share of encrypted bytes was drawn of, for who wants the numbers or sees no picture."""
     table = _table("encryption_by_hour", "Encryption by hour, in numbers", _HOUR_COLUMNS, hours, clock, limit=limit)
     return replace(table, folded=True)
+
+
+def group_table(groups: pl.DataFrame, *, limit: int) -> Table:
+    """What the tiles were drawn of."""
+    caption = "Destinations by owner, service tag or address, in numbers"
+    return replace(_table("destination_groups", caption, _GROUP_COLUMNS, groups, str, limit=limit), folded=True)
+
+
+def country_table(places: pl.DataFrame, *, limit: int) -> Table:
+    """Destinations by country, as far as somebody tells it."""
+    named = places.with_columns(pl.col("country").fill_null("not told"))
+    return _table("destination_countries", "Destinations by country", _COUNTRY_COLUMNS, named, str, limit=limit)
 
 
 def _table(
@@ -351,7 +380,7 @@ def grid(
     column: Callable[[Row], str],
     cell: Callable[[Row], Cell],
 ) -> Table:
-    """``rows`` laid out by what ``row`` and ``column`` call them, in the order of their first appearance.
+    """``rows`` laid out by what ``row`` and ``column`` call them, in the order of their first appearance, others last.
 
     What goes beyond GRID is counted in the note.
     """
@@ -361,7 +390,8 @@ def grid(
         cells.setdefault(row(each), {})[column(each)] = cell(each)
         columns.setdefault(column(each))
     drawn = list(cells.items())[: GRID[0]]
-    heads = [head for head in columns if any(head in of_row for _, of_row in drawn)][: GRID[1]]
+    there = [head for head in columns if any(head in of_row for _, of_row in drawn)]
+    heads = sorted(there, key=lambda head: head.endswith(f" {OTHERS}"))[: GRID[1]]
     left = [
         f"{total - shown:,} of {total:,} {what}"
         for total, shown, what in ((len(cells), len(drawn), "rows"), (len(columns), len(heads), "columns"))

@@ -39,7 +39,7 @@ def test_the_matrix_holds_every_pair_that_can_be_encrypted_once(report: fl.Repor
     pairs = report.tables["encryption_status"].filter(pl.col("eligibility") == "eligible")
     assert matrix["pairs"].sum() == pairs.height
     assert matrix["bytes_unencrypted"].sum() == pairs["bytes_unencrypted"].sum()
-    one = matrix.filter(pl.col("src_subnet") == "snet-app", pl.col("dst_subnet") == "snet-web")
+    one = matrix.filter(pl.col("source") == "vnet-app/snet-app", pl.col("target") == "vnet-app/snet-web")
     assert one["encryption_status"].to_list() == ["Dropped"]
 
 

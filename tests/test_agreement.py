@@ -198,6 +198,7 @@ def test_conversations_are_those_of_the_rows(world: World) -> None:
     answer = convert_conversations(world.queries["conversations"], where="answer")
     export = convert_rows(pl.DataFrame(world.raw, infer_schema_length=None), where="rows")
     assert_frame_equal(by_hour(answer), by_hour(export))
+    assert sorted(answer.countries.rows()) == sorted(export.countries.rows()) != []
     assert_frame_equal(*(side.inventory.sort(pl.all(), nulls_last=True) for side in (answer, export)))
     assert answer.ledger == export.ledger
 

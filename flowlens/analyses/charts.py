@@ -49,6 +49,7 @@ _MATRIX = pl.Schema(
         "target": pl.String(),
         "encryption_status": pl.String(),
         "pairs": pl.Int64(),
+        "dropped": pl.Int64(),
         "bytes_encrypted": pl.Int64(),
         "bytes_unencrypted": pl.Int64(),
     }
@@ -135,7 +136,7 @@ def encryption_matrix(pairs: pl.LazyFrame) -> pl.LazyFrame:
     """Pairs of encryption_status that can be encrypted, by the subnets of both ends, those that are worst first.
 
     Columns: source and target (what tells the subnets apart), encryption_status (that of all the cell's pairs, else Mixed),
-    pairs, bytes_encrypted, bytes_unencrypted (null where there are no counters). Beyond MATRIX_DRAWN subnets are one row and
+    pairs, dropped (pairs of it), bytes_encrypted, bytes_unencrypted (null where there are no counters). Beyond MATRIX_DRAWN subnets are one row and
     one column of others, which hold what all of them add up to.
 
     >>> import flowlens as fl
@@ -198,11 +199,13 @@ def _added_up(placed: pl.DataFrame) -> pl.DataFrame:
         .agg(
             pl.when(status.n_unique() == 1).then(status.first()).otherwise(pl.lit("Mixed")),
             pairs=pl.len().cast(pl.Int64),
+            dropped=(status == "Dropped").sum().cast(pl.Int64),
             bytes_encrypted=null_sum(pl.col("bytes_encrypted")),
             bytes_unencrypted=null_sum(pl.col("bytes_unencrypted")),
         )
         .sort(
             pl.col("source").str.ends_with(f" {OTHERS}"),
+            pl.col("dropped") == 0,
             rank,
             -pl.col("pairs"),
             "source",

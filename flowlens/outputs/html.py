@@ -37,7 +37,7 @@ from flowlens.outputs.content import (
 from flowlens.outputs.html_charts import Figure
 from flowlens.outputs.html_tables import Cell, Table, tone_of
 from flowlens.outputs.page import Row
-from flowlens.outputs.text import clean
+from flowlens.outputs.text import clean, counted
 from flowlens.reporting import Report
 from flowlens.verdicts import FINDINGS, OK, incomplete
 
@@ -101,7 +101,7 @@ def write_html(report: Report, file: BinaryIO, *, static: bool = False) -> None:
         title=_title(report, clock),
         sources=_listed(report.settings.get("sources")),
         cards=_cards(report),
-        findings=html_tables.finding_table(report.findings, clock, limit=limit) if report.findings else None,
+        findings=_findings(report, clock, limit) if report.findings else None,
         sections=[_section(report, name, clock, zone, limit) for name in names],
         evidence=evidence(report),
         gaps=coverage_lines(report)[0],
@@ -123,7 +123,7 @@ def notebook(report: Report) -> str:
             style=Markup(_asset("notebook.css")),  # noqa: S704
             title=_title(report, clock),
             cards=_cards(report),
-            findings=html_tables.finding_table(report.findings, clock, limit=20) if report.findings else None,
+            findings=_findings(report, clock, 20) if report.findings else None,
             tables=[(TITLES[stem(name)[0]], name, table.height) for name, table in report.tables.items()],
             evidence=evidence_lines(report.ledger)[0],
             marks=html_tables.MARKS,
@@ -174,6 +174,10 @@ def _clock(zone: ZoneInfo | None, time: object) -> str:
 def _title(report: Report, clock: Callable[[object], str]) -> str:
     start, end = clock(report.window.start), clock(report.window.end)
     return f"{start} to {end}" if start and end else "no flow log was read"
+
+
+def _findings(report: Report, clock: Callable[[object], str], limit: int) -> Table:
+    return html_tables.finding_table(report.findings, clock, compared=_has_baseline(report), limit=limit)
 
 
 def _has_baseline(report: Report) -> bool:
@@ -262,8 +266,11 @@ def _matrix(name: str, kind: str, cells: pl.DataFrame) -> Table:
 
     def cell(row: Row) -> Cell:
         status = str(row["encryption_status"])
-        told = f"{status} {share(row)}" if status == "Mixed" else status
-        return Cell(told, tone=tone_of(status))
+        if status != "Mixed":
+            return Cell(status, tone=tone_of(status))
+        # Drops are no share of bytes, and worse than any.
+        drops = f", {counted(int(str(row['dropped'])), 'pair')} dropped" if row["dropped"] else ""
+        return Cell(f"Mixed {share(row)}{drops}", tone=tone_of("Dropped" if drops else status))
 
     return html_tables.grid(
         name,

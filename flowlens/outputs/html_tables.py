@@ -20,6 +20,8 @@ from flowlens.outputs.text import counted, size, utc
 ROWS = 500
 """Rows of a table on a page; what lies beyond is added up in one row."""
 STATIC_ROWS = 100
+PAPER = 40
+"""Rows of a table on paper, which nobody reads for long: what matters most comes first."""
 GRID = 40, 24
 """Rows and columns of a grid."""
 TONES = {"green": "good", "red": "bad", "yellow": "warn"}
@@ -27,6 +29,7 @@ MARKS = {"good": "✓", "bad": "✕", "warn": "!", "": "·"}
 """What stands before a status word, so that it tells without colour."""
 
 _STATUSES = ("status", "encryption_status", "state")
+_FEW = 7
 _SUMMED = ("bytes", "count")
 
 
@@ -66,6 +69,16 @@ class Table:
     total: int = 0
     grid: bool = False
     folded: bool = False
+
+    @property
+    def paper(self) -> int:
+        """Rows that are printed."""
+        return PAPER
+
+    @property
+    def few(self) -> bool:
+        """Whether a grid has so few columns that their names have room."""
+        return self.grid and len(self.columns) <= _FEW
 
 
 COLUMNS: Mapping[str, tuple[Column, ...]] = {
@@ -186,10 +199,10 @@ CAPTIONS = {
 _FINDING_COLUMNS = (
     Column("state", "state"),
     Column("severity", "severity"),
-    Column("question", "question"),
     Column("workload", "workload", "name"),
     Column("subject", "subject", "subject"),
     Column("rule", "rule"),
+    Column("question", "question"),
     Column("first_seen", "first seen", "time"),
     Column("last_seen", "last seen", "time"),
     Column("accepted", "accepted"),
@@ -236,8 +249,11 @@ def result_table(
     return _table(name, caption, columns, ordered, clock, limit=limit)
 
 
-def finding_table(findings: Sequence[Finding], clock: Callable[[object], str], *, limit: int) -> Table:
-    """The findings, new ones first, then those that go on, then what is over; behind each state what somebody accepted."""
+def finding_table(findings: Sequence[Finding], clock: Callable[[object], str], *, compared: bool, limit: int) -> Table:
+    """The findings, new ones first, then those that go on, then what is over; behind each state what somebody accepted.
+
+    Where they were not ``compared`` with an earlier report all are new, which goes without saying.
+    """
     order = {state: place for place, state in enumerate(("new", "ongoing", "resolved"))}
     told = sorted(findings, key=lambda finding: (order.get(finding.state, len(order)), finding.accepted is not None))
     names = [column.name for column in _FINDING_COLUMNS]
@@ -252,7 +268,9 @@ def finding_table(findings: Sequence[Finding], clock: Callable[[object], str], *
         schema=schema,
         orient="row",
     ).with_columns(pl.col("question").replace(TITLES))
-    return _table("findings", "All findings, new ones first", _FINDING_COLUMNS, rows, clock, limit=limit)
+    columns = tuple(column for column in _FINDING_COLUMNS if compared or column.name != "state")
+    caption = "All findings, new ones first" if compared else "All findings"
+    return _table("findings", caption, columns, rows, clock, limit=limit)
 
 
 def hour_table(hours: pl.DataFrame, clock: Callable[[object], str], *, limit: int) -> Table:

@@ -68,7 +68,17 @@ TAGS = {
 }
 NAMES = {
     *("lang", "charset", "http-equiv", "content", "name", "class", "href", "id", "role", "tabindex", "scope", "type"),
-    *("data-v", "data-total", "aria-label", "aria-labelledby", "aria-hidden", "aria-live", "aria-sort", "autocomplete"),
+    *(
+        "data-v",
+        "data-total",
+        "data-paper",
+        "aria-label",
+        "aria-labelledby",
+        "aria-hidden",
+        "aria-live",
+        "aria-sort",
+        "autocomplete",
+    ),
     *(
         "hidden",
         "value",

@@ -13,8 +13,9 @@ from playwright.sync_api import Browser, Page
 
 import flowlens as fl
 from flowlens.findings import QUESTIONS, Baseline
+from flowlens.outputs.html_tables import PAPER
 from flowlens.outputs.terminal import TITLES
-from tests.browser.browsing import DESKTOP, PHONE, Shown, showing, violations
+from tests.browser.browsing import DESKTOP, PHONE, Shown, lay_out, showing, violations
 from tests.flow_logs import SAMPLE
 
 CHANGE = dt.datetime(2026, 6, 15, 11, tzinfo=dt.UTC)
@@ -226,6 +227,7 @@ def test_no_status_is_told_by_colour_alone(page: Page) -> None:
 
 def test_a_phone_scrolls_only_tables_sideways(browser: Browser, page_file: Path) -> None:
     with showing(browser, page_file, size=PHONE) as shown:
+        lay_out(shown.page)
         wide = shown.page.evaluate(
             "[...document.querySelectorAll('body *')].filter(e => !e.closest('.scroll') && !e.closest('svg')"
             " && !e.classList.contains('skip') && e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 80))"
@@ -237,7 +239,10 @@ def test_a_phone_scrolls_only_tables_sideways(browser: Browser, page_file: Path)
         assert all(drawn.nth(n).bounding_box()["width"] <= PHONE[0] for n in range(3))  # type: ignore[index]
 
 
-def test_it_prints(page: Page) -> None:
+def test_it_prints(page: Page, report: fl.Report) -> None:
+    name, height = "denied_egress", report.tables["denied_egress"].height
+    assert height > PAPER
+    printed = page.locator(f"#{name} tbody tr:not(.late)")
     page.emulate_media(media="print")
     try:
         assert not page.locator(".tools:visible").count()
@@ -245,9 +250,19 @@ def test_it_prints(page: Page) -> None:
             ".scroll", "boxes => boxes.filter(box => getComputedStyle(box).overflowY !== 'visible').length"
         )
         assert clipped == 0
+        # What nobody reads on paper is left out, and said.
+        assert page.locator(f"#{name} tbody tr:visible").count() == printed.count() == PAPER
+        said = page.locator(f".tablebox:has(#{name}) .paper:visible").text_content() or ""
+        assert f"{PAPER} rows" in said and f"{height:,}" in said
         assert page.pdf(prefer_css_page_size=True).startswith(b"%PDF")
     finally:
         page.emulate_media(media="screen")
+    # Whoever filters prints what is left, wherever in the table it stands.
+    box = page.locator(f".tablebox:has(#{name})")
+    box.locator("select").select_option("Reached")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    reached = visible_rows(page, name)
+    assert 0 < len(reached) == page.locator(f"#{name} tbody tr:not(.late):not([hidden])").count()
 
 
 def test_without_a_script_it_is_whole(browser: Browser, report: fl.Report, tmp_path: Path) -> None:

@@ -156,6 +156,27 @@ def test_denied_flows_alert_above_the_number_that_was_given() -> None:
     assert [(row["acl_rule"], row["flows_denied"]) for row in found] == [("denyinternet443", 60)]
 
 
+def test_coverage_alerts_on_gaps_and_not_on_the_time_before_a_flow_log_began() -> None:
+    def at(row: Mapping[str, Any]) -> int:
+        return int(str(row["FlowIntervalStartTime"])[11:13])
+
+    def of_new(row: Mapping[str, Any]) -> bool:
+        return "data" in str(row["FlowLogResourceId"])
+
+    # Flow logs of VNET-DATA begin at 10:00 here, and have nothing at 13:00.
+    given = [row for row in ROWS if not (of_new(row) and (at(row) < 10 or at(row) == 13))]
+    assert 0 < len(given) < len(ROWS)
+    found = kql_engine.executed(query_of(rule("coverage", window="P1D")), given, now=EVENING).to_dicts()
+    assert {(row["state"]) for row in found} == {"missing"}
+    missing = {(str(row["workload"]).rpartition("/")[2], row["hour"].hour) for row in found}
+    nics = {name for name, _ in missing} - {"vm-web2"}
+    assert nics >= {"vm-sql1"}
+    # What the sample lacks by itself, and the gap.
+    assert missing == {("vm-web2", 9), *((name, 13) for name in nics)}
+    everything = kql_engine.executed(filled(workbook_queries()["coverage"]), given, now=EVENING).to_dicts()
+    assert {row["hour"].hour for row in everything if row["state"] == "missing"} > {9, 13}
+
+
 def test_workbook_has_the_form_of_workbooks() -> None:
     book = json.loads(WORKBOOK.read_bytes())
     assert book["version"] == "Notebook/1.0"

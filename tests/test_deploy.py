@@ -79,6 +79,7 @@ def test_what_is_switched_off_in_the_report_is_right_too(tmp_path: Path) -> None
     for name in ("expected.toml", "inventory.csv"):
         shutil.copy(TOP / "sample_logs" / name, tmp_path)
     (tmp_path / "accepted.toml").write_text("", encoding="utf-8")
+    (tmp_path / "partners.csv").write_text("prefix,owner\n192.0.2.0/24,Example\n", encoding="utf-8")
     ran = run("report", tmp_path / "report.toml", "--check", env={"FLOWLENS_WEBHOOK": "https://example.org/hook"})
     assert (ran.code, ran.err.count("error")) == (0, 0), ran.err
 

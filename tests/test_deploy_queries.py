@@ -127,11 +127,11 @@ def test_alerts_and_workbook_change_nothing_but_the_parameters(question: str) ->
 
 
 def test_alert_fires_on_what_is_denied_or_never_answered() -> None:
-    found = rows(query_of(rule("denied_egress", window="P1D")))
-    assert {(row["workload"], row["status"]) for row in found} == {
-        ("rg-app/vm-win2", "Denied"),
-        ("rg-app/vm-win3", "Unanswered"),
-    }
+    """What the query itself finds is tested where it stands, and the alert changes nothing but its parameters: this is the rest."""
+    *_, condition = query_of(rule("denied_egress")).splitlines()
+    given = ", ".join(f'"{status}"' for status in schema.EGRESS_STATUSES)
+    found = rows(f"datatable(status: string) [{given}]\n{condition}")
+    assert {"Denied", "Unanswered"} < {row["status"] for row in found} < set(schema.EGRESS_STATUSES) - {"Reached"}
 
 
 def test_alerts_tell_of_the_words_that_are_problems() -> None:
@@ -173,8 +173,6 @@ def test_coverage_alerts_on_gaps_and_not_on_the_time_before_a_flow_log_began() -
     assert nics >= {"vm-sql1"}
     # What the sample lacks by itself, and the gap.
     assert missing == {("vm-web2", 9), *((name, 13) for name in nics)}
-    everything = kql_engine.executed(filled(workbook_queries()["coverage"]), given, now=EVENING).to_dicts()
-    assert {row["hour"].hour for row in everything if row["state"] == "missing"} > {9, 13}
 
 
 def test_workbook_has_the_form_of_workbooks() -> None:

@@ -337,11 +337,11 @@ def _acl() -> list[pl.Expr]:
 
 def _with_addresses(rows: pl.DataFrame) -> pl.DataFrame:
     """Adds ``entries`` (those to unpack, else null), ``unpacked`` (Src, Dest or null) and the fixed address of each side."""
-    listed = {}
-    for side in _SIDES:
-        entries = pl.col(side + "PublicIps").str.extract_all(r"\S+")
-        listed[side] = pl.when(pl.col(side + "Ip").is_null() & (entries.list.len() > 0)).then(entries)
-    rows = rows.with_columns(entry.alias(side + " entries") for side, entry in listed.items())
+    entries = {side: pl.col(side + "PublicIps").str.extract_all(r"\S+") for side in _SIDES}
+    rows = rows.with_columns(
+        pl.when(pl.col(side + "Ip").is_null() & (found.list.len() > 0)).then(found).alias(side + " entries")
+        for side, found in entries.items()
+    )
     many = {side: pl.col(side + " entries").list.len().fill_null(0) for side in _SIDES}
     unpacked = (
         pl.when((many["Src"] > 0) & (many["Dest"] <= 1))
@@ -355,11 +355,9 @@ def _with_addresses(rows: pl.DataFrame) -> pl.DataFrame:
         for side in _SIDES
     ]
     rows = rows.with_columns(unpacked.alias("unpacked"), *fixed)
-    entries = (
-        pl.when(pl.col("unpacked") == "Src").then("Src entries").when(pl.col("unpacked") == "Dest").then("Dest entries")
-    )
+    listed = pl.when(pl.col("unpacked") == "Src").then("Src entries")
     return rows.with_columns(
-        entries.alias("entries"),
+        listed.when(pl.col("unpacked") == "Dest").then("Dest entries").alias("entries"),
         canonical(rows["Src"]).alias("src_ip"),
         canonical(rows["Dest"]).alias("dst_ip"),
     )

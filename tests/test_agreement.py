@@ -48,6 +48,8 @@ FOUND = {
 }
 # Cells that a query fills from its rows and flowlens from elsewhere.
 OWN = {"unexpected_destinations": {"region", "country"}}
+# Cells that rows fill and blobs leave open.
+ROWS_TELL = {"unexpected_destinations": {"country"}}
 INTERVAL = dt.timedelta(hours=1)
 KMS = ("20.118.99.224", "40.83.235.53")
 WEB = ("20.225.226.182", "52.136.197.163", "52.142.4.99", "20.24.186.80", "20.248.180.252")
@@ -256,6 +258,8 @@ def test_rows_find_what_blobs_find(world: World, name: str) -> None:
     for key in blobs.keys() & rows.keys():
         for column in blobs[key]:
             values = [folded(side[key][column]) for side in (blobs, rows)]
+            if values[0] is None and column in ROWS_TELL.get(name, ()):
+                continue
             if values[0] != values[1]:
                 assert column not in FOUND.get(name, ())
                 assert column != "state" or values == ["silent", "missing"]

@@ -16,7 +16,7 @@ from flowlens.acceptance import read_acceptances
 from flowlens.analyses.destinations import read_expected
 from flowlens.analyses.needs import AUTO, Asked, left_unfilled
 from flowlens.budget import MB, parse_size, peak
-from flowlens.catalog import load_profile, load_tags, read_names
+from flowlens.catalog import load_profile, load_tags, read_names, read_owners
 from flowlens.catalog.placeholders import chosen_settings
 from flowlens.catalogue_cli import known_cloud
 from flowlens.config import read_config
@@ -131,6 +131,7 @@ def answer(
     changed_at: str | None = None,
     required: Asked | None = None,
     expect: Path | None = None,
+    owners: Sequence[Path] | None = None,
     baseline: str | None = None,
     accept: Path | None = None,
     only_new: bool = False,
@@ -160,6 +161,7 @@ def answer(
         for entry in read_expected(expected):
             if entry.service_tag:
                 load_tags(required.cloud).prefixes(entry.service_tag)
+    whose = read_owners(owners or ())
     earlier = _baseline(baseline, common) if baseline else None
     result, zone = scan_of(sources, common, scope_of(common), changed_at)
     result.settings["timezone"] = common.tz
@@ -174,6 +176,7 @@ def answer(
             result,
             questions=questions,
             expected=expected,
+            owners=whose,
             baseline=earlier,
             accept=acceptances,
             only_new=only_new,

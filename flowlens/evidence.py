@@ -205,6 +205,7 @@ class Evidence:
     ``parts`` are the conversations with what is known of both ends and which rows count (see flowlens.views), split so that
     all rows of a destination are in one part and each part fits memory.
     ``coverage`` has the columns of the coverage table. ``logged`` are, in a part of a scan, the NICs that the whole has logs of.
+    ``countries`` has address and country of public addresses, where rows of Traffic Analytics tell them.
     """
 
     conversations: pl.LazyFrame
@@ -213,6 +214,7 @@ class Evidence:
     coverage: pl.DataFrame
     ledger: Ledger
     logged: pl.Series | None = None
+    countries: pl.DataFrame | None = None
 
     @property
     def logged_nics(self) -> pl.Series:

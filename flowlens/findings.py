@@ -195,7 +195,10 @@ def _destination_findings(table: pl.DataFrame, groups: Mapping[tuple[str | None,
             state="new",
             first_seen=row["first_seen"],
             last_seen=row["last_seen"],
-            evidence={k: row[k] for k in ("service_tag", "flows", "bytes_sent", "bytes_received", "reason")},
+            evidence={
+                k: row[k]
+                for k in ("service_tag", "owner", "country", "flows", "bytes_sent", "bytes_received", "reason")
+            },
         )
 
 
@@ -278,6 +281,9 @@ def _doubt(question: str, baseline: Baseline, settings: Mapping[str, object], wi
     if baseline.settings is None:
         return "the baseline does not say how it was made"
     names = _READ_ALIKE if question == "encryption_status" else (*_READ_ALIKE, *_REQUIRED_ALIKE)
+    if question == "unexpected_destinations":
+        # An owner's name is part of what a finding is known by.
+        names = (*names, "owners")
     other = [name for name in names if _comparable(name, baseline.settings) != _comparable(name, settings)]
     if other:
         return f"the baseline was made with other {' and '.join(other)}"
@@ -342,7 +348,7 @@ def _time(old: Mapping[str, object], name: str) -> dt.datetime | None:
 
 def _comparable(name: str, settings: Mapping[str, object]) -> object:
     value = settings.get(name)
-    if name == "names":
-        # A log of names grows from day to day; what matters is whether there is one.
+    if name in ("names", "owners"):
+        # Such files grow or are renewed from day to day; what matters is whether there is one.
         return value is None
     return list(value) if isinstance(value, tuple) else value

@@ -21,6 +21,7 @@ class BlobResult:
     failed: bool = False
     hours: list[tuple[object, ...]] = field(default_factory=list)
     inventory: list[pl.DataFrame] = field(default_factory=list)
+    countries: list[pl.DataFrame] = field(default_factory=list)
     hops: set[str] = field(default_factory=set)
     restarted_ends: list[pl.DataFrame] = field(default_factory=list)
 
@@ -31,6 +32,7 @@ class Gathered:
     def __init__(self) -> None:
         self.ledger = Ledger()
         self.inventory: list[pl.DataFrame] = []
+        self.countries: list[pl.DataFrame] = []
         self.hops: set[str] = set()
         self.restarted_ends: list[pl.DataFrame] = []
         self._frames: list[pl.DataFrame] = []
@@ -41,6 +43,7 @@ class Gathered:
         self.ledger += total(result.ledger for result in results)
         for result in results:
             self.inventory += result.inventory
+            self.countries += result.countries
             self.hops |= result.hops
             self.restarted_ends += result.restarted_ends
             self._rows += result.hours

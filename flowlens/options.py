@@ -65,6 +65,10 @@ NamesFile = Annotated[
     _question("FILE", "Addresses of names: CSV of flowlens resolve, or a DNS or firewall log export.", "--names"),
 ]
 Expect = Annotated[Path | None, _question("FILE", "TOML list of expected destinations.", "--expect")]
+OwnersFiles = Annotated[
+    list[Path] | None,
+    _question("FILE", "Whose an address is: CSV with prefix, owner and country, or .mmdb; repeatable.", "--owners"),
+]
 BaselineOption = Annotated[
     str | None, _question("FILE", "An earlier report's JSON, or an earlier source.", "--baseline")
 ]

@@ -22,7 +22,7 @@ from flowlens.analyses.destinations import Expected
 from flowlens.analyses.egress import dated_egress, explained
 from flowlens.analyses.encryption import PAIR, unprotected
 from flowlens.analyses.needs import AUTO
-from flowlens.catalog import Names, ServiceTags, load_profile, load_tags, profile_names, read_names
+from flowlens.catalog import Names, Owners, ServiceTags, load_profile, load_tags, profile_names, read_names, read_owners
 from flowlens.catalog.tags import UNKNOWN_DATE
 from flowlens.errors import ConfigError
 from flowlens.evidence import Evidence, Ledger, Scan, Window
@@ -110,13 +110,14 @@ def report(
     baseline: Scan | Baseline | None = None,
     tags: ServiceTags | None = None,
     names: Names | str | Path | None = None,
+    owners: Owners | Iterable[str | Path] = (),
     accept: str | Path | Sequence[Acceptance] = (),
     only_new: bool = False,
     today: dt.date | None = None,
 ) -> Report:
     """A Report on ``questions`` (names of result tables), computed in one pass over the scan's source.
 
-    ``accept`` is a TOML file of accepted findings or its entries. ``only_new`` keeps what is new since the ``baseline``; a
+    ``owners`` are files that name whose an address is. ``accept`` is a TOML file of accepted findings or its entries. ``only_new`` keeps what is new since the ``baseline``; a
     baseline that is a scan is then judged as well. ``today`` decides what has expired or is old.
 
     Raises ConfigError for an earlier report without the destinations that this one shall be compared in, and for ``only_new``
@@ -139,16 +140,18 @@ def report(
         )
     known_tags = tags or load_tags(cloud)
     known_names = read_names(names) if isinstance(names, (str, Path)) else names
+    whose = owners if isinstance(owners, Owners) else read_owners(owners)
     asked: dict[str, Any] = {"profiles": profiles, "cloud": cloud, "placeholders": dict(placeholders or {})}
     # Read here, not inside a collect: polars would read in a thread of its own and hear of no Ctrl-C until all is read.
     evidence = scan.evidence
     if isinstance(baseline, Scan):
         _ = baseline.evidence
-    dated = _asked_tables(scan, wanted, expected, earlier, known_tags, known_names, asked)
+    dated = _asked_tables(scan, wanted, expected, earlier, known_tags, known_names, whose, asked)
     tables = {name: table.drop("first_failure", strict=False) for name, table in dated.items()}
     coverage = summarise(evidence.coverage, evidence.parts)
     judged = expected is not None or baseline is not None
     settings = {**scan.settings, **asked, "names": known_names.describe() if known_names else None}
+    settings["owners"] = whose.describe() or None
     if baseline is not None:
         settings.setdefault("baseline", True)
     told = {name: table.with_row_index(_ROW) for name, table in dated.items() if name in QUESTIONS}
@@ -164,7 +167,7 @@ def report(
     window = _told_window(scan, evidence.coverage)
     notes: list[str] = []
     if isinstance(baseline, Scan) and only_new:
-        baseline = _judged_baseline(baseline, wanted, expected, known_tags, known_names, asked)
+        baseline = _judged_baseline(baseline, wanted, expected, known_tags, known_names, whose, asked)
     if isinstance(baseline, Baseline):
         whole = not incomplete(coverage, evidence.ledger)
         findings, notes = compared(
@@ -212,6 +215,7 @@ def _asked_tables(
     earlier: Scan | Sequence[Mapping[str, object]] | None,
     tags: ServiceTags,
     names: Names | None,
+    owners: Owners,
     asked: Mapping[str, Any],
 ) -> dict[str, pl.DataFrame]:
     """The result table of each question, those of before and after a change, and in denied_egress when it failed first."""
@@ -233,7 +237,7 @@ def _asked_tables(
             elif name == "unexpected_destinations" and egress is not None:
                 required = explained(egress, part, tags=tags, names=names, **asked)
                 tables[name] = unexpected_destinations(
-                    part, expected=expected, baseline=earlier, required=required, tags=tags
+                    part, expected=expected, baseline=earlier, required=required, tags=tags, owners=owners
                 ).collect()
             else:
                 tables[name + suffix] = ANALYSES[name](part).collect()
@@ -298,10 +302,11 @@ def _judged_baseline(
     expected: str | Path | Sequence[Expected] | None,
     tags: ServiceTags,
     names: Names | None,
+    owners: Owners,
     asked: Mapping[str, Any],
 ) -> Baseline:
     """An earlier source as the report on it would be kept; without a list nothing in it was unexpected."""
-    before = report(scan, questions=questions, expected=expected, tags=tags, names=names, **asked)
+    before = report(scan, questions=questions, expected=expected, tags=tags, names=names, owners=owners, **asked)
     table = before.tables.get("unexpected_destinations")
     return Baseline(
         findings=tuple({name: getattr(f, name) for name in f.__slots__} for f in before.findings),

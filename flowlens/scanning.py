@@ -23,6 +23,7 @@ from flowlens import budget, conversations, inventory, nic_hours, views
 from flowlens.errors import FlowlensError, SourceError
 from flowlens.evidence import Evidence, Ledger, Scan, Window, checked
 from flowlens.flow_streams import in_window, scan_flows, unread_item, write_flows
+from flowlens.formats.countries import one_each
 from flowlens.formats.traffic_analytics import DecodedRows, decode_traffic_analytics
 from flowlens.gathering import BlobResult, Gathered
 from flowlens.inventory import Networks
@@ -185,6 +186,7 @@ def _read_workspace(connection: Connection, plan: Plan, store: Pieces, now: dt.d
         unread += [part.unread] if part.unread else []
         if len(result.inventory) > _TOLD_AGAIN:
             result.inventory = [pl.concat(result.inventory).unique()]
+            result.countries = [one_each(result.countries)]
     checked(result.ledger, str(connection.workspace))
     read = {key[:4] for key in result.hours}
     lost = {hour for part in unread for hour in part.hours()}
@@ -207,6 +209,7 @@ def _take_rows(result: BlobResult, decoded: DecodedRows, plan: Plan) -> pl.DataF
         bucket = pl.when((start >= edge) & (start.dt.truncate("1h") <= edge)).then(pl.lit(edge)).otherwise(bucket)
     result.hops |= set(kept.filter("is_hop")["mac_address"].drop_nulls().to_list())
     result.inventory.append(decoded.inventory)
+    result.countries.append(decoded.countries)
     counts = kept.group_by(*NIC, hour=start.dt.truncate("1h")).agg(n=pl.col("lines").sum())
     result.hours += [(*key, "read", n, 0, None) for *key, n in counts.iter_rows()]
     return kept.with_columns(hour=bucket.cast(conversations.SCHEMA["hour"])).select(conversations.COLUMNS)
@@ -315,7 +318,7 @@ def _evidence(
         parts, covered = scope.apply(parts, covered, learned)
     if restarted := gathered.restarted_ends:
         ledger = replace(ledger, restarted_bytes_in_doubt=bytes_in_doubt(pl.concat(restarted)))
-    return Evidence(store.lazy(), parts, learned, covered, ledger)
+    return Evidence(store.lazy(), parts, learned, covered, ledger, countries=one_each(gathered.countries))
 
 
 def _with_ids_of_empty_blobs(read: pl.DataFrame) -> pl.DataFrame:

@@ -18,7 +18,7 @@ from flowlens.analyses import ANALYSES
 from flowlens.analyses.destinations import read_expected
 from flowlens.analyses.needs import AUTO, Asked
 from flowlens.budget import parse_size
-from flowlens.catalog import load_profile, load_tags, read_names
+from flowlens.catalog import Owners, load_profile, load_tags, read_names, read_owners
 from flowlens.catalog.placeholders import chosen_settings
 from flowlens.config import Config, read_config
 from flowlens.errors import ConfigError, FlowlensError, near_matches
@@ -109,6 +109,7 @@ class Schedule:
     questions: tuple[str, ...]
     required: Asked
     expected: Path | None
+    owners: Owners
     acceptances: tuple[Acceptance, ...]
     accept: Path | None
     inventory: Path | None
@@ -284,6 +285,7 @@ def _schedule(path: Path, top: _Table, errors: list[ConfigError]) -> Schedule:
         questions=questions,
         required=required,
         expected=expected,
+        owners=top.tried("owners", read_owners, [folder / name for name in top.texts("owners")]) or Owners(()),
         acceptances=read_acceptances(accept) if accept and not errors else (),
         accept=accept,
         inventory=inventory,

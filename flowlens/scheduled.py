@@ -144,6 +144,7 @@ def _section(
         read_logs,
         questions=schedule.questions,
         expected=schedule.expected,
+        owners=schedule.owners,
         baseline=earlier,
         accept=schedule.acceptances,
         **schedule.required._asdict(),

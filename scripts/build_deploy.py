@@ -52,7 +52,7 @@ class Question(NamedTuple):
 
     query: str
     alert: str
-    """Which rows are worth an alert, as conditions of the query language."""
+    """Which rows are worth an alert, as conditions of the query language, on one line."""
     severity: int
     alert_text: str
     status: str | None
@@ -118,9 +118,12 @@ QUESTIONS = (
     ),
     Question(
         "coverage",
-        'state == "missing"',
+        # A window holds hours from before a new flow log too, which the query cannot tell from a gap.
+        'state == "missing" '
+        "| join kind=inner (seen | summarize first_read = min(hour) by flow_log_id) on flow_log_id "
+        "| where hour >= first_read | project-away flow_log_id1, first_read",
         2,
-        "Hours of a NIC are missing although somebody logged a flow with it: answers about them are not determined.",
+        "Hours of a NIC are missing although its flow log had begun: answers about them are not determined.",
         "state",
         ("read",),
         ("open",),

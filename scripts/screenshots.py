@@ -12,7 +12,7 @@ TOP = Path(__file__).parents[1]
 sys.path.insert(0, str(TOP))
 
 import flowlens as fl  # noqa: E402
-from tests.browser.browsing import DESKTOP, PHONE, browser, showing  # noqa: E402
+from tests.browser.browsing import DESKTOP, PHONE, browser, lay_out, showing  # noqa: E402
 
 MADE = TOP / "build" / "screenshots"
 
@@ -33,6 +33,7 @@ def main() -> None:
                     if (device, theme) == ("desktop", "light"):
                         shown.page.screenshot(path=TOP / "docs" / "report.png")
                         shown.page.pdf(path=MADE / "report.pdf", prefer_css_page_size=True)
+                    lay_out(shown.page)
                     shown.page.screenshot(path=MADE / f"{device}-{theme}.png", full_page=True)
     print(f"wrote {MADE.relative_to(TOP)}/ and docs/report.png")
 

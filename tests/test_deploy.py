@@ -17,6 +17,7 @@ import typer
 from ruamel.yaml import YAML
 
 from flowlens.cli import app
+from flowlens.schedule import read_schedule
 from tests.arm import SUBSCRIPTION, Template
 from tests.flow_logs import run
 
@@ -78,6 +79,7 @@ def test_what_is_switched_off_in_the_report_is_right_too(tmp_path: Path) -> None
     for name in ("expected.toml", "inventory.csv"):
         shutil.copy(TOP / "sample_logs" / name, tmp_path)
     (tmp_path / "accepted.toml").write_text("", encoding="utf-8")
+    (tmp_path / "partners.csv").write_text("prefix,owner\n192.0.2.0/24,Example\n", encoding="utf-8")
     ran = run("report", tmp_path / "report.toml", "--check", env={"FLOWLENS_WEBHOOK": "https://example.org/hook"})
     assert (ran.code, ran.err.count("error")) == (0, 0), ran.err
 
@@ -171,6 +173,32 @@ def test_the_job_runs_the_report_with_an_identity_of_its_own() -> None:
     assert (volume["name"], f"{folder}/{file}") == (mount["volumeName"], container["args"][-1])
     assert container["resources"] == {"cpu": 1.0, "memory": "2Gi"}
     assert found["properties"]["configuration"]["scheduleTriggerConfig"]["cronExpression"] == "30 3 * * *"
+
+
+def test_the_job_has_the_files_that_its_config_names(tmp_path: Path) -> None:
+    texts = {
+        "expected": '[[expected]]\nprefix = "192.0.2.0/24"\n',
+        "accepted": "",
+        "inventory": "address,workload\n10.0.0.4,vm\n",
+    }
+    found, _ = job(**texts, filesStorage="flowlens")
+    template, secrets = found["properties"]["template"], found["properties"]["configuration"]["secrets"]
+    volumes = {volume["name"]: volume for volume in template["volumes"]}
+    mounts = {mount["volumeName"]: mount["mountPath"] for mount in template["containers"][0]["volumeMounts"]}
+    assert mounts == {"config": "/etc/flowlens", "files": "/mnt/flowlens"}
+    assert volumes["files"] == {"name": "files", "storageType": "AzureFile", "storageName": "flowlens"}
+    known = {secret["name"]: secret["value"] for secret in secrets}
+    placed = {one["path"]: known.pop(one["secretRef"]) for one in volumes["config"]["secrets"]}
+    assert known == {}
+    # What is mounted is what the config takes.
+    for name, text in placed.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    (tmp_path / "report.toml").write_text(
+        'expected = "expected.toml"\ninventory = "inventory.csv"\n[[source]]\naddress = "."\n[[output]]\nfile = "../out/x.md"\n'
+    )
+    assert set(placed) == {"report.toml", "expected.toml", "inventory.csv"}
+    schedule, errors = read_schedule(tmp_path / "report.toml")
+    assert (errors, schedule is not None) == ([], True)
 
 
 def test_the_job_may_read_the_logs_and_write_reports_elsewhere() -> None:

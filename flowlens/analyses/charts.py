@@ -11,12 +11,14 @@ import polars as pl
 
 from flowlens import schema
 from flowlens.analyses.encryption import SAME_HOST, TURNED, judged
-from flowlens.analyses.tables import both_ways, condensed, null_sum
+from flowlens.analyses.tables import both_ways, condensed, null_sum, told_apart
 from flowlens.evidence import Scan
 
 NICS_DRAWN = 30
 COLUMNS_DRAWN = 168
 """Hours of a coverage heat map that stand on their own: a week; beyond that several share a column."""
+MATRIX_DRAWN = 24, 16
+"""Rows and columns of a matrix: more than these nobody takes in at once."""
 TILES_DRAWN = 30
 OTHERS = "others"
 TAGGED, UNTAGGED, OWNED = "in a service tag", "in no service tag", "owner known"
@@ -41,6 +43,18 @@ _RUNS = pl.Schema(
         "step": pl.Int64(),
     }
 )
+_MATRIX = pl.Schema(
+    {
+        "source": pl.String(),
+        "target": pl.String(),
+        "encryption_status": pl.String(),
+        "pairs": pl.Int64(),
+        "dropped": pl.Int64(),
+        "bytes_encrypted": pl.Int64(),
+        "bytes_unencrypted": pl.Int64(),
+    }
+)
+_NOWHERE = "unknown"
 _WORST_FIRST = ("failed", "missing", "partly read", "open", "silent", "empty", "read")
 _STEPS = (1, 2, 3, 4, 6, 8, 12, 24)
 
@@ -56,11 +70,13 @@ def charts_of(scan: Scan, tables: Mapping[str, pl.DataFrame]) -> dict[str, pl.La
     if (pairs := tables.get("encryption_status")) is not None:
         charts["encryption_by_hour"] = pl.defer(lambda: encryption_by_hour(scan), schema=_BY_HOUR)
         charts["encryption_turns"] = encryption_turns(pairs.lazy())
+        charts["encryption_vnets"] = encryption_vnets(pairs.lazy())
         charts["encryption_matrix"] = encryption_matrix(pairs.lazy())
     if (egress := tables.get("denied_egress")) is not None:
         charts["egress_grid"] = egress_grid(egress.lazy())
     if (found := tables.get("unexpected_destinations")) is not None:
         charts["destination_groups"] = destination_groups(found.lazy())
+        charts["destination_countries"] = destination_countries(found.lazy())
     if (hours := tables.get("coverage")) is not None:
         charts["coverage_runs"] = pl.defer(lambda: coverage_runs(hours), schema=_RUNS)
     return charts
@@ -119,27 +135,82 @@ def encryption_turns(pairs: pl.LazyFrame) -> pl.LazyFrame:
 def encryption_matrix(pairs: pl.LazyFrame) -> pl.LazyFrame:
     """Pairs of encryption_status that can be encrypted, by the subnets of both ends, those that are worst first.
 
-    Columns: vnet, src_subnet, dst_vnet, dst_subnet, encryption_status (that of all its pairs, else Mixed), pairs,
-    bytes_encrypted, bytes_unencrypted (null where there are no counters).
+    Columns: source and target (what tells the subnets apart), encryption_status (that of all the cell's pairs, else Mixed),
+    pairs, dropped (pairs of it), bytes_encrypted, bytes_unencrypted (null where there are no counters). Beyond MATRIX_DRAWN subnets are one row and
+    one column of others, which hold what all of them add up to.
 
     >>> import flowlens as fl
     >>> encryption_matrix(fl.encryption_status(fl.scan("sample_logs"))).collect()["pairs"].sum()
     10
     """
-    ends = ["vnet", "src_subnet", "dst_vnet", "dst_subnet"]
+    return pl.defer(lambda: _matrix(pairs.collect(), subnets=True), schema=_MATRIX)
+
+
+def encryption_vnets(pairs: pl.LazyFrame) -> pl.LazyFrame:
+    """What encryption_matrix tells, by the VNets of both ends; no row where all are of one VNet.
+
+    >>> import flowlens as fl
+    >>> encryption_vnets(fl.encryption_status(fl.scan("sample_logs"))).collect()["source"].unique().sort().to_list()
+    ['vnet-app', 'vnet-data']
+    """
+    return pl.defer(lambda: _matrix(pairs.collect(), subnets=False), schema=_MATRIX)
+
+
+def _matrix(pairs: pl.DataFrame, *, subnets: bool) -> pl.DataFrame:
+    found = pairs.filter(pl.col("eligibility") == "eligible")
+    vnets = pl.concat([found["vnet"], found["dst_vnet"]]).unique()
+    several = len(vnets) > 1
+    if not (subnets or several):
+        return pl.DataFrame(schema=_MATRIX)
+    names = told_apart(vnets.drop_nulls())
+
+    def end(vnet: str, subnet: str) -> pl.Expr:
+        of = pl.col(vnet).replace_strict(names, default=None, return_dtype=pl.String).fill_null(_NOWHERE)
+        place = pl.col(subnet).fill_null(_NOWHERE)
+        return of if not subnets else pl.concat_str(of, place, separator="/") if several else place
+
+    placed = found.with_columns(source=end("vnet", "src_subnet"), target=end("dst_vnet", "dst_subnet"))
+    cells = _added_up(placed)
+    sources = cells["source"].unique(maintain_order=True)
+    drawn = cells.filter(pl.col("source").is_in(_first(sources, MATRIX_DRAWN[0])))
+    targets = pl.concat([drawn["target"], cells["target"]]).unique(maintain_order=True)
+    folded = {
+        name: {label: f"{len(labels) - len(kept)} {OTHERS}" for label in set(labels) - set(kept)}
+        for name, labels, limit in (("source", sources, MATRIX_DRAWN[0]), ("target", targets, MATRIX_DRAWN[1]))
+        for kept in [_first(labels, limit)]
+    }
+    if not any(folded.values()):
+        return cells
+    return _added_up(placed.with_columns(pl.col(name).replace(labels) for name, labels in folded.items()))
+
+
+def _first(labels: pl.Series, limit: int) -> list[str]:
+    """Those that stand for themselves; one row for a single other would gain nothing."""
+    return labels.to_list() if len(labels) <= limit else labels.head(limit - 1).to_list()
+
+
+def _added_up(placed: pl.DataFrame) -> pl.DataFrame:
+    """Pairs by source and target, the worst cells first and those of others last."""
     status = pl.col("encryption_status")
     worst = {word: n for n, word in enumerate(("Dropped", "Unencrypted", "Mixed", "Unknown", "Encrypted"))}
     rank = status.replace_strict(worst, return_dtype=pl.Int32)
     return (
-        pairs.filter(pl.col("eligibility") == "eligible")
-        .group_by(ends)
+        placed.group_by("source", "target")
         .agg(
             pl.when(status.n_unique() == 1).then(status.first()).otherwise(pl.lit("Mixed")),
-            pairs=pl.len(),
+            pairs=pl.len().cast(pl.Int64),
+            dropped=(status == "Dropped").sum().cast(pl.Int64),
             bytes_encrypted=null_sum(pl.col("bytes_encrypted")),
             bytes_unencrypted=null_sum(pl.col("bytes_unencrypted")),
         )
-        .sort(rank, -pl.col("pairs").cast(pl.Int64), *ends, nulls_last=True)
+        .sort(
+            pl.col("source").str.ends_with(f" {OTHERS}"),
+            pl.col("dropped") == 0,
+            rank,
+            -pl.col("pairs"),
+            "source",
+            "target",
+        )
     )
 
 
@@ -168,8 +239,8 @@ def egress_grid(table: pl.LazyFrame) -> pl.LazyFrame:
 def destination_groups(table: pl.LazyFrame) -> pl.LazyFrame:
     """Destinations of unexpected_destinations by owner, else service tag, else address, the largest first.
 
-    Columns: named (TAGGED, UNTAGGED or OWNED), group, region, addresses, workloads, flows, bytes (both ways; null where there
-    are no counters), new (destinations that the baseline did not know; null without one).
+    Columns: named (TAGGED, UNTAGGED or OWNED), group, region, country, addresses, workloads, flows, bytes (both ways; null
+    where there are no counters), new (destinations that the baseline did not know; null without one).
 
     >>> import flowlens as fl
     >>> "203.0.113.77" in destination_groups(fl.unexpected_destinations(fl.scan("sample_logs"))).collect()["group"]
@@ -182,9 +253,26 @@ def destination_groups(table: pl.LazyFrame) -> pl.LazyFrame:
         .then(pl.lit(TAGGED))
         .otherwise(pl.lit(UNTAGGED))
     )
+    placed = table.with_columns(named=named, group=pl.coalesce("owner", "service_tag", "dst_ip"))
+    return _destinations_by(placed, ["named", "group", "region", "country"])
+
+
+def destination_countries(table: pl.LazyFrame) -> pl.LazyFrame:
+    """Destinations of unexpected_destinations by country, the largest first; null is what nobody tells the country of.
+
+    No row where no country is told. Columns: country, addresses, workloads, flows, bytes, new, as destination_groups has them.
+
+    >>> import flowlens as fl
+    >>> destination_countries(fl.unexpected_destinations(fl.scan("sample_logs"))).collect().height
+    0
+    """
+    return _destinations_by(table.filter(pl.col("country").is_not_null().any()), ["country"])
+
+
+def _destinations_by(table: pl.LazyFrame, key: list[str]) -> pl.LazyFrame:
     return (
-        table.with_columns(named=named, group=pl.coalesce("owner", "service_tag", "dst_ip"), bytes=both_ways())
-        .group_by("named", "group", "region")
+        table.with_columns(bytes=both_ways())
+        .group_by(key)
         .agg(
             addresses=pl.col("dst_ip").n_unique().cast(pl.Int64),
             workloads=pl.struct("vnet", "workload").n_unique().cast(pl.Int64),
@@ -192,9 +280,7 @@ def destination_groups(table: pl.LazyFrame) -> pl.LazyFrame:
             bytes=null_sum(pl.col("bytes")),
             new=null_sum(pl.col("is_new").cast(pl.Int64)),
         )
-        .sort(
-            "bytes", "flows", "named", "group", "region", descending=[True, True, False, False, False], nulls_last=True
-        )
+        .sort("bytes", "flows", *key, descending=[True, True, *(False for _ in key)], nulls_last=True)
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import polars as pl
 
 from flowlens import schema
 from flowlens.analyses.tables import flows_of, null_sum, protocol_name, result, slim
-from flowlens.catalog import ServiceTags, load_tags
+from flowlens.catalog import Owners, ServiceTags, load_tags, read_owners
 from flowlens.config import SECTIONS
 from flowlens.errors import ConfigError, near_matches
 from flowlens.evidence import Scan
@@ -84,12 +84,14 @@ def unexpected_destinations(
     baseline: Scan | Sequence[Mapping[str, object]] | None = None,
     required: Callable[[pl.DataFrame], pl.DataFrame] | None = None,
     tags: ServiceTags | None = None,
+    owners: Owners | Iterable[str | Path] | None = None,
     cloud: str = "global",
 ) -> pl.LazyFrame:
     """Allowed egress to addresses that are not internal, not the platform's, not expected and not required.
 
     ``expected`` is a TOML file or its entries; ``baseline`` an earlier scan, or the rows of an earlier table; ``required``
-    picks of destinations, by workload, those that active profiles explain. Without expected list and baseline the table is an
+    picks of destinations, by workload, those that active profiles explain; ``owners`` are files that name whose an address
+    is (see flowlens.catalog.owners). Without expected list and baseline the table is an
     inventory of destinations and says so in ``reason``. Bytes are null where the source has no counters; times are UTC.
 
     >>> import flowlens as fl
@@ -98,9 +100,10 @@ def unexpected_destinations(
     True
     """
     entries = read_expected(expected) if isinstance(expected, (str, Path)) else expected
+    named = owners if isinstance(owners, Owners) else read_owners(owners or ())
     return result(
         "unexpected_destinations",
-        lambda: _destinations(scan, entries, baseline, required, tags or load_tags(cloud)).lazy(),
+        lambda: _destinations(scan, entries, baseline, required, tags or load_tags(cloud), named).lazy(),
         key=len(_KEY),
     )
 
@@ -111,6 +114,7 @@ def _destinations(
     baseline: Scan | Sequence[Mapping[str, object]] | None,
     required: Callable[[pl.DataFrame], pl.DataFrame] | None,
     tags: ServiceTags,
+    owners: Owners,
 ) -> pl.DataFrame:
     known = _known(baseline)
     is_expected = _expectation(expected or (), tags)
@@ -125,10 +129,15 @@ def _destinations(
             found = found.join(required(found.select(_KEY)), on=_KEY, how="anti", nulls_equal=True)
         found = _with_new(found, known)
         names = tags.identify(found["dst_ip"].unique()).select("service_tag", "region", dst_ip="address")
-        found = found.join(names, on="dst_ip", how="left").with_columns(
-            protocol=protocol_name(), owner=pl.lit(None, pl.String), reason=reason
+        whose = owners.identify(names["dst_ip"], azure=names["service_tag"].is_not_null())
+        names = names.hstack(whose)
+        if (told := scan.evidence.countries) is not None:
+            names = names.join(told.rename({"country": "told"}), left_on="dst_ip", right_on="address", how="left")
+            names = names.with_columns(country=pl.coalesce("country", "told")).drop("told")
+        found = found.join(names, on="dst_ip", how="left").with_columns(protocol=protocol_name(), reason=reason)
+        return slim(
+            found, ["vnet", "subnet", "workload", "protocol", "service_tag", "region", "owner", "country", "reason"]
         )
-        return slim(found, ["vnet", "subnet", "workload", "protocol", "service_tag", "region", "reason"])
 
     return pl.concat([named(part) for part in scan.evidence.parts])
 

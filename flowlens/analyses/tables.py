@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
@@ -120,3 +121,18 @@ def rule_name() -> pl.Expr:
     for prefix in schema.RULE_PREFIX.values():
         name = name.str.strip_prefix(prefix)
     return name
+
+
+def told_apart(paths: Iterable[str]) -> dict[str, str]:
+    """Each path with as few of its last parts as tell it from the others.
+
+    >>> told_apart(["sub-1/rg/vnet-a", "sub-2/rg/vnet-a", "sub-1/rg/vnet-b"])
+    {'sub-1/rg/vnet-a': 'sub-1/rg/vnet-a', 'sub-1/rg/vnet-b': 'vnet-b', 'sub-2/rg/vnet-a': 'sub-2/rg/vnet-a'}
+    """
+    parts = {path: path.split("/") for path in sorted(set(paths))}
+    found: dict[str, str] = {}
+    for count in range(1, max(map(len, parts.values()), default=0) + 1):
+        ends = {path: "/".join(words[-count:]) for path, words in parts.items()}
+        taken = Counter(ends.values())
+        found |= {path: end for path, end in ends.items() if path not in found and taken[end] == 1}
+    return {path: found.get(path, path) for path in parts}

@@ -2,6 +2,7 @@
 
 from flowlens.catalog.expansion import Expansion, expand
 from flowlens.catalog.names import Names, read_names
+from flowlens.catalog.owners import Owners, read_owners
 from flowlens.catalog.profiles import Endpoint, Profile, Requirement, load_profile, profile_names
 from flowlens.catalog.tags import ServiceTags, load_tags
 
@@ -9,6 +10,7 @@ __all__ = [
     "Endpoint",
     "Expansion",
     "Names",
+    "Owners",
     "Profile",
     "Requirement",
     "ServiceTags",
@@ -17,4 +19,5 @@ __all__ = [
     "load_tags",
     "profile_names",
     "read_names",
+    "read_owners",
 ]

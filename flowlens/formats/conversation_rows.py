@@ -1,6 +1,6 @@
 """What kql/conversations.kql answers: CONVERSATIONS made in the workspace, with what its rows tell of addresses.
 
-The columns of the contract bear its names, those that only INVENTORY needs the names of NTANetAnalytics.
+The columns of the contract bear its names, those that only tell of addresses the names of NTANetAnalytics.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import polars as pl
 import pyarrow as pa
 
 from flowlens.evidence import REJECTS_KEPT, Ledger, Reject, sample
+from flowlens.formats.countries import COUNTRY, countries_of
 from flowlens.formats.traffic_analytics import ROWS, DecodedRows, canonical, inventory_of, unknown_words
 
 NOT_KEPT = (
@@ -19,7 +20,7 @@ NOT_KEPT = (
 
 _FILLED = tuple(name for name in ROWS if name not in NOT_KEPT)
 _SIDE = ("Subscription", "Nic", "Vm", "Subnet", "LoadBalancer", "ApplicationGateway", "LocalNetworkGateway")
-_TOLD = ("FlowType", *(side + name for side in ("Src", "Dest") for name in _SIDE), "PrivateEndpointResourceId")
+_TOLD = ("FlowType", *(side + name for side in ("Src", "Dest") for name in _SIDE), "PrivateEndpointResourceId", COUNTRY)
 COLUMNS = ("hour", *_FILLED, "problem", "table_rows", "unpacked", *_TOLD)
 """What an answer holds, in any order; ``hour`` is where its bucket begins, by the query's own width of a bucket."""
 
@@ -74,7 +75,7 @@ def convert_conversations(rows: pa.Table | pl.DataFrame, *, where: str) -> Decod
     conversations = kept.select(
         (pl.col(name) if name in _FILLED else pl.lit(None)).cast(dtype).alias(name) for name, dtype in ROWS.items()
     )
-    return DecodedRows(conversations, _inventory(kept), ledger)
+    return DecodedRows(conversations, _inventory(kept), ledger, countries_of(kept))
 
 
 def _inventory(rows: pl.DataFrame) -> pl.DataFrame:

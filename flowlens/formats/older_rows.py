@@ -35,6 +35,7 @@ NEWER_NAMES: Mapping[str, str] = {
     "IsFlowCapturedAtUDRHop_b": "IsFlowCapturedAtUdrHop",
     "NSGList_s": "NsgList",
     "NSGRule_s": "NsgRule",
+    "Country_s": "Country",
 }
 """Column of the older table -> what it is called in the newer; the last of several spellings is the rarer."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import polars as pl
@@ -20,6 +20,7 @@ from flowlens import schema
 from flowlens.errors import FlowlensError
 from flowlens.evidence import REJECTS_KEPT, Ledger, Reject, sample
 from flowlens.formats import fields
+from flowlens.formats.countries import COUNTRIES, COUNTRY, countries_of
 from flowlens.formats.exports import BOM, Wanted, name_and_zone, number_of, read_export, text_cells, time_of
 from flowlens.formats.older_rows import NEWER_NAMES
 
@@ -42,7 +43,7 @@ _COLUMNS = (
     *(side + name for side in _SIDES for name in _OF_A_SIDE),
     *("SubType", "Status", "FlowType", "FlowDirection", "FlowStatus", "L4Protocol", "DestPort", "FlowEncryption"),
     *("MacAddress", "TargetResourceId", "TargetResourceType", "FlowLogResourceId", "IsFlowCapturedAtUdrHop"),
-    *("AclGroup", "AclRule", "NsgList", "NsgRule", "PrivateEndpointResourceId"),
+    *("AclGroup", "AclRule", "NsgList", "NsgRule", "PrivateEndpointResourceId", COUNTRY),
 )
 _NAMES = {name.lower(): name for name in _COLUMNS} | {old.lower(): name for old, name in NEWER_NAMES.items()}
 # One of each group must be there, or rows cannot become conversations. Blobs use none of these names.
@@ -91,7 +92,7 @@ _SUMS_DIFFER = "entry sums differ from row totals"
 
 @dataclass(frozen=True, slots=True)
 class DecodedRows:
-    """A batch of Traffic Analytics rows as conversations, with what they say of addresses and a small ledger.
+    """A batch of Traffic Analytics rows as conversations, with what they say of addresses, and countries, and a small ledger.
 
     ``conversations`` has the columns ROWS, ``inventory`` those of schema.INVENTORY without repeats. In ``ledger``,
     records are rows of the table and tuples the conversations that they hold: one per public address, else one.
@@ -100,6 +101,7 @@ class DecodedRows:
     conversations: pl.DataFrame
     inventory: pl.DataFrame
     ledger: Ledger
+    countries: pl.DataFrame = field(default_factory=COUNTRIES.to_frame)
 
 
 def looks_like_traffic_analytics(head: bytes) -> bool:
@@ -249,7 +251,7 @@ def _convert(cells: pl.DataFrame, where: str) -> tuple[DecodedRows, Counter[str]
             for offset, reason, found in sorted(rejects, key=lambda reject: reject[0])[:REJECTS_KEPT]
         ),
     )
-    return DecodedRows(_conversations(whole), inventory_of(good), ledger), seen
+    return DecodedRows(_conversations(whole), inventory_of(good), ledger, countries_of(whole)), seen
 
 
 def _not_flows(others: pl.DataFrame) -> Counter[str]:
@@ -336,11 +338,11 @@ def _acl() -> list[pl.Expr]:
 
 def _with_addresses(rows: pl.DataFrame) -> pl.DataFrame:
     """Adds ``entries`` (those to unpack, else null), ``unpacked`` (Src, Dest or null) and the fixed address of each side."""
-    listed = {}
-    for side in _SIDES:
-        entries = pl.col(side + "PublicIps").str.extract_all(r"\S+")
-        listed[side] = pl.when(pl.col(side + "Ip").is_null() & (entries.list.len() > 0)).then(entries)
-    rows = rows.with_columns(entry.alias(side + " entries") for side, entry in listed.items())
+    entries = {side: pl.col(side + "PublicIps").str.extract_all(r"\S+") for side in _SIDES}
+    rows = rows.with_columns(
+        pl.when(pl.col(side + "Ip").is_null() & (found.list.len() > 0)).then(found).alias(side + " entries")
+        for side, found in entries.items()
+    )
     many = {side: pl.col(side + " entries").list.len().fill_null(0) for side in _SIDES}
     unpacked = (
         pl.when((many["Src"] > 0) & (many["Dest"] <= 1))
@@ -354,11 +356,9 @@ def _with_addresses(rows: pl.DataFrame) -> pl.DataFrame:
         for side in _SIDES
     ]
     rows = rows.with_columns(unpacked.alias("unpacked"), *fixed)
-    entries = (
-        pl.when(pl.col("unpacked") == "Src").then("Src entries").when(pl.col("unpacked") == "Dest").then("Dest entries")
-    )
+    listed = pl.when(pl.col("unpacked") == "Src").then("Src entries")
     return rows.with_columns(
-        entries.alias("entries"),
+        listed.when(pl.col("unpacked") == "Dest").then("Dest entries").alias("entries"),
         canonical(rows["Src"]).alias("src_ip"),
         canonical(rows["Dest"]).alias("dst_ip"),
     )
@@ -411,8 +411,8 @@ def _reasons(bad: pl.DataFrame) -> list[tuple[int, str, str]]:
 def _with_entries(rows: pl.DataFrame) -> pl.DataFrame:
     """A line per conversation: per entry of public addresses where there are any, else the row itself."""
     # Each line would otherwise carry a copy of the text of its row, and of all its entries.
-    lines = rows.drop(*_COLUMNS, *_SIDES, *(side + " entries" for side in _SIDES)).rename({"entries": "entry"})
-    lines = lines.explode("entry")
+    dropped = {*_COLUMNS, *_SIDES, *(side + " entries" for side in _SIDES)} - {COUNTRY}
+    lines = rows.drop(dropped).rename({"entries": "entry"}).explode("entry")
     part = pl.col("entry").str.split("|")
     numbers = [
         number_of(part.list.get(n, null_on_oob=True), schema.COUNTER_LIMIT).alias(name)

@@ -154,6 +154,8 @@ def columns_of(name: str, clock: Clock) -> tuple[Shown, ...]:
             Shown("destination", _text("dst_ip"), whole=True),
             Shown("port", _service, whole=True),
             Shown("service tag", _text("service_tag"), name=True),
+            Shown("owner", _text("owner"), name=True),
+            Shown("country", _text("country"), minor=1),
             Shown("sent", _bytes("bytes_sent"), right=True),
             Shown("received", _bytes("bytes_received"), right=True, minor=2),
             Shown("flows", _text("flows"), right=True, minor=3),

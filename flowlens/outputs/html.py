@@ -20,6 +20,7 @@ import polars as pl
 from markupsafe import Markup
 
 from flowlens import schema
+from flowlens.analyses.tables import told_apart
 from flowlens.findings import QUESTIONS
 from flowlens.outputs import html_charts, html_tables
 from flowlens.outputs.content import (
@@ -36,7 +37,7 @@ from flowlens.outputs.content import (
 from flowlens.outputs.html_charts import Figure
 from flowlens.outputs.html_tables import Cell, Table, tone_of
 from flowlens.outputs.page import Row
-from flowlens.outputs.text import clean
+from flowlens.outputs.text import clean, counted
 from flowlens.reporting import Report
 from flowlens.verdicts import FINDINGS, OK, incomplete
 
@@ -100,7 +101,7 @@ def write_html(report: Report, file: BinaryIO, *, static: bool = False) -> None:
         title=_title(report, clock),
         sources=_listed(report.settings.get("sources")),
         cards=_cards(report),
-        findings=html_tables.finding_table(report.findings, clock, limit=limit) if report.findings else None,
+        findings=_findings(report, clock, limit) if report.findings else None,
         sections=[_section(report, name, clock, zone, limit) for name in names],
         evidence=evidence(report),
         gaps=coverage_lines(report)[0],
@@ -122,7 +123,7 @@ def notebook(report: Report) -> str:
             style=Markup(_asset("notebook.css")),  # noqa: S704
             title=_title(report, clock),
             cards=_cards(report),
-            findings=html_tables.finding_table(report.findings, clock, limit=20) if report.findings else None,
+            findings=_findings(report, clock, 20) if report.findings else None,
             tables=[(TITLES[stem(name)[0]], name, table.height) for name, table in report.tables.items()],
             evidence=evidence_lines(report.ledger)[0],
             marks=html_tables.MARKS,
@@ -173,6 +174,10 @@ def _clock(zone: ZoneInfo | None, time: object) -> str:
 def _title(report: Report, clock: Callable[[object], str]) -> str:
     start, end = clock(report.window.start), clock(report.window.end)
     return f"{start} to {end}" if start and end else "no flow log was read"
+
+
+def _findings(report: Report, clock: Callable[[object], str], limit: int) -> Table:
+    return html_tables.finding_table(report.findings, clock, compared=_has_baseline(report), limit=limit)
 
 
 def _has_baseline(report: Report) -> bool:
@@ -239,13 +244,16 @@ def _drawn(
         hours, turns = charts["encryption_by_hour"].collect(), charts["encryption_turns"].collect()
         changed = report.settings.get("changed_at")
         at = changed if isinstance(changed, dt.datetime) else None
-        matrix = _matrix(charts["encryption_matrix"].collect())
         by_hour = html_tables.hour_table(hours, clock, limit=limit)
-        return (html_charts.encryption_share(hours, turns, at, zone),), (by_hour, matrix)
+        vnets = _matrix("encryption_vnets", "VNet", charts["encryption_vnets"].collect())
+        subnets = _matrix("encryption_matrix", "subnet", charts["encryption_matrix"].collect())
+        return (html_charts.encryption_share(hours, turns, at, zone),), (by_hour, vnets, subnets)
     if question == "denied_egress" and "egress_grid" in charts:
         return (), (_requirements(charts["egress_grid"].collect()),)
     if question == "unexpected_destinations" and "destination_groups" in charts:
-        return (html_charts.destination_tiles(charts["destination_groups"].collect()),), ()
+        groups, places = charts["destination_groups"].collect(), charts["destination_countries"].collect()
+        tables = (html_tables.group_table(groups, limit=limit), html_tables.country_table(places, limit=limit))
+        return (html_charts.destination_tiles(groups),), tables
     if question == "coverage" and "coverage_runs" in charts:
         counts = {state: int(str(report.coverage[state.replace(" ", "_")])) for state in schema.COVERAGE_STATES}
         nics = report.tables["coverage"].select("flow_log_id", "target_resource_id", "mac_address").n_unique()
@@ -253,26 +261,24 @@ def _drawn(
     return (), ()
 
 
-def _matrix(pairs: pl.DataFrame) -> Table:
-    """Subnets that open flows by subnets that take them."""
-    one_vnet = pl.concat([pairs["vnet"], pairs["dst_vnet"]]).drop_nulls().n_unique() <= 1
-
-    def subnet(row: Row, vnet: str, name: str) -> str:
-        of = str(row[vnet] or "unknown").rsplit("/", 1)[-1]
-        return str(row[name] or "unknown") if one_vnet else f"{of}/{row[name] or 'unknown'}"
+def _matrix(name: str, kind: str, cells: pl.DataFrame) -> Table:
+    """Subnets or VNets that open flows by those that take them."""
 
     def cell(row: Row) -> Cell:
         status = str(row["encryption_status"])
-        told = f"{status} {share(row)}" if status == "Mixed" else status
-        return Cell(told, tone=tone_of(status))
+        if status != "Mixed":
+            return Cell(status, tone=tone_of(status))
+        # Drops are no share of bytes, and worse than any.
+        drops = f", {counted(int(str(row['dropped'])), 'pair')} dropped" if row["dropped"] else ""
+        return Cell(f"Mixed {share(row)}{drops}", tone=tone_of("Dropped" if drops else status))
 
     return html_tables.grid(
-        "encryption_matrix",
-        "Encryption by subnet: from the rows to the columns, with the share of bytes where it is mixed",
+        name,
+        f"Encryption by {kind}: from the rows to the columns, with the share of bytes where it is mixed",
         "from \\ to",
-        pairs,
-        lambda row: subnet(row, "vnet", "src_subnet"),
-        lambda row: subnet(row, "dst_vnet", "dst_subnet"),
+        cells,
+        lambda row: str(row["source"]),
+        lambda row: str(row["target"]),
         cell,
     )
 
@@ -282,9 +288,10 @@ def _requirements(rows: pl.DataFrame) -> Table:
     rows = with_bare_addresses(rows)
     # A name may stand for workloads of several VNets.
     twice = rows.group_by("workload").agg(pl.col("vnet").n_unique()).filter(pl.col("vnet") > 1)["workload"].to_list()
+    vnets = told_apart(rows["vnet"].drop_nulls().unique())
 
     def workload(row: Row) -> str:
-        of = str(row["vnet"] or "unknown").rsplit("/", 1)[-1]
+        of = vnets.get(str(row["vnet"]), "unknown")
         return f"{of}/{row['workload']}" if row["workload"] in twice else str(row["workload"])
 
     return html_tables.grid(

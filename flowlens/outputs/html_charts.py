@@ -191,7 +191,7 @@ def destination_tiles(groups: pl.DataFrame) -> Figure | None:
     drawn, rest = weighed.head(TILES_DRAWN), weighed.slice(TILES_DRAWN)
     words: Callable[[int], str] = size if measure == "bytes" else lambda n: counted(n, "flow")
     tiles = [
-        _tile(n, str(row["group"]), row["weight"], words(row["weight"]), row["named"])
+        _tile(n, _with_country(row["group"], row["country"]), row["weight"], words(row["weight"]), row["named"])
         for n, row in enumerate(drawn.iter_rows(named=True))
     ]
     if rest.height:
@@ -274,6 +274,10 @@ def destination_tiles(groups: pl.DataFrame) -> Figure | None:
         if named != OTHERS
     )
     return _figure("destination-tiles", f"Destinations by {measure}", label, spec, legend)
+
+
+def _with_country(group: str, country: str | None) -> str:
+    return f"{group} ({country})" if country else group
 
 
 def _tile(number: int, name: str, weight: int, amount: str, named: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import polars as pl
 
+from flowlens.analyses.charts import OTHERS
 from flowlens.findings import Finding
 from flowlens.outputs.content import TITLES, acceptance_text, ranked, share, with_bare_addresses
 from flowlens.outputs.page import Row
@@ -19,6 +20,8 @@ from flowlens.outputs.text import counted, size, utc
 ROWS = 500
 """Rows of a table on a page; what lies beyond is added up in one row."""
 STATIC_ROWS = 100
+PAPER = 40
+"""Rows of a table on paper, which nobody reads for long: what matters most comes first."""
 GRID = 40, 24
 """Rows and columns of a grid."""
 TONES = {"green": "good", "red": "bad", "yellow": "warn"}
@@ -26,6 +29,7 @@ MARKS = {"good": "✓", "bad": "✕", "warn": "!", "": "·"}
 """What stands before a status word, so that it tells without colour."""
 
 _STATUSES = ("status", "encryption_status", "state")
+_FEW = 7
 _SUMMED = ("bytes", "count")
 
 
@@ -65,6 +69,16 @@ class Table:
     total: int = 0
     grid: bool = False
     folded: bool = False
+
+    @property
+    def paper(self) -> int:
+        """Rows that are printed."""
+        return PAPER
+
+    @property
+    def few(self) -> bool:
+        """Whether a grid has so few columns that their names have room."""
+        return self.grid and len(self.columns) <= _FEW
 
 
 COLUMNS: Mapping[str, tuple[Column, ...]] = {
@@ -110,6 +124,7 @@ COLUMNS: Mapping[str, tuple[Column, ...]] = {
         Column("service_tag", "service tag", "name"),
         Column("region", "region"),
         Column("owner", "owner", "name"),
+        Column("country", "country"),
         Column("bytes_sent", "sent", "bytes"),
         Column("bytes_received", "received", "bytes"),
         Column("flows", "flows", "count"),
@@ -184,10 +199,10 @@ CAPTIONS = {
 _FINDING_COLUMNS = (
     Column("state", "state"),
     Column("severity", "severity"),
-    Column("question", "question"),
     Column("workload", "workload", "name"),
     Column("subject", "subject", "subject"),
     Column("rule", "rule"),
+    Column("question", "question"),
     Column("first_seen", "first seen", "time"),
     Column("last_seen", "last seen", "time"),
     Column("accepted", "accepted"),
@@ -199,6 +214,21 @@ _HOUR_COLUMNS = (
     Column("bytes_unencrypted", "bytes in clear", "bytes"),
     Column("flows_dropped", "flows dropped", "count"),
 )
+_AMOUNTS = (
+    Column("new", "new", "count"),
+    Column("addresses", "addresses", "number"),
+    Column("workloads", "workloads", "number"),
+    Column("flows", "flows", "count"),
+    Column("bytes", "bytes", "bytes"),
+)
+_GROUP_COLUMNS = (
+    Column("group", "destination", "name"),
+    Column("named", "known as"),
+    Column("region", "region"),
+    Column("country", "country"),
+    *_AMOUNTS,
+)
+_COUNTRY_COLUMNS = (Column("country", "country"), *_AMOUNTS)
 
 
 def tone_of(word: object) -> str:
@@ -219,8 +249,11 @@ def result_table(
     return _table(name, caption, columns, ordered, clock, limit=limit)
 
 
-def finding_table(findings: Sequence[Finding], clock: Callable[[object], str], *, limit: int) -> Table:
-    """The findings, new ones first, then those that go on, then what is over; behind each state what somebody accepted."""
+def finding_table(findings: Sequence[Finding], clock: Callable[[object], str], *, compared: bool, limit: int) -> Table:
+    """The findings, new ones first, then those that go on, then what is over; behind each state what somebody accepted.
+
+    Where they were not ``compared`` with an earlier report all are new, which goes without saying.
+    """
     order = {state: place for place, state in enumerate(("new", "ongoing", "resolved"))}
     told = sorted(findings, key=lambda finding: (order.get(finding.state, len(order)), finding.accepted is not None))
     names = [column.name for column in _FINDING_COLUMNS]
@@ -235,13 +268,27 @@ def finding_table(findings: Sequence[Finding], clock: Callable[[object], str], *
         schema=schema,
         orient="row",
     ).with_columns(pl.col("question").replace(TITLES))
-    return _table("findings", "All findings, new ones first", _FINDING_COLUMNS, rows, clock, limit=limit)
+    columns = tuple(column for column in _FINDING_COLUMNS if compared or column.name != "state")
+    caption = "All findings, new ones first" if compared else "All findings"
+    return _table("findings", caption, columns, rows, clock, limit=limit)
 
 
 def hour_table(hours: pl.DataFrame, clock: Callable[[object], str], *, limit: int) -> Table:
     """What the share of encrypted bytes was drawn of, for who wants the numbers or sees no picture."""
     table = _table("encryption_by_hour", "Encryption by hour, in numbers", _HOUR_COLUMNS, hours, clock, limit=limit)
     return replace(table, folded=True)
+
+
+def group_table(groups: pl.DataFrame, *, limit: int) -> Table:
+    """What the tiles were drawn of."""
+    caption = "Destinations by owner, service tag or address, in numbers"
+    return replace(_table("destination_groups", caption, _GROUP_COLUMNS, groups, str, limit=limit), folded=True)
+
+
+def country_table(places: pl.DataFrame, *, limit: int) -> Table:
+    """Destinations by country, as far as somebody tells it."""
+    named = places.with_columns(pl.col("country").fill_null("not told"))
+    return _table("destination_countries", "Destinations by country", _COUNTRY_COLUMNS, named, str, limit=limit)
 
 
 def _table(
@@ -351,7 +398,7 @@ def grid(
     column: Callable[[Row], str],
     cell: Callable[[Row], Cell],
 ) -> Table:
-    """``rows`` laid out by what ``row`` and ``column`` call them, in the order of their first appearance.
+    """``rows`` laid out by what ``row`` and ``column`` call them, in the order of their first appearance, others last.
 
     What goes beyond GRID is counted in the note.
     """
@@ -361,7 +408,8 @@ def grid(
         cells.setdefault(row(each), {})[column(each)] = cell(each)
         columns.setdefault(column(each))
     drawn = list(cells.items())[: GRID[0]]
-    heads = [head for head in columns if any(head in of_row for _, of_row in drawn)][: GRID[1]]
+    there = [head for head in columns if any(head in of_row for _, of_row in drawn)]
+    heads = sorted(there, key=lambda head: head.endswith(f" {OTHERS}"))[: GRID[1]]
     left = [
         f"{total - shown:,} of {total:,} {what}"
         for total, shown, what in ((len(cells), len(drawn), "rows"), (len(columns), len(heads), "columns"))

@@ -138,7 +138,12 @@ def _destination(row: Mapping[str, object]) -> dict[str, object]:
         "activity": _TRAFFIC,
         "disposition": _ALLOWED,
         "source": _endpoint(row["workload"], row["vnet"], row["subnet"]),
-        "destination": {"ip": row["dst_ip"], "port": row["dst_port"], "svc_name": row["service_tag"]},
+        "destination": {
+            "ip": row["dst_ip"],
+            "port": row["dst_port"],
+            "svc_name": row["service_tag"],
+            "location": {"country": row["country"]} if row["country"] else None,
+        },
         "connection": _connection(row["protocol"], row["dst_ip"]),
         "count": row["flows"] or None,
         "traffic": {"bytes": _sum(sent, received), "bytes_out": sent, "bytes_in": received}

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TextIO
 from zoneinfo import ZoneInfo
 
 import polars as pl
 from rich.box import SIMPLE_HEAD, Box
 from rich.cells import cell_len
-from rich.console import Console, RenderableType, detect_legacy_windows
+from rich.console import Console, Group, RenderableType, detect_legacy_windows
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -28,7 +29,8 @@ _LEAST = 20
 _GAP = 2
 _BROKEN = 14
 """How far a name that is no address may be folded in the middle of a word."""
-_ADDRESS = re.compile(r"\d+\.\d+\.\d+\.\d+|[0-9a-f]*:[0-9a-f:]*:", re.IGNORECASE)
+# Begins with one sign: a run of them before it would be looked through from each of its signs on.
+_ADDRESS = re.compile(r"\d\.\d+\.\d+\.\d|:[0-9a-f:]*:", re.IGNORECASE)
 # Styles may begin and end among the spaces.
 _TRAILING = re.compile(r" (?: |\x1b\[[0-9;]*m)*(?=\n)")
 _ASCII_HEAD = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
@@ -150,8 +152,9 @@ class Page:
                 self.write(self._grid(fitting, widths, shown))
                 break
         else:
-            for row in cells:
-                self._item([(chosen[n].heading, row[n]) for n in filled if row[n]])
+            # All at once: the console looks around anew for each print.
+            items = (self._item([(chosen[n].heading, row[n]) for n in filled if row[n]]) for row in cells)
+            self.write(Group(*itertools.chain.from_iterable(items)))
         if rows.height > head.height:
             self.line(
                 f"and {rows.height - head.height} more: see --limit, or --format csv or json for all", "dim", indent=1
@@ -196,10 +199,10 @@ class Page:
             grid.add_row(*(Text(cell, style=self._colours.get(cell, "")) for cell in row))
         return grid
 
-    def _item(self, fields: Sequence[tuple[str, str]]) -> None:
+    def _item(self, fields: Sequence[tuple[str, str]]) -> Iterator[Text]:
         for n, (heading, cell) in enumerate(fields):
             lead = Text(f"{'  ' if n else '- '}{heading}: ", overflow="fold")
-            self.write(lead.append(cell, style=self._colours.get(cell, "")))
+            yield lead.append(cell, style=self._colours.get(cell, ""))
 
 
 def _attempts(columns: Sequence[Shown], filled: Sequence[int]) -> list[tuple[list[int], bool]]:

@@ -39,7 +39,7 @@ def test_the_matrix_holds_every_pair_that_can_be_encrypted_once(report: fl.Repor
     pairs = report.tables["encryption_status"].filter(pl.col("eligibility") == "eligible")
     assert matrix["pairs"].sum() == pairs.height
     assert matrix["bytes_unencrypted"].sum() == pairs["bytes_unencrypted"].sum()
-    one = matrix.filter(pl.col("src_subnet") == "snet-app", pl.col("dst_subnet") == "snet-web")
+    one = matrix.filter(pl.col("source") == "vnet-app/snet-app", pl.col("target") == "vnet-app/snet-web")
     assert one["encryption_status"].to_list() == ["Dropped"]
 
 
@@ -60,6 +60,74 @@ def test_pairs_of_two_subnets_that_differ_are_mixed() -> None:
     assert matrix.select("encryption_status", "pairs", "bytes_encrypted").rows() == [("Mixed", 2, None)]
 
 
+def pairs_of(rows: list[tuple[str, str, str, str, str, int]]) -> pl.LazyFrame:
+    """Pairs that can be encrypted: VNet and subnet of both ends, status, bytes."""
+    columns = schema.polars_schema(schema.RESULTS["encryption_status"])
+    made = [
+        {
+            "vnet": vnet,
+            "src_subnet": subnet,
+            "dst_vnet": dst_vnet,
+            "dst_subnet": dst_subnet,
+            "encryption_status": status,
+            "eligibility": "eligible",
+            "bytes_encrypted": size if status == "Encrypted" else 0,
+            "bytes_unencrypted": size if status != "Encrypted" else 0,
+        }
+        for vnet, subnet, dst_vnet, dst_subnet, status, size in rows
+    ]
+    return pl.LazyFrame(made, schema=columns)
+
+
+def test_vnets_of_one_name_stay_apart() -> None:
+    """Two VNets called the same, in two subscriptions: neither may hide what the other one does."""
+    hub, first, second = "s0/rg/hub", "s1/rg/spoke", "s2/rg/spoke"
+    pairs = pairs_of([(first, "a", hub, "x", "Encrypted", 5), (second, "a", hub, "x", "Unencrypted", 7)])
+    vnets = charts.encryption_vnets(pairs).collect()
+    assert vnets.select("source", "target", "encryption_status").rows() == [
+        ("s2/rg/spoke", "hub", "Unencrypted"),
+        ("s1/rg/spoke", "hub", "Encrypted"),
+    ]
+    assert charts.encryption_matrix(pairs).collect()["source"].to_list() == ["s2/rg/spoke/a", "s1/rg/spoke/a"]
+
+
+def test_one_vnet_has_no_matrix_of_vnets() -> None:
+    pairs = pairs_of([("s/rg/one", "a", "s/rg/one", "b", "Encrypted", 5)])
+    assert charts.encryption_vnets(pairs).collect().is_empty()
+    assert charts.encryption_matrix(pairs).collect().select("source", "target").rows() == [("a", "b")]
+
+
+def test_what_a_matrix_leaves_out_is_added_up_in_others() -> None:
+    rows, columns = charts.MATRIX_DRAWN
+    sources, targets = rows + 7, columns + 5
+    # One pair in clear at the very end, which comes first, and one that is mixed.
+    status = {(sources - 1, 3): "Unencrypted", (sources - 2, targets - 1): "Mixed"}
+    pairs = pairs_of(
+        [
+            ("v", f"from-{n:02}", "v", f"to-{m:02}", status.get((n, m), "Encrypted"), 1000 * n + m)
+            for n in range(sources)
+            for m in range(targets)
+        ]
+    )
+    matrix = charts.encryption_matrix(pairs).collect()
+    whole = pairs.collect()
+    assert matrix["source"].n_unique() == rows and matrix["target"].n_unique() == columns
+    assert matrix["source"][0] == f"from-{sources - 1}"
+    assert f"{sources - rows + 1} others" in set(matrix["source"])
+    assert f"{targets - columns + 1} others" in set(matrix["target"])
+    for name in ("bytes_encrypted", "bytes_unencrypted"):
+        assert matrix[name].sum() == whole[name].sum()
+    assert matrix["pairs"].sum() == whole.height
+    # A cell of others tells what its own pairs are, worked out from the pairs themselves.
+    hidden = whole.filter(
+        ~pl.col("src_subnet").is_in(matrix["source"].unique().to_list()),
+        ~pl.col("dst_subnet").is_in(matrix["target"].unique().to_list()),
+    )
+    corner = matrix.filter(pl.col("source").str.ends_with("others"), pl.col("target").str.ends_with("others"))
+    assert corner["pairs"].to_list() == [hidden.height]
+    assert corner["bytes_encrypted"].to_list() == [hidden["bytes_encrypted"].sum()]
+
+
 def test_the_grid_tells_the_status_of_every_requirement_the_worst_first(report: fl.Report) -> None:
     grid, table = report.charts["egress_grid"].collect(), report.tables["denied_egress"]
     assert grid.height == table.select("profile", "endpoint", "protocol", "port", "vnet", "workload").n_unique()
@@ -76,6 +144,20 @@ def test_groups_of_destinations_add_up_to_the_table(report: fl.Report) -> None:
     named = dict(groups.select("group", "named").iter_rows())
     assert named["Storage.JapanEast"] == charts.TAGGED
     assert named["203.0.113.77"] == charts.UNTAGGED
+
+
+def test_countries_add_up_to_the_table(report: fl.Report) -> None:
+    table = report.tables["unexpected_destinations"]
+    assert charts.destination_countries(table.lazy()).collect().is_empty()
+    known = pl.col("dst_ip").replace_strict({"203.0.113.77": "NL", "198.51.100.23": "NL"}, default=None)
+    placed = table.with_columns(country=known)
+    found = charts.destination_countries(placed.lazy()).collect()
+    assert set(found["country"]) == {"NL", None}
+    assert found["flows"].sum() == table["flows"].sum()
+    (dutch,) = found.filter(country="NL").iter_rows(named=True)
+    own = placed.filter(country="NL")
+    assert dutch["bytes"] == own["bytes_sent"].sum() + own["bytes_received"].sum() > 0
+    assert dutch["addresses"] == 2
 
 
 def hours(states: dict[str, str]) -> pl.DataFrame:

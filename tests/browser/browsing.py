@@ -107,6 +107,13 @@ def showing(
         context.close()
 
 
+def lay_out(page: Page) -> None:
+    """Have all of the page laid out: what waits for coming into view would not be looked at, nor be in a picture."""
+    page.evaluate(
+        "for (const section of document.querySelectorAll('section')) section.style.contentVisibility = 'visible';"
+    )
+
+
 def violations(page: Page) -> list[str]:
     """What axe-core finds against WCAG 2.2 AA, a line for each.
 
@@ -114,11 +121,10 @@ def violations(page: Page) -> list[str]:
     """
     page.evaluate(
         "rows => { for (const body of document.querySelectorAll('tbody')) [...body.rows].slice(rows).forEach(row => row.remove());"
-        # What is not laid out until it comes into view would not be looked at.
-        " for (const section of document.querySelectorAll('section')) section.style.contentVisibility = 'visible';"
         " for (const folded of document.querySelectorAll('details')) folded.open = true; }",
         ROWS,
     )
+    lay_out(page)
     page.evaluate(axe())
     found = page.evaluate(f"axe.run(document, {{runOnly: {list(WCAG)}, resultTypes: ['violations']}})")
     assert found["testEngine"]["name"] == "axe-core" and found["passes"], "the checks did not run"

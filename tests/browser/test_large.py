@@ -9,6 +9,7 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 import flowlens as fl
+from flowlens.analyses.charts import MATRIX_DRAWN
 from flowlens.outputs.html_tables import COLUMNS, ROWS
 from tests.browser.browsing import showing
 from tests.reports import large
@@ -72,14 +73,22 @@ def test_what_is_cut_off_is_added_up(page: Page, report: fl.Report) -> None:
             if table[column.name].count():
                 total = sum(int(row[place]) for row in shown if row[place]) + int(others[place][1])
                 assert total == table[column.name].sum(), column.name
-        told = page.locator(f".tablebox:has(#{name}) .note").text_content() or ""
+        told = page.locator(f".tablebox:has(#{name}) .note:not(.paper)").text_content() or ""
         assert f"{ROWS:,} of {table.height:,} rows" in told
         assert "--format csv -o FOLDER/" in told
 
 
 def test_grids_say_what_they_leave_out(page: Page) -> None:
-    for name in ("encryption_matrix", "egress_grid"):
-        assert "Left out of this grid" in (page.locator(f".tablebox:has(#{name}) .note").text_content() or "")
+    assert "Left out of this grid" in (page.locator(".tablebox:has(#egress_grid) .note").text_content() or "")
+
+
+def test_a_matrix_adds_up_its_others(page: Page, report: fl.Report) -> None:
+    heads = page.eval_on_selector_all("#encryption_matrix thead th", "heads => heads.map(head => head.textContent)")
+    rows = page.eval_on_selector_all("#encryption_matrix tbody th", "heads => heads.map(head => head.textContent)")
+    pairs = report.tables["encryption_status"]
+    assert (len(rows), len(heads) - 1) == MATRIX_DRAWN
+    assert rows[-1] == f"{pairs['src_subnet'].n_unique() - len(rows) + 1} others"
+    assert heads[-1] == f"{pairs['dst_subnet'].n_unique() - len(heads) + 2} others"
 
 
 def test_the_heat_map_draws_those_with_most_gaps(page: Page) -> None:

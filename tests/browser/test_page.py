@@ -6,24 +6,40 @@ import csv
 import datetime as dt
 import io
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page
 
 import flowlens as fl
-from flowlens.findings import QUESTIONS, Baseline
+from flowlens.acceptance import Acceptance
+from flowlens.findings import QUESTIONS, Baseline, accepted_of
+from flowlens.outputs.html_tables import PAPER
 from flowlens.outputs.terminal import TITLES
-from tests.browser.browsing import DESKTOP, PHONE, Shown, showing, violations
+from tests.browser.browsing import DESKTOP, PHONE, Shown, lay_out, showing, violations
 from tests.flow_logs import SAMPLE
 
 CHANGE = dt.datetime(2026, 6, 15, 11, tzinfo=dt.UTC)
+TODAY = dt.date(2026, 6, 16)
 
 
 @pytest.fixture(scope="module")
-def report() -> fl.Report:
+def report(tmp_path_factory: pytest.TempPathFactory) -> fl.Report:
+    """Everything that a page may show: a change, a baseline, names of owners, accepted findings and what there is to note."""
+    folder = tmp_path_factory.mktemp("report")
+    (folder / "owners.csv").write_text("prefix,owner,country\n203.0.113.0/24,Example Ltd,NL\n", encoding="utf-8")
     scan = fl.scan(SAMPLE, inventory_file=SAMPLE / "inventory.csv", changed_at=CHANGE)
-    return fl.report(scan, baseline=Baseline(destinations=()))
+    made = fl.report(scan, baseline=Baseline(destinations=()), owners=[folder / "owners.csv"])
+    # What somebody took upon himself, an entry that is over, and one of something that is not there.
+    taken, over = (next(f.id for f in made.findings if f.subject.startswith(text)) for text in ("KMS", "203.0.113.77"))
+    entries = (
+        Acceptance(taken, "moves in October", "net-team", TODAY + dt.timedelta(days=9)),
+        Acceptance(over, "was a test", "app-team", TODAY - dt.timedelta(days=1)),
+        Acceptance("0" * 16, "long gone", "app-team", TODAY),
+    )
+    findings, notes = accepted_of(made.findings, entries, TODAY)
+    return replace(made, findings=findings, notes=(*made.notes, *notes))
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +96,42 @@ def test_the_verdicts_stand_on_the_first_screen(page: Page, report: fl.Report) -
         assert verdict.status.replace("_", " ") in told
         assert verdict.number is None or str(verdict.number) in told.split()
         assert "since the baseline" in told
+
+
+def test_accepted_findings_stay_and_say_why(page: Page) -> None:
+    heads = page.eval_on_selector_all("#findings thead th", "heads => heads.map(head => head.textContent)")
+    rows = [dict(zip(heads, row, strict=True)) for row in visible_rows(page, "findings", values=False)]
+    accepted = [row for row in rows if row["accepted"]]
+    assert [row["accepted"] for row in accepted] == ["moves in October (net-team, until 2026-06-25)"]
+    assert accepted[0]["subject"].startswith("KMS activation")
+    # Behind all of its state that nobody took.
+    same = [row["accepted"] for row in rows if row["state"] == accepted[0]["state"]]
+    assert same == sorted(same)
+    page.locator(".tablebox:has(#findings) input").fill("net-team")
+    assert len(visible_rows(page, "findings")) == 1
+
+
+def test_notes_stand_beside_the_evidence(page: Page, report: fl.Report) -> None:
+    told = page.locator("#s-evidence").text_content() or ""
+    assert len(report.notes) >= 2
+    assert all(note in told for note in report.notes)
+    assert "counts again: it was accepted by app-team until 2026-06-15 (was a test)" in told
+    assert f"No finding here has the id {'0' * 16}" in told
+
+
+def test_destinations_are_named_by_owner_and_country(page: Page) -> None:
+    heads = page.eval_on_selector_all(
+        "#unexpected_destinations thead th", "heads => heads.map(head => head.textContent)"
+    )
+    rows = [dict(zip(heads, row, strict=True)) for row in visible_rows(page, "unexpected_destinations", values=False)]
+    assert {(row["owner"], row["country"]) for row in rows if row["destination"] == "203.0.113.77"} == {
+        ("Example Ltd", "NL")
+    }
+    assert "Example Ltd (NL)" in (page.locator("#destination-tiles svg:visible").text_content() or "")
+    assert {row[0] for row in visible_rows(page, "destination_countries")} == {"NL", "not told"}
+    assert ("Example Ltd", "NL") in {
+        (row[0], row[3]) for row in visible_rows(page, "destination_groups", values=False)
+    } | {(row[0], row[2]) for row in visible_rows(page, "destination_groups", values=False)}
 
 
 def test_every_question_has_its_section_and_the_way_there(page: Page) -> None:
@@ -165,14 +217,21 @@ def test_every_table_sorts_both_ways_by_every_column(page: Page) -> None:
 def test_the_keyboard_reaches_and_works_everything(page: Page) -> None:
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.className") == "skip"
-    reached = set()
-    for _ in range(200):
+    # By the way to a section, which takes the reader past what stands before it.
+    while page.evaluate("document.activeElement.hash") != "#s-denied_egress":
         page.keyboard.press("Tab")
-        tag = page.evaluate("document.activeElement.tagName")
+        assert page.evaluate("document.activeElement.closest('nav') !== null")
+    page.keyboard.press("Enter")
+    reached = set()
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        tag, there = page.evaluate(
+            "(e => [e.tagName, e.closest('#denied_egress thead') !== null])(document.activeElement)"
+        )
         reached.add(tag)
-        if page.evaluate("document.activeElement.closest('#denied_egress thead') !== null"):
+        if there:
             break
-    assert {"A", "INPUT", "SELECT", "BUTTON", "DIV"} <= reached
+    assert {"INPUT", "SELECT", "BUTTON", "DIV"} <= reached
     page.keyboard.press("Enter")
     assert page.evaluate("document.activeElement.parentElement.ariaSort") == "ascending"
 
@@ -226,6 +285,7 @@ def test_no_status_is_told_by_colour_alone(page: Page) -> None:
 
 def test_a_phone_scrolls_only_tables_sideways(browser: Browser, page_file: Path) -> None:
     with showing(browser, page_file, size=PHONE) as shown:
+        lay_out(shown.page)
         wide = shown.page.evaluate(
             "[...document.querySelectorAll('body *')].filter(e => !e.closest('.scroll') && !e.closest('svg')"
             " && !e.classList.contains('skip') && e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 80))"
@@ -237,7 +297,10 @@ def test_a_phone_scrolls_only_tables_sideways(browser: Browser, page_file: Path)
         assert all(drawn.nth(n).bounding_box()["width"] <= PHONE[0] for n in range(3))  # type: ignore[index]
 
 
-def test_it_prints(page: Page) -> None:
+def test_it_prints(page: Page, report: fl.Report) -> None:
+    name, height = "denied_egress", report.tables["denied_egress"].height
+    assert height > PAPER
+    printed = page.locator(f"#{name} tbody tr:not(.late)")
     page.emulate_media(media="print")
     try:
         assert not page.locator(".tools:visible").count()
@@ -245,9 +308,19 @@ def test_it_prints(page: Page) -> None:
             ".scroll", "boxes => boxes.filter(box => getComputedStyle(box).overflowY !== 'visible').length"
         )
         assert clipped == 0
+        # What nobody reads on paper is left out, and said.
+        assert page.locator(f"#{name} tbody tr:visible").count() == printed.count() == PAPER
+        said = page.locator(f".tablebox:has(#{name}) .paper:visible").text_content() or ""
+        assert f"{PAPER} rows" in said and f"{height:,}" in said
         assert page.pdf(prefer_css_page_size=True).startswith(b"%PDF")
     finally:
         page.emulate_media(media="screen")
+    # Whoever filters prints what is left, wherever in the table it stands.
+    box = page.locator(f".tablebox:has(#{name})")
+    box.locator("select").select_option("Reached")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    reached = visible_rows(page, name)
+    assert 0 < len(reached) == page.locator(f"#{name} tbody tr:not(.late):not([hidden])").count()
 
 
 def test_without_a_script_it_is_whole(browser: Browser, report: fl.Report, tmp_path: Path) -> None:

@@ -73,6 +73,12 @@ for (const table of document.querySelectorAll("table.data")) {
     });
   });
 
+  // On paper stands what was left and in which order, to a limit.
+  addEventListener("beforeprint", () => {
+    let count = 0;
+    for (const row of rows) row.classList.toggle("late", !row.hidden && ++count > Number(table.dataset.paper));
+  });
+
   save.addEventListener("click", () => {
     const quoted = (word) => `"${word.replaceAll('"', '""')}"`;
     // A spreadsheet runs what begins like a formula, in full-width signs too.

@@ -273,6 +273,8 @@ class Connection:
         if status and status < 500 and status not in (407, 408) and not 300 <= status < 400:
             words = list(_words(body))
             return declared("FL-W08", where, f"{status} {_last_code(body)} {words[-1][:200] if words else ''}".strip())
+        if status >= 500:
+            return declared("FL-W10", where, f"{status} {_last_code(body)}".strip())
         host = urlsplit(self.workspace.endpoint).netloc
         general = refusal(error, Context(where, host, "token", identity, "the workspace", self.timeout))
         if general.problem.startswith(("FL-S16", "FL-S17")):

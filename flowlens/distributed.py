@@ -12,11 +12,13 @@ import os
 import shutil
 import tempfile
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -165,6 +167,7 @@ class _Cluster:
         self._where = f"Spark {spark.version}"
         self._folder = ""
         self._dropped: list[int] = []
+        self.seconds: dict[str, float] = {}
 
     def run(self, plan: Plan, selected: Selected, store: Pieces, _folder: Path) -> Gathered:
         """All blobs read by the executors; see `flowlens.scanning.Run`."""
@@ -174,10 +177,16 @@ class _Cluster:
         gathered = Gathered()
         if not job.tasks:
             return gathered
+        times = [time.perf_counter()]
         with spark_errors(self._where):
             self._read(job, plan, selected)
+            times.append(time.perf_counter())
             rows = self._gather(job, gathered)
+            times.append(time.perf_counter())
             self._take_over(rows, store)
+            times.append(time.perf_counter())
+        spans = (after - before for before, after in pairwise(times))
+        self.seconds = dict(zip(("read", "ledger", "merge"), spans, strict=True))
         return gathered
 
     def rows(self) -> DataFrame:

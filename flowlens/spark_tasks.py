@@ -110,7 +110,7 @@ class Outcome(msgspec.Struct):
     """What became of a task: how many conversations it gave, its blobs, and the Ends of flows that were restarted.
 
     ``given_up`` are errors that ended the reading of an account, each as where, problem and hint. ``seconds`` tells where time went,
-    ``cpu`` of all of it on the processor.
+    with ``cpu`` before a name that of the processor.
     """
 
     rows: int
@@ -234,20 +234,26 @@ def read_task(job: Job, task: int, attempt: int, *, is_last: bool) -> Iterator[p
 
 
 class _Clock:
-    """Where the time of a task goes; time in which Spark takes rows is told apart as ``wait``."""
+    """Where the time of a task goes, on the clock and on the processor; in ``wait`` Spark takes rows."""
 
     def __init__(self) -> None:
-        self._cpu = time.process_time()
-        self._last = time.perf_counter()
+        self._last = self._now()
         self._laps: dict[str, float] = {}
 
+    @staticmethod
+    def _now() -> tuple[float, float]:
+        return time.perf_counter(), time.process_time()
+
     def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self._laps[name] = self._laps.get(name, 0.0) + now - self._last
+        """Count the time since the last lap under ``name``."""
+        now = self._now()
+        for what, before, after in zip((name, f"cpu {name}"), self._last, now, strict=True):
+            self._laps[what] = self._laps.get(what, 0.0) + after - before
         self._last = now
 
     def seconds(self) -> dict[str, float]:
-        return {**self._laps, "cpu": time.process_time() - self._cpu}
+        """What was counted, by name."""
+        return dict(self._laps)
 
 
 class _Reading:

@@ -60,9 +60,9 @@ class Cluster:
         (folder / "spark-defaults.conf").write_text("\n".join(lines) + "\n", encoding="utf-8")
         return folder
 
-    def executors(self) -> list[int]:
-        """The process ids of the executors, which are children of the workers."""
-        return [pid for worker in self.workers if worker.poll() is None for pid in _children(worker.pid)]
+    def executors_of(self, worker: subprocess.Popen[bytes]) -> list[int]:
+        """The process ids of the executors of a worker, which are its children."""
+        return _children(worker.pid)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as sf
@@ -27,6 +28,7 @@ from tests.spark.conftest import Stored, session_on
 Put = Callable[[Path], Stored]
 START = dt.datetime(2026, 6, 15, 9, 20, tzinfo=dt.UTC)
 END = dt.datetime(2026, 6, 15, 21, tzinfo=dt.UTC)
+NOTEBOOK = Path(__file__).parents[2] / "deploy" / "spark" / "flowlens.ipynb"
 ONE_CORE = {"spark__cores__max": "1", "spark__task__maxFailures": "2"}
 DAY = ("--start", "2026-06-15T00:00Z", "--end", "2026-06-16T00:00Z")
 
@@ -77,6 +79,7 @@ def test_a_day_with_blobs_that_are_wrong(cluster: Cluster, stored: Put, tmp_path
         assert_tables(far, there)
         assert_one_attempt_counts(far)
         assert_a_token_stays_on_the_driver(spark, there)
+        assert_the_notebook_runs(spark, there, tmp_path / "scratch", far)
 
 
 def assert_tables(far: SparkScan, there: Stored) -> None:
@@ -116,25 +119,34 @@ def assert_a_token_stays_on_the_driver(spark: SparkSession, there: Stored) -> No
         _ = spark_scan(spark, url, access=access, start=START, end=END).ledger
 
 
-def test_executors_that_cannot_reach_the_account(cluster: Cluster, stored: Put) -> None:
-    there = stored(SAMPLE / CONTAINER)
-    with (
-        session_on(cluster, **ONE_CORE, spark__executorEnv__HTTP_PROXY="http://127.0.0.1:9") as spark,
-        pytest.raises(SourceError, match="FL-C06 no executor can reach the account: FL-S21"),
-    ):
-        _ = spark_scan(spark, there.url, access=there.access, start=START, end=END).ledger
+def assert_the_notebook_runs(spark: SparkSession, there: Stored, scratch: Path, far: SparkScan) -> None:
+    """The notebook to paste, with its second cell as somebody fills it in here."""
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    code = {cell.id: cell.source for cell in notebook.cells if cell.cell_type == "code"}
+    names: dict[str, Any] = {"spark": spark}
+    exec(code.pop("source"), names)
+    names |= {"SOURCE": there.url, "START": START, "END": END, "ACCESS": there.access, "SCRATCH": str(scratch)}
+    for source in code.values():
+        exec(source, names)
+    assert names["report"].findings == fl.report(far).findings
+    assert names["by_rule"].count()
+    # What a given scratch folder holds is the user's.
+    (folder,) = scratch.iterdir()
+    assert sorted(path.name for path in folder.iterdir()) == ["rows"]
 
 
-def test_executors_without_a_credential(cluster: Cluster, stored: Put, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_executors_that_cannot_read_the_account(cluster: Cluster, stored: Put, monkeypatch: pytest.MonkeyPatch) -> None:
     there = stored(SAMPLE / CONTAINER)
-    # Here alone, not where the executors run.
+    # Here alone, not where the executors run, which in turn are sent to a proxy that is not there.
     monkeypatch.setenv("AZURE_STORAGE_SAS_TOKEN", there.server.sas(there.name))
-    access = fl.Access(auth="sas", account_url=there.server.account_url)
-    with (
-        session_on(cluster, **ONE_CORE) as spark,
-        pytest.raises(SourceError, match=r"FL-C07 no executor can sign in .*: FL-S03 AZURE_STORAGE_SAS_TOKEN is not"),
-    ):
-        _ = spark_scan(spark, there.url, access=access, start=START, end=END).ledger
+    by_token = fl.Access(auth="sas", account_url=there.server.account_url)
+    with session_on(cluster, **ONE_CORE, spark__executorEnv__HTTP_PROXY="http://127.0.0.1:9") as spark:
+        with pytest.raises(
+            SourceError, match=r"FL-C07 no executor can sign in .*: FL-S03 AZURE_STORAGE_SAS_TOKEN is not"
+        ):
+            _ = spark_scan(spark, there.url, access=by_token, start=START, end=END).ledger
+        with pytest.raises(SourceError, match="FL-C06 no executor can reach the account: FL-S21"):
+            _ = spark_scan(spark, there.url, access=there.access, start=START, end=END).ledger
 
 
 def test_a_cluster_without_room(cluster: Cluster, stored: Put, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

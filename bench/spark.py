@@ -78,7 +78,7 @@ def on_cluster(folder: str, warm: str, master: str, configuration: dict[str, str
     ledger = scan.ledger
     told["scan"] = time.perf_counter() - began
     seconds: dict[str, float] = {}
-    outcomes = [outcome for _, outcome in attempts(scan._cluster.rows()) if outcome is not None]
+    outcomes = [outcome for _, _, outcome in attempts(scan._cluster.rows()) if outcome is not None]
     for outcome in outcomes:
         for name, value in outcome.seconds.items():
             seconds[name] = seconds.get(name, 0.0) + value

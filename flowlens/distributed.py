@@ -18,11 +18,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+import msgspec
 import polars as pl
 import pyarrow as pa
 
@@ -47,7 +48,19 @@ from flowlens.spark_sessions import (
     spark_errors,
     tries_of,
 )
-from flowlens.spark_tasks import OUTPUT, Job, Outcome, cost, listed, pack, read_tasks, shares
+from flowlens.spark_tasks import (
+    BLOB_BYTES,
+    OUTPUT,
+    BlobOutcome,
+    Job,
+    Outcome,
+    joined,
+    listed,
+    pack,
+    parts_of,
+    read_tasks,
+    shares,
+)
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -123,7 +136,8 @@ def spark_scan(
     Raises ConfigError for sources that Spark does not read here and where there is no scratch, SourceError where the job fails or no
     executor can read the account, and what `scan` raises.
 
-    >>> spark_scan(spark, "https://contoso.blob.core.windows.net/insights-logs-flowlogflowevent")  # doctest: +SKIP
+    >>> source = "https://contoso.blob.core.windows.net/insights-logs-flowlogflowevent"
+    >>> scan = spark_scan(spark, source, access=Access("managed-identity"), scratch="dbfs:/tmp")  # doctest: +SKIP
     """
     cluster = _Cluster(spark, scratch)
     local = scan(
@@ -167,6 +181,7 @@ class _Cluster:
         self._where = f"Spark {spark.version}"
         self._folder = ""
         self._dropped: list[int] = []
+        self._joined: dict[str, BlobOutcome] = {}
         self.seconds: dict[str, float] = {}
 
     def run(self, plan: Plan, selected: Selected, store: Pieces, _folder: Path) -> Gathered:
@@ -180,8 +195,9 @@ class _Cluster:
         times = [time.perf_counter()]
         with spark_errors(self._where):
             self._read(job, plan, selected)
+            expected = self._settle(job, plan, selected)
             times.append(time.perf_counter())
-            rows = self._gather(job, gathered)
+            rows = self._gather(expected, gathered)
             times.append(time.perf_counter())
             self._take_over(rows, store)
             times.append(time.perf_counter())
@@ -213,24 +229,51 @@ class _Cluster:
         numbers = self._spark.range(0, count, 1, count)
         rows = numbers.mapInArrow(partial(read_tasks, job), _ddl())
         with _followed(self._spark, plan.progress, count, len(selected.items), selected.bytes):
-            rows.write.parquet(f"{self._folder}/rows")
+            rows.write.mode("append").parquet(f"{self._folder}/rows")
 
-    def _gather(self, job: Job, gathered: Gathered) -> int:
+    def _settle(self, job: Job, plan: Plan, selected: Selected) -> int:
+        """Blobs that were read in parts become one, or are read again as one; how many tasks count in the end."""
+        blobs = {number: job.blobs_of(at)[0] for at, (number, _) in enumerate(job.tasks)}
+        cut = {number: blob for number, blob in blobs.items() if blob.span is not None}
+        if not cut:
+            return len(job.tasks)
+        parts: dict[str, list[tuple[int, int, Outcome]]] = {}
+        for task, attempt, outcome in attempts(self.rows()):
+            if task in cut and outcome is not None:
+                parts.setdefault(outcome.blobs[0].blob, []).append((task, attempt, outcome))
+        expected, again = len(job.tasks), []
+        for name, read in parts.items():
+            if (whole := joined([outcome for _, _, outcome in read])) is not None:
+                self._joined[name] = whole
+                continue
+            self._dropped += [attempt for _, attempt, _ in read]
+            first = read[0][0]
+            again.append((first + 1, pack([msgspec.structs.replace(cut[first], span=None)])))
+            expected += 1 - len(read)
+        if again:
+            self._read(replace(job, tasks=tuple(again)), plan, selected)
+        return expected
+
+    def _gather(self, expected: int, gathered: Gathered) -> int:
         """Take what became of all blobs, in their order, and find the attempt of each task that counts; how many rows there are."""
         done = rows = 0
         given_up: dict[tuple[str, str, str], None] = {}
-        for attempt, outcome in attempts(self.rows()):
+        waiting = dict(self._joined)
+        for _, attempt, outcome in attempts(self.rows()):
             if outcome is None:
                 self._dropped.append(attempt)
                 continue
             done += 1
             rows += outcome.rows
-            gathered.take(outcome.results())
             given_up.update(dict.fromkeys(outcome.given_up))
-        if done < len(job.tasks):
-            missing = len(job.tasks) - done
+            if outcome.blobs[0].blob not in self._joined:
+                gathered.take(outcome.results())
+            elif whole := waiting.pop(outcome.blobs[0].blob, None):
+                gathered.take([whole.result()])
+        if done < expected:
+            missing = expected - done
             raise declared(
-                "FL-C11", self._where, f"{missing} of {len(job.tasks)} tasks left no whole result in the scratch folder"
+                "FL-C11", self._where, f"{missing} of {expected} tasks left no whole result in the scratch folder"
             )
         ledger = gathered.ledger
         if given_up and ledger.unread == ledger.blobs:
@@ -255,8 +298,8 @@ class _Cluster:
             store.add(_taken(kept.filter(sf.col("part") == number)))
 
 
-def attempts(rows: DataFrame) -> Iterator[tuple[int, Outcome | None]]:
-    """Each attempt that left rows, by task, with its outcome; None for one that does not count.
+def attempts(rows: DataFrame) -> Iterator[tuple[int, int, Outcome | None]]:
+    """Each attempt that left rows, by task, with its number and its outcome; None for one that does not count.
 
     Spark lets one attempt of a task commit what it wrote. Whatever a store makes of that, here the first one counts that is there
     with as many rows as it says.
@@ -276,7 +319,7 @@ def attempts(rows: DataFrame) -> Iterator[tuple[int, Outcome | None]]:
             outcome = None
         if outcome is not None:
             done = task
-        yield attempt, outcome
+        yield task, attempt, outcome
 
 
 def merged(rows: DataFrame) -> DataFrame:
@@ -304,7 +347,10 @@ def _blobs(rows: DataFrame) -> DataFrame:
     blob = f"struct<blob: string, etag: string, length: bigint, failed: boolean, ledger: struct<{counts}>>"
     told = sf.from_json("outcome", f"blobs array<{blob}>")
     each = rows.filter(sf.col("outcome").isNotNull()).select(sf.explode(told.blobs).alias("b"))
-    return each.select("b.blob", "b.etag", "b.length", "b.failed", "b.ledger.*").orderBy("blob")
+    # A blob that was read in parts has several.
+    sums = [(sf.max if name == "blobs" else sf.sum)(f"b.ledger.{name}").alias(name) for name in COUNTS]
+    names = [sf.col(f"b.{name}").alias(name) for name in ("blob", "etag", "length")]
+    return each.groupBy(*names).agg(sf.max("b.failed").alias("failed"), *sums).orderBy("blob")
 
 
 def _taken(rows: DataFrame) -> pl.DataFrame:
@@ -342,15 +388,17 @@ def _job_of(plan: Plan, selected: Selected, spark: SparkSession) -> Job:
                 raise declared("FL-C08", str(account.location))
             numbers[id(account)] = len(places)
             places.append((account.location, plan.access))
-    total = sum(cost(item.blob.size) for item in selected.flow_logs)
-    tasks = shares(listed(selected.flow_logs, numbers), total, cores_of(spark))
+    total = sum(item.blob.size + BLOB_BYTES for item in selected.flow_logs)
+    blobs = chain.from_iterable(map(parts_of, listed(selected.flow_logs, numbers)))
+    tasks = shares(blobs, total, cores_of(spark))
     return Job(
         flowlens.__version__,
         plan.window,
         plan.changed_at,
         plan.strict,
         tuple(places),
-        tuple(map(pack, tasks)),
+        # Even numbers, so that a blob that is read again finds its place in the order.
+        tuple((2 * at, pack(task)) for at, task in enumerate(tasks)),
         tries_of(spark),
     )
 

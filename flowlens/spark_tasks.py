@@ -14,8 +14,9 @@ import tempfile
 import time
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,13 +26,15 @@ import pyarrow as pa
 
 from flowlens import budget, conversations, schema
 from flowlens.errors import FlowlensError, SourceError
-from flowlens.evidence import Ledger, Window
+from flowlens.evidence import Ledger, Window, total
+from flowlens.formats import splitting
 from flowlens.gathering import BlobResult
 from flowlens.pieces import Pieces
 from flowlens.selecting import Item, Items, Plan, Selected
 from flowlens.sources.accounts import Access, Account, Location, connect
 from flowlens.sources.files import Blob, read_chunks
-from flowlens.sources.ranges import Reader
+from flowlens.sources.ranges import Reader, VersionChangedError
+from flowlens.sources.refusals import declared
 from flowlens.sources.stored_blobs import StoredBlob, StoredBlobs
 from flowlens.units import Meter, read_flow_logs, units_of
 
@@ -56,7 +59,10 @@ OUTPUT = pa.schema(
 
 
 class ListedBlob(msgspec.Struct, array_like=True):
-    """A blob as it travels to an executor; ``place`` is the number of its account in the job, -1 for a file."""
+    """A blob as it travels to an executor; ``place`` is the number of its account in the job, -1 for a file.
+
+    With a ``span`` only the records that begin in it are meant.
+    """
 
     place: int
     name: str
@@ -68,13 +74,20 @@ class ListedBlob(msgspec.Struct, array_like=True):
     is_open: bool = False
     refused: str = ""
     path: bytes = b""
+    span: tuple[int, int] | None = None
+
+    @property
+    def cost(self) -> int:
+        """What reading and decoding it costs, in bytes."""
+        start, end = self.span or (0, self.size)
+        return BLOB_BYTES + end - start
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What all tasks of a run share, and the blobs of each; ``tries`` is how often Spark tries a task.
+    """What all tasks of a run share, and the number and blobs of each; ``tries`` is how often Spark tries a task.
 
-    >>> Job("0.1.0", Window(), None, False, (), (pack([]),), 4).blobs_of(0)
+    >>> Job("0.1.0", Window(), None, False, (), ((0, pack([])),), 4).blobs_of(0)
     []
     """
 
@@ -83,16 +96,19 @@ class Job:
     changed_at: dt.datetime | None
     strict: bool
     places: tuple[tuple[Location, Access], ...]
-    tasks: tuple[bytes, ...]
+    tasks: tuple[tuple[int, bytes], ...]
     tries: int
 
-    def blobs_of(self, task: int) -> list[ListedBlob]:
-        """The blobs of a task in the order of the listing."""
-        return msgspec.msgpack.decode(zlib.decompress(self.tasks[task]), type=list[ListedBlob])
+    def blobs_of(self, at: int) -> list[ListedBlob]:
+        """The blobs of the task at place ``at``, in the order of the listing."""
+        return msgspec.msgpack.decode(zlib.decompress(self.tasks[at][1]), type=list[ListedBlob])
 
 
 class BlobOutcome(msgspec.Struct):
-    """What became of one blob; ``etag`` and ``length`` are of the version that was read, ``hours`` rows of nic_hours.READ."""
+    """What became of one blob; ``etag`` and ``length`` are of the version that was read, ``hours`` rows of nic_hours.READ.
+
+    Of a part of a blob ``size`` is that of the whole, else it is 0.
+    """
 
     blob: str
     etag: str
@@ -100,6 +116,7 @@ class BlobOutcome(msgspec.Struct):
     ledger: Ledger
     failed: bool
     hours: list[tuple[str | None, str | None, str | None, dt.datetime, str, int, int, str | None]]
+    size: int = 0
 
     def result(self) -> BlobResult:
         """The same as one machine has it."""
@@ -132,6 +149,25 @@ class Outcome(msgspec.Struct):
         return results
 
 
+def joined(parts: Sequence[Outcome]) -> BlobOutcome | None:
+    """A blob that was read in parts, each a task of its own, as one; None unless it is for certain what the whole would give.
+
+    That is where every byte was read once, in one version, and nothing in it asks for what stands before or behind: a reject is told with
+    its place, a flow that was restarted is judged by its later Ends.
+    """
+    blobs = [part.blobs[0] for part in parts]
+    ledger = total(blob.ledger for blob in blobs)
+    deviates = ledger.rejected or ledger.rejected_records or ledger.strict_records or ledger.unread
+    if deviates or ledger.bytes != blobs[0].size or any(part.restarted for part in parts):
+        return None
+    counts: dict[tuple[Any, ...], int] = {}
+    for *nic_hour, state, tuples, _, root in (hour for blob in blobs for hour in blob.hours if hour[4] != "empty"):
+        key = (*nic_hour, state, root)
+        counts[key] = counts.get(key, 0) + tuples
+    hours: list[Any] = [(*key[:5], tuples, 0, key[5]) for key, tuples in counts.items()]
+    return msgspec.structs.replace(blobs[0], ledger=replace(ledger, blobs=1), hours=hours or blobs[0].hours, size=0)
+
+
 def pack(blobs: Sequence[ListedBlob]) -> bytes:
     """The blobs of a task as they travel: names repeat, so that little is left of them."""
     return zlib.compress(msgspec.msgpack.encode(blobs))
@@ -149,27 +185,31 @@ def listed(items: Iterable[Item], places: dict[int, int]) -> Iterator[ListedBlob
             yield ListedBlob(-1, blob.name, blob.size, "", *at, path=os.fsencode(blob.path))
 
 
-def shares(blobs: Iterable[ListedBlob], total: int, cores: int) -> Iterator[list[ListedBlob]]:
-    """The blobs of each task, in the order of the listing: about equal in cost, `TASK_BYTES` at most unless one blob is more.
+def parts_of(blob: ListedBlob) -> list[ListedBlob]:
+    """A large blob in parts of `TASK_BYTES` at most; one that may still grow stays whole."""
+    count = -(-blob.size // TASK_BYTES)
+    if count < 2 or blob.place < 0 or blob.is_open or blob.refused:
+        return [blob]
+    cuts = [blob.size * number // count for number in range(count + 1)]
+    return [msgspec.structs.replace(blob, span=span) for span in pairwise(cuts)]
 
-    ``total`` is the cost of all, see `cost`.
+
+def shares(blobs: Iterable[ListedBlob], cost: int, cores: int) -> Iterator[list[ListedBlob]]:
+    """The blobs of each task, in the order of the listing: about equal in cost, `TASK_BYTES` at most.
+
+    A part of a blob is a task of its own, since what it gives may have to be left aside. ``cost`` is that of all.
     """
-    most = max(LEAST_TASK_BYTES, min(TASK_BYTES, total // (TASKS_PER_CORE * max(1, cores))))
+    most = max(LEAST_TASK_BYTES, min(TASK_BYTES, cost // (TASKS_PER_CORE * max(1, cores))))
     share: list[ListedBlob] = []
     taken = 0
     for blob in blobs:
-        if share and taken + cost(blob.size) > most:
+        if share and (taken + blob.cost > most or blob.span or share[-1].span):
             yield share
             share, taken = [], 0
         share.append(blob)
-        taken += cost(blob.size)
+        taken += blob.cost
     if share:
         yield share
-
-
-def cost(size: int) -> int:
-    """What reading and decoding a blob of ``size`` bytes costs, in bytes."""
-    return BLOB_BYTES + size
 
 
 def read_tasks(job: Job, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -186,18 +226,19 @@ def read_tasks(job: Job, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Recor
     assert context is not None, "only a task of Spark calls this"
     is_last = context.attemptNumber() + 1 >= job.tries
     for batch in batches:
-        for task in batch.column(0).to_pylist():
-            yield from read_task(job, task, context.taskAttemptId(), is_last=is_last)
+        for at in batch.column(0).to_pylist():
+            yield from read_task(job, at, context.taskAttemptId(), is_last=is_last)
 
 
-def read_task(job: Job, task: int, attempt: int, *, is_last: bool) -> Iterator[pa.RecordBatch]:
-    """Conversations of a task's blobs, then its outcome.
+def read_task(job: Job, at: int, attempt: int, *, is_last: bool) -> Iterator[pa.RecordBatch]:
+    """Conversations of the blobs of the task at place ``at``, then its outcome.
 
     An account that can't be read here may be readable from another executor: unless this is the last attempt the error is raised, so
     that Spark tries again; in the last one the blobs are counted as unread, as on one machine.
     """
     clock = _Clock()
-    reading = _Reading(job, job.blobs_of(task), is_last=is_last)
+    task = job.tasks[at][0]
+    reading = _Reading(job, job.blobs_of(at), is_last=is_last)
     clock.lap("connect")
     plan = Plan((), job.window, job.changed_at, job.strict, budget.shared(None, 1), None, budget.for_queries(None))
     meter = Meter(Selected(Items(), (), (), 0), None)
@@ -279,6 +320,7 @@ class _Reading:
             if blob.place >= 0 and blob.place not in self._refused:
                 self._indices[-1] = len(self._stored)
                 self._stored.append(self._stored_blob(blob))
+        self._edges: dict[int, tuple[int, int]] = {}
         self._reader = Reader(self._stored, threads=1)
         self.items = [self._item(at) for at in range(len(blobs))]
 
@@ -299,6 +341,8 @@ class _Reading:
     def _item(self, at: int) -> Item:
         blob = self._blobs[at]
         index = self._indices[at]
+        if index is not None and blob.span is not None:
+            return Item(self._stored[index], partial(self._part, at, index, blob.span))
         if index is not None:
             return Item(self._stored[index], partial(self._reader.chunks, index))
         if blob.place < 0:
@@ -306,13 +350,30 @@ class _Reading:
             return Item(file, partial(read_chunks, file))
         return Item(self._stored_blob(blob), partial(_refuse, self._refused[blob.place]))
 
+    def _part(self, at: int, index: int, span: tuple[int, int]) -> Iterator[bytes]:
+        """The records that begin in ``span`` as a blob of their own."""
+        blob = self._stored[index]
+        read = partial(self._reader.chunks_of, index, blob.etag)
+        try:
+            found = splitting.edges(read, *span, blob.size)
+            if found is not None:
+                self._edges[at] = found
+                yield from splitting.wrapped(read, *found, blob.size)
+        except VersionChangedError:
+            raise declared("FL-S29", blob.name) from None
+
     def outcome(self, at: int, result: BlobResult) -> BlobOutcome:
         """What became of the blob at ``at``, with the version that was read."""
         index = self._indices[at]
         blob = self._blobs[at]
         etag, length = (blob.etag, blob.size) if index is None else self._reader.version(index)
         hours: list[Any] = result.hours
-        return BlobOutcome(self.items[at].blob.name, etag, length, result.ledger, result.failed, hours)
+        ledger, size = result.ledger, 0
+        if blob.span is not None:
+            size = blob.size
+            if found := self._edges.get(at):
+                ledger = splitting.own_bytes(ledger, *found, size)
+        return BlobOutcome(self.items[at].blob.name, etag, length, ledger, result.failed, hours, size)
 
     def given_up(self) -> list[FlowlensError]:
         """Why accounts can't be read from here."""

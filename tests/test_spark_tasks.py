@@ -44,7 +44,7 @@ def job_over(folder: Path, window: Window, *, tasks: int = 1, places: tuple[tupl
     """A job over the files below ``folder``, dealt out to so many tasks in the order of their names."""
     blobs = list(listed(select_files([str(folder)], window).flow_logs, {}))
     step = -(-len(blobs) // tasks)
-    packed = tuple(pack(blobs[at : at + step]) for at in range(0, len(blobs), step))
+    packed = tuple((2 * at, pack(blobs[at : at + step])) for at in range(0, len(blobs), step))
     return Job(flowlens.__version__, window, None, False, places, packed, 4)
 
 
@@ -53,7 +53,7 @@ def read(job: Job, task: int, attempt: int = 7, *, is_last: bool = True) -> tupl
     batches = list(read_task(job, task, attempt, is_last=is_last))
     assert all(batch.schema == OUTPUT for batch in batches)
     rows = pl.concat([pl.DataFrame(pl.from_arrow(batch)) for batch in batches])
-    assert rows.select("task", "attempt").unique().rows() == [(task, attempt)]
+    assert rows.select("task", "attempt").unique().rows() == [(job.tasks[task][0], attempt)]
     *others, last = rows["outcome"].to_list()
     assert set(others) <= {None}
     return rows.filter(pl.col("outcome").is_null()).select(conversations.COLUMNS), Outcome.parse(last)
@@ -109,7 +109,7 @@ def test_an_executor_that_cannot_sign_in_has_spark_try_elsewhere(day: Path, monk
     monkeypatch.delenv("AZURE_STORAGE_KEY", raising=False)
     hour = dt.datetime(2026, 6, 15, 9, tzinfo=dt.UTC)
     blob = ListedBlob(0, "a/PT1H.json", 10, '"0x1"', "A", hour, "00005E005400")
-    job = Job(flowlens.__version__, Window(), None, False, ((NOWHERE, Access(auth="key")),), (pack([blob]),), 4)
+    job = Job(flowlens.__version__, Window(), None, False, ((NOWHERE, Access(auth="key")),), ((0, pack([blob])),), 4)
     with pytest.raises(flowlens.FlowlensError, match="FL-S03"):
         read(job, 0, is_last=False)
     rows, outcome = read(job, 0, is_last=True)
@@ -127,7 +127,7 @@ def test_an_account_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyP
     hour = dt.datetime(2026, 6, 15, 9, tzinfo=dt.UTC)
     blobs = [ListedBlob(0, f"{n}/PT1H.json", 10, '"0x1"', "A", hour, "00005E005400") for n in range(5)]
     access = Access(auth="key", timeout=0.2)
-    job = Job(flowlens.__version__, Window(), None, False, ((NOWHERE, access),), (pack(blobs),), 4)
+    job = Job(flowlens.__version__, Window(), None, False, ((NOWHERE, access),), ((0, pack(blobs)),), 4)
     with pytest.raises(SourceError, match="FL-S17"):
         read(job, 0, is_last=False)
     _, outcome = read(job, 0, is_last=True)
@@ -138,7 +138,7 @@ def test_an_account_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyP
 def test_nothing_secret_is_in_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
     secret = "c2VjcmV0LXNlY3JldA=="
     monkeypatch.setenv("AZURE_STORAGE_KEY", secret)
-    job = Job(flowlens.__version__, Window(), None, False, ((NOWHERE, Access(auth="key")),), (pack([]),), 4)
+    job = Job(flowlens.__version__, Window(), None, False, ((NOWHERE, Access(auth="key")),), ((0, pack([])),), 4)
     assert secret.encode() not in pickle.dumps(job)
     assert pickle.loads(pickle.dumps(job)) == job
 
@@ -162,8 +162,10 @@ def test_work_is_dealt_out_in_order(sizes: list[int], cores: int, tasks: int) ->
 
 def test_a_packed_blob_is_the_same_again() -> None:
     hour = dt.datetime(2026, 6, 15, 9, tzinfo=dt.UTC)
-    blob = ListedBlob(2, "\u00e9/PT1H.json", 2**40, '"0x1"', "A", hour, "00005E005400", True, "FL-S27", b"/a\xff")
-    job = Job("1", Window(), None, True, (), (pack([blob] * 3),), 1)
+    blob = ListedBlob(
+        2, "\u00e9/PT1H.json", 2**40, '"0x1"', "A", hour, "00005E005400", True, "FL-S27", b"/a\xff", (3, 2**40)
+    )
+    job = Job("1", Window(), None, True, (), ((0, pack([blob] * 3)),), 1)
     assert job.blobs_of(0) == [blob] * 3
 
 

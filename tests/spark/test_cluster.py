@@ -13,7 +13,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as sf
 
 import flowlens as fl
-from flowlens import conversations, spark_sessions
+from flowlens import conversations, spark_sessions, spark_tasks
 from flowlens.cli import DONE
 from flowlens.distributed import SparkScan, attempts, merged, spark_scan
 from flowlens.errors import ConfigError, SourceError
@@ -67,8 +67,14 @@ def test_analyze_gives_the_same_json_on_a_cluster(
     assert analyzed(there.url, *DAY, *there.options, *spark) == (code, expected)
 
 
-def test_a_day_with_blobs_that_are_wrong(cluster: Cluster, stored: Put, tmp_path: Path) -> None:
+def test_a_day_with_blobs_that_are_wrong(
+    cluster: Cluster, stored: Put, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     write_day(tmp_path, 5, nics=6, hours=12)
+    # The four largest blobs are read in parts; the largest of all has no end, so it is read again in one.
+    by_size = sorted(tmp_path.rglob("*.json"), key=lambda path: path.stat().st_size)
+    by_size[-1].write_bytes(by_size[-1].read_bytes()[:-60])
+    monkeypatch.setattr(spark_tasks, "TASK_BYTES", by_size[-5].stat().st_size)
     there = stored(tmp_path / CONTAINER)
     window: dict[str, Any] = {"start": START, "end": END, "changed_at": START + dt.timedelta(hours=3)}
     here = scan(there.url, access=there.access, threads=1, **window)
@@ -76,6 +82,8 @@ def test_a_day_with_blobs_that_are_wrong(cluster: Cluster, stored: Put, tmp_path
         far = spark_scan(spark, there.url, access=there.access, **window)
         assert_same(far, here)
         assert not far.ledger.complete and far.ledger.balanced
+        tasks = [task for task, _, _ in attempts(far._cluster.rows())]
+        assert len(tasks) >= 8 and sum(task % 2 for task in tasks) == 1
         assert_tables(far, there)
         assert_one_attempt_counts(far)
         assert_a_token_stays_on_the_driver(spark, there)
@@ -106,7 +114,7 @@ def assert_one_attempt_counts(far: SparkScan) -> None:
     both = again.unionByName(rows).unionByName(cut).unionByName(short)
     found = list(attempts(both))
     assert len(found) == 4 * len(list(attempts(rows)))
-    counted = {attempt for attempt, outcome in found if outcome is not None}
+    counted = {attempt for _, attempt, outcome in found if outcome is not None}
     assert counted == {row.attempt for row in rows.select("attempt").distinct().collect()}
     assert merged(both.filter(sf.col("attempt").isin(list(counted)))).orderBy(*conversations.KEYS).collect() == wanted
 

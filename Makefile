@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SEED ?= 1
 
-.PHONY: demo test docs fuzz fuzz-bytes agreement literals faults workspace lake lake-bench spark scenario screenshots programs browser bench bench-storage matching memory sanitize wheel clean
+.PHONY: demo test docs fuzz fuzz-bytes agreement literals faults workspace lake lake-bench spark lowest scenario screenshots programs browser bench bench-storage matching memory sanitize wheel clean
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/.installed
@@ -83,6 +83,15 @@ from_debian = { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get
 # Spark with an executor and a worker killed in the middle, speculation, and faults on the way to the account; some minutes.
 spark: $(VENV)/.installed-dev
 	SPARK_LONG=1 $(BIN)/pytest --no-skips tests/spark
+
+# Decoding, rollup and what a task of Spark does with the oldest polars and pyarrow that are allowed: clusters bring their own. The other
+# libraries stay as they are.
+LOWEST := build/lowest
+lowest: $(VENV)/.installed-dev
+	rm -rf $(LOWEST)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(LOWEST) $$($(BIN)/python scripts/lowest_versions.py)
+	PYTHONPATH=$(LOWEST) $(BIN)/python -c 'import polars, pyarrow; print("polars", polars.__version__, "pyarrow", pyarrow.__version__)'
+	PYTHONPATH=$(LOWEST) $(BIN)/pytest --no-skips tests/test_spark_tasks.py tests/test_conversations.py tests/test_answers.py tests/formats
 
 scenario: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.scenario $(SEED)

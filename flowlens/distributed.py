@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from importlib.metadata import version
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -377,8 +378,6 @@ def _check_selected(selected: Selected) -> None:
 
 def _job_of(plan: Plan, selected: Selected, spark: SparkSession) -> Job:
     """The work of a run, without secrets."""
-    import flowlens
-
     numbers: dict[int, int] = {}
     places: list[tuple[Location, Access]] = []
     for item in selected.flow_logs:
@@ -392,7 +391,7 @@ def _job_of(plan: Plan, selected: Selected, spark: SparkSession) -> Job:
     blobs = chain.from_iterable(map(parts_of, listed(selected.flow_logs, numbers)))
     tasks = shares(blobs, total, cores_of(spark))
     return Job(
-        flowlens.__version__,
+        version("flowlens"),
         plan.window,
         plan.changed_at,
         plan.strict,

@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
@@ -218,10 +219,8 @@ def read_tasks(job: Job, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Recor
     os.environ.setdefault("POLARS_MAX_THREADS", "1")
     from pyspark import TaskContext
 
-    import flowlens
-
-    if flowlens.__version__ != job.version:
-        raise ImportError(f"flowlens {flowlens.__version__} on an executor, {job.version} on the driver")
+    if (own := version("flowlens")) != job.version:
+        raise ImportError(f"flowlens {own} on an executor, {job.version} on the driver")
     context = TaskContext.get()
     assert context is not None, "only a task of Spark calls this"
     is_last = context.attemptNumber() + 1 >= job.tries

@@ -140,7 +140,24 @@ def report(near: list[dict[str, Any]], far: list[dict[str, Any]], workers: int) 
         "  of the driver: " + ", ".join(f"{name} {value:.1f} s" for name, value in b["stages"].items()),
         "  of the tasks together: " + ", ".join(f"{name} {value:.2f} s" for name, value in tasks.items()),
     ]
+    for threads, cores in ((1, 16), (4, 16), (4, 64)):
+        pays = pays_from(a, b, workers, threads, cores)
+        words = f"from {pays / 1000:.1f} GB on" if pays is not None else "never"
+        lines.append(f"{cores} cores of a running cluster beside {threads} thread(s) here: faster {words}")
     return "\n".join(lines), same and ratio >= BAR
+
+
+def pays_from(near: dict[str, Any], far: dict[str, Any], workers: int, threads: int, cores: int) -> float | None:
+    """Megabytes from which ``cores`` of a cluster that runs already are faster than ``threads`` here; None where they never are.
+
+    What both do alike, inventory and findings on the driver, is left out on both sides. Threads are taken to gain as much as cores do,
+    which flatters them.
+    """
+    size = near["bytes"] / 1e6
+    busy = sum(far["seconds"][name] for name in ("connect", "decode", "hand over", "wait"))
+    fixed = sum(far["stages"].values()) - busy / min(workers, far["tasks"])
+    gain = near["decode"] / size / threads - busy / size / cores
+    return fixed / gain if gain > 0 else None
 
 
 def main() -> int:

@@ -29,7 +29,7 @@ Put = Callable[[Path], Stored]
 START = dt.datetime(2026, 6, 15, 9, 20, tzinfo=dt.UTC)
 END = dt.datetime(2026, 6, 15, 21, tzinfo=dt.UTC)
 NOTEBOOK = Path(__file__).parents[2] / "deploy" / "spark" / "flowlens.ipynb"
-ONE_CORE = {"spark__cores__max": "1", "spark__task__maxFailures": "2"}
+ONE_CORE = {"spark__cores__max": "1", "spark__task__maxFailures": "1"}
 DAY = ("--start", "2026-06-15T00:00Z", "--end", "2026-06-16T00:00Z")
 
 
@@ -106,6 +106,9 @@ def assert_tables(far: SparkScan, there: Stored) -> None:
 def assert_one_attempt_counts(far: SparkScan) -> None:
     """Rows that a second attempt left beside those of the first, whole or not, double nothing."""
     rows = far._cluster.rows()
+    # A part of a blob may hold no conversation at all; what cannot be lost is of no use here.
+    busy = rows.filter(sf.col("outcome").isNull()).select("task").distinct()
+    rows = rows.filter(sf.col("task").isin([row.task for row in busy.collect()]))
     wanted = merged(rows).orderBy(*conversations.KEYS).collect()
     again = rows.withColumn("attempt", sf.col("attempt") + 1_000_000)
     # An attempt that was cut off before its outcome, and one that lost a row, each before the one that counts.

@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SEED ?= 1
 
-.PHONY: demo test docs fuzz fuzz-bytes agreement literals faults workspace lake lake-bench spark lowest scenario screenshots programs browser bench bench-storage matching memory sanitize wheel clean
+.PHONY: demo test docs fuzz fuzz-bytes agreement literals faults workspace lake lake-bench spark spark-bench lowest scenario screenshots programs browser bench bench-storage matching memory sanitize wheel clean
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/.installed
@@ -83,6 +83,10 @@ from_debian = { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get
 # Spark with an executor and a worker killed in the middle, speculation, and faults on the way to the account; some minutes.
 spark: $(VENV)/.installed-dev
 	SPARK_LONG=1 $(BIN)/pytest --no-skips tests/spark
+
+# Decoding on an executor's core beside one local thread, and from how much on a cluster pays; some minutes.
+spark-bench: $(VENV)/.installed-dev
+	$(BIN)/python -m bench.spark
 
 # Decoding, rollup and what a task of Spark does with the oldest polars and pyarrow that are allowed: clusters bring their own. The other
 # libraries stay as they are.

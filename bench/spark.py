@@ -150,13 +150,14 @@ def report(near: list[dict[str, Any]], far: list[dict[str, Any]], workers: int) 
 def pays_from(near: dict[str, Any], far: dict[str, Any], workers: int, threads: int, cores: int) -> float | None:
     """Megabytes from which ``cores`` of a cluster that runs already are faster than ``threads`` here; None where they never are.
 
-    What both do alike, inventory and findings on the driver, is left out on both sides. Threads are taken to gain as much as cores do,
-    which flatters them.
+    What both do alike, inventory and findings on the driver, is left out on both sides. Work is counted in CPU seconds, since other
+    programs may share the machine; threads are taken to gain as much as cores do, which flatters them.
     """
     size = near["bytes"] / 1e6
-    busy = sum(far["seconds"][name] for name in ("connect", "decode", "hand over", "wait"))
-    fixed = sum(far["stages"].values()) - busy / min(workers, far["tasks"])
-    gain = near["decode"] / size / threads - busy / size / cores
+    laps = ("connect", "decode", "hand over", "wait")
+    fixed = sum(far["stages"].values()) - sum(far["seconds"][name] for name in laps) / min(workers, far["tasks"])
+    busy = sum(far["seconds"][f"cpu {name}"] for name in laps)
+    gain = near["cpu"] / size / threads - busy / size / cores
     return fixed / gain if gain > 0 else None
 
 

@@ -194,6 +194,8 @@ class _Cluster:
         if not job.tasks:
             return gathered
         times = [time.perf_counter()]
+        # Nothing is read here.
+        selected.close()
         with spark_errors(self._where):
             self._read(job, plan, selected)
             expected = self._settle(job, plan, selected)
@@ -399,6 +401,7 @@ def _job_of(plan: Plan, selected: Selected, spark: SparkSession) -> Job:
         # Even numbers, so that a blob that is read again finds its place in the order.
         tuple((2 * at, pack(task)) for at, task in enumerate(tasks)),
         tries_of(spark),
+        uuid4().hex,
     )
 
 

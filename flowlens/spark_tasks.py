@@ -86,7 +86,7 @@ class ListedBlob(msgspec.Struct, array_like=True):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What all tasks of a run share, and the number and blobs of each; ``tries`` is how often Spark tries a task.
+    """What all tasks of a run share, and the number and blobs of each; ``tries`` is how often Spark tries a task, ``run`` names the run.
 
     >>> Job("0.1.0", Window(), None, False, (), ((0, pack([])),), 4).blobs_of(0)
     []
@@ -99,6 +99,7 @@ class Job:
     places: tuple[tuple[Location, Access], ...]
     tasks: tuple[tuple[int, bytes], ...]
     tries: int
+    run: str = ""
 
     def blobs_of(self, at: int) -> list[ListedBlob]:
         """The blobs of the task at place ``at``, in the order of the listing."""
@@ -305,7 +306,7 @@ class _Reading:
         for place in sorted({blob.place for blob in blobs} - {-1}):
             location, access = job.places[place]
             try:
-                self._accounts[place] = _connected(location, access)
+                self._accounts[place] = _connected(job.run, location, access)
             except FlowlensError as error:
                 if not is_last:
                     raise
@@ -383,8 +384,8 @@ class _Reading:
 
 
 @lru_cache(8)
-def _connected(location: Location, access: Access) -> Account:
-    """The account, signed in to here; kept, since an executor's process serves many tasks and a sign-in takes seconds."""
+def _connected(_run: str, location: Location, access: Access) -> Account:
+    """The account, signed in to here; kept for a run, since an executor's process serves many tasks and a sign-in takes seconds."""
     return connect(location, access)
 
 

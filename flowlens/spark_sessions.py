@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
@@ -87,6 +89,9 @@ def session(master: str) -> Iterator[SparkSession]:
     builder = SparkSession.builder.master(master).appName("flowlens")
     with _said_to_file() as said, spark_errors(f"--master {master}", said):
         spark = builder.config("spark.ui.showConsoleProgress", "false").getOrCreate()
+    # What talks to Java logs the traceback of an interrupt, to the root logger.
+    silent = logging.NullHandler()
+    logging.getLogger().addHandler(silent)
     try:
         for number, handler in handlers.items():
             signal.signal(number, handler)
@@ -95,8 +100,10 @@ def session(master: str) -> Iterator[SparkSession]:
         yield spark
     finally:
         # After an interrupt the gateway to Java may be gone; what is left ends with this process.
-        with suppress(*_errors()):
+        with suppress(*_errors()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             spark.stop()
+        logging.getLogger().removeHandler(silent)
 
 
 @contextmanager

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -18,8 +21,8 @@ from flowlens.sources.accounts import Access
 from tests.faults.azurite import KEY
 from tests.faults.day import write_day
 from tests.faults.proxies import fault_proxy, mixed
-from tests.flow_logs import CONTAINER
-from tests.spark.cluster import running
+from tests.flow_logs import CONTAINER, SAMPLE
+from tests.spark.cluster import java, running
 from tests.spark.conftest import Stored, session_on
 from tests.spark.test_cluster import assert_same
 
@@ -80,3 +83,28 @@ def test_nothing_is_lost_or_doubled(kill: bool, day: Path, stored: Callable[[Pat
             assert len(died) >= 2 and cluster.workers[0].poll() is not None
             # What the dead executor had in hand was read again.
             assert len(proxy.of(lambda request: request.is_read)) > 1.1 * NICS * HOURS
+
+
+def test_an_interrupt_ends_the_run_and_leaves_nothing(tmp_path: Path) -> None:
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "PATH": str(Path(java()).parent)}
+    command = [
+        sys.executable,
+        "-m",
+        "flowlens",
+        "analyze",
+        SAMPLE / CONTAINER,
+        "--engine",
+        "spark",
+        "--master",
+        "local[1]",
+    ]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
+        deadline = time.monotonic() + 120
+        # The folder of the run is there: the session is, and its job begins.
+        while not [path for path in tmp_path.iterdir() if re.fullmatch("flowlens-[0-9a-f]{32}", path.name)]:
+            assert run.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        run.send_signal(signal.SIGINT)
+        out, err = run.communicate(timeout=60)
+    assert (run.returncode, out, err) == (130, b"", b"stopped\n")
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("flowlens-")] == []

@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SEED ?= 1
 
-.PHONY: demo test docs fuzz fuzz-bytes agreement literals faults workspace lake lake-bench scenario screenshots programs browser bench bench-storage matching memory sanitize wheel clean
+.PHONY: demo test docs fuzz fuzz-bytes agreement literals faults workspace lake lake-bench spark spark-bench lowest scenario screenshots programs browser bench bench-storage matching memory sanitize wheel clean
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/.installed
@@ -66,10 +66,11 @@ literals: $(VENV)/.installed-dev
 screenshots: $(VENV)/.installed-dev browser
 	$(BIN)/python scripts/screenshots.py
 
-# What the tests run beside Python: a browser for the page (the one that CHROMIUM names, or the system's) and strace for the lake. Root
-# gets them from Debian.
+# What the tests run beside Python: a browser for the page (the one that CHROMIUM names, or the system's), strace for the lake and Java for
+# Spark. Root gets them from Debian.
 programs: browser
 	@command -v strace >/dev/null || $(call from_debian,strace)
+	@command -v java >/dev/null || $(call from_debian,default-jre-headless)
 
 browser:
 	@for program in "$$CHROMIUM" chromium chromium-browser google-chrome-stable google-chrome; do \
@@ -78,6 +79,23 @@ browser:
 from_debian = { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -qq && \
 	apt-get install -y -qq --no-install-recommends $(1) >/dev/null; } || { \
 	echo "the tests need $(1): install it, or run make as root where apt-get is" >&2; exit 1; }
+
+# Spark with an executor and a worker killed in the middle, speculation, and faults on the way to the account; some minutes.
+spark: $(VENV)/.installed-dev
+	SPARK_LONG=1 $(BIN)/pytest --no-skips tests/spark
+
+# Decoding on an executor's core beside one local thread, and from how much on a cluster pays; some minutes.
+spark-bench: $(VENV)/.installed-dev
+	$(BIN)/python -m bench.spark
+
+# Decoding, rollup and what a task of Spark does with the oldest polars and pyarrow that are allowed: clusters bring their own. The other
+# libraries stay as they are.
+LOWEST := build/lowest
+lowest: $(VENV)/.installed-dev
+	rm -rf $(LOWEST)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(LOWEST) $$($(BIN)/python scripts/lowest_versions.py)
+	PYTHONPATH=$(LOWEST) $(BIN)/python -c 'import polars, pyarrow; print("polars", polars.__version__, "pyarrow", pyarrow.__version__)'
+	PYTHONPATH=$(LOWEST) $(BIN)/pytest --no-skips tests/test_spark_tasks.py tests/test_conversations.py tests/test_answers.py tests/formats
 
 scenario: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.scenario $(SEED)

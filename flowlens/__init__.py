@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from flowlens.analyses.coverage import coverage
     from flowlens.catalog import load_profile, load_tags, profile_names
     from flowlens.config import read_config
+    from flowlens.distributed import spark_scan
     from flowlens.errors import CatalogError, ConfigError, FlowlensError, FormatError, LedgerError, SourceError
     from flowlens.evidence import Ledger, Reject, Scan, Window
     from flowlens.findings import Baseline, Finding
@@ -69,6 +70,7 @@ __all__ = [
     "rule_usage",
     "run_query",
     "scan",
+    "spark_scan",
     "unexpected_destinations",
 ]
 
@@ -81,6 +83,7 @@ _HOMES = {
     ),
     "catalog": ("load_profile", "load_tags", "profile_names"),
     "config": ("read_config",),
+    "distributed": ("spark_scan",),
     "errors": ("CatalogError", "ConfigError", "FlowlensError", "FormatError", "LedgerError", "SourceError"),
     "evidence": ("Ledger", "Reject", "Scan", "Window"),
     "findings": ("Baseline", "Finding"),

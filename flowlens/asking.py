@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -20,7 +21,7 @@ from flowlens.catalog import load_profile, load_tags, read_names, read_owners
 from flowlens.catalog.placeholders import chosen_settings
 from flowlens.catalogue_cli import known_cloud
 from flowlens.config import read_config
-from flowlens.errors import ConfigError
+from flowlens.errors import ConfigError, near_matches
 from flowlens.evidence import Ledger, Scan
 from flowlens.findings import Baseline
 from flowlens.gates import Gate, parse_gate
@@ -40,6 +41,7 @@ from flowlens.windows import parse_time, parse_window
 
 _WITHOUT_EVIDENCE = (*BY_TABLE, "ocsf")
 """Formats that have no place for how complete the evidence was."""
+_ENGINES = ("local", "spark")
 
 
 def zone_of(common: Common) -> ZoneInfo | None:
@@ -52,11 +54,41 @@ def zone_of(common: Common) -> ZoneInfo | None:
         ) from error
 
 
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """The Spark cluster that reads, and the folder that its executors share with this machine."""
+
+    master: str
+    scratch: str | None
+
+
+def cluster_of(engine: str, master: str | None, scratch: str | None) -> Cluster | None:
+    """What the options on engines say; None where this process reads. Raises ConfigError where they do not go together."""
+    if engine not in _ENGINES:
+        raise ConfigError(f"--engine {engine:.40}", "is not an engine", hint=near_matches(engine, _ENGINES))
+    if engine == "local":
+        if given := [name for name, value in (("--master", master), ("--scratch", scratch)) if value is not None]:
+            raise ConfigError(given[0], "is for Spark", hint="add --engine spark")
+        return None
+    if master is None:
+        raise ConfigError("--engine spark", "expected --master URL", hint="e.g. spark://HOST:7077, yarn or local[2]")
+    return Cluster(master, scratch)
+
+
 def scan_of(
-    sources: Sequence[str], common: Common, scope: Scope | None, changed_at: str | None = None
+    sources: Sequence[str],
+    common: Common,
+    scope: Scope | None,
+    changed_at: str | None = None,
+    cluster: Cluster | None = None,
 ) -> tuple[Scan, ZoneInfo | None]:
     """What the options ask to scan, and the zone to show times in; a default window is announced."""
     zone = zone_of(common)
+    run = None
+    if cluster is not None:
+        from flowlens.distributed import run_on
+
+        run = run_on(cluster.master, cluster.scratch)
     now = dt.datetime.now(dt.UTC)
     start, end = parse_window(common.start, common.end, common.window, zone=zone, now=now)
     settings = read_config(common.config)
@@ -74,7 +106,10 @@ def scan_of(
         progress=progress_on(sys.stderr),
         access=_access_of(common),
         now=now,
+        run=run,
     )
+    if cluster is not None:
+        result.settings["engine"] = f"spark on {cluster.master}"
     if result.settings.get("default_window"):
         first, last = (edge.isoformat() if edge else "" for edge in (result.window.start, result.window.end))
         say(
@@ -138,10 +173,12 @@ def answer(
     ask: Ask | None = None,
     mend: Mend | None = None,
     then: Callable[[Report], None] | None = None,
+    cluster: Cluster | None = None,
 ) -> NoReturn:
     """Scan, judge, write, and leave with the exit code of the contract.
 
-    ``ask`` judges in place of the questions; ``mend`` writes a script in place of the report; ``then`` does more with it.
+    ``ask`` judges in place of the questions; ``mend`` writes a script in place of the report; ``then`` does more with it. ``cluster`` reads in the place
+    of this process.
     """
     if only_new and baseline is None:
         raise ConfigError("--only-new", "needs something to compare with", hint="add --baseline with an earlier report")
@@ -163,7 +200,7 @@ def answer(
                 load_tags(required.cloud).prefixes(entry.service_tag)
     whose = read_owners(owners or ())
     earlier = _baseline(baseline, common) if baseline else None
-    result, zone = scan_of(sources, common, scope_of(common), changed_at)
+    result, zone = scan_of(sources, common, scope_of(common), changed_at, cluster)
     result.settings["timezone"] = common.tz
     result.settings["expected"] = str(expected) if expected else None
     # An address may carry a token.

@@ -16,7 +16,17 @@ import typer
 import flowlens
 from flowlens import catalogue_cli, compare_cli, lake_cli, query_cli, report_cli
 from flowlens.analyses import ANALYSES
-from flowlens.asking import answer, check_static, ledger_code, required_of, scan_of, scope_of, told_apart, told_memory
+from flowlens.asking import (
+    answer,
+    check_static,
+    cluster_of,
+    ledger_code,
+    required_of,
+    scan_of,
+    scope_of,
+    told_apart,
+    told_memory,
+)
 from flowlens.catalogue_cli import told_lines
 from flowlens.doctor import describe as doctor_lines
 from flowlens.errors import CatalogError, ConfigError, FlowlensError
@@ -39,15 +49,18 @@ from flowlens.options import (
     Cloud,
     Common,
     Depends,
+    Engine,
     Expect,
     FixWay,
     Learn,
+    Master,
     NamesFile,
     OnlyNew,
     Outbound,
     OwnersFiles,
     Placeholders,
     ProfileNames,
+    Scratch,
     Sources,
     Timeout,
     WhatIf,
@@ -108,8 +121,13 @@ def analyze(
     baseline: BaselineOption = None,
     only_new: OnlyNew = False,
     accept: Accept = None,
+    engine: Engine = "local",
+    master: Master = None,
+    scratch: Scratch = None,
 ) -> None:
     """All questions at once, with findings, verdicts and how complete the evidence was.
+
+    With --engine spark the executors of a cluster read and decode; the answers are the same.
 
     Example: flowlens analyze sample_logs --fail-on 'unencrypted > 0'
     """
@@ -124,6 +142,7 @@ def analyze(
         baseline=baseline,
         accept=accept,
         only_new=only_new,
+        cluster=cluster_of(engine, master, scratch),
     )
 
 

@@ -129,11 +129,7 @@ class Ledger:
         >>> (Ledger(blobs=1, tuples=2) + Ledger(blobs=1, tuples=3)).tuples
         5
         """
-        counts = {
-            name: getattr(self, name) + getattr(other, name)
-            for name in self.__slots__
-            if isinstance(getattr(self, name), int)
-        }
+        counts = {name: getattr(self, name) + getattr(other, name) for name in COUNTS}
         return replace(
             self,
             **counts,
@@ -141,6 +137,10 @@ class Ledger:
             rejects=(*self.rejects, *other.rejects)[:REJECTS_KEPT],
             notes=tuple(dict.fromkeys((*self.notes, *other.notes))),
         )
+
+
+COUNTS = tuple(name for name in Ledger.__slots__ if isinstance(getattr(Ledger(), name), int))
+"""The counts of a ledger, which add up."""
 
 
 def checked(ledger: Ledger, where: str) -> Ledger:

@@ -103,6 +103,15 @@ Outbound = Annotated[
         "--outbound",
     ),
 ]
+_cluster = functools.partial(option, "Cluster")
+Engine = Annotated[str, _cluster("ENGINE", "What reads: local, or spark.", "--engine")]
+Master = Annotated[
+    str | None, _cluster("URL", "Spark's master: spark://HOST:7077, yarn, k8s://... or local[2].", "--master")
+]
+Scratch = Annotated[
+    str | None,
+    _cluster("FOLDER", "Where executors leave what they read; all of them and this machine share it.", "--scratch"),
+]
 CatalogueCloud = Annotated[str, typer.Option(metavar="CLOUD", help="global, usgov or china.")]
 
 

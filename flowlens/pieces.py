@@ -70,7 +70,7 @@ class Pieces:
     def mapped(self, step: Step) -> Pieces:
         """What ``step`` makes of each piece; it must not depend on where the pieces are cut."""
         done = Pieces(step(pl.LazyFrame(schema=self._schema)).collect_schema(), self._folder, self._keep_rows)
-        for piece in self._pieces():
+        for piece in self.pieces():
             done.add(step(piece.lazy()).collect())
         return done
 
@@ -79,14 +79,15 @@ class Pieces:
         columns = step(pl.LazyFrame(schema=self._schema)).collect_schema()
         count = max(1, -(-self._total // PART_ROWS))
         parts = tuple(Pieces(columns, self._folder, max(2 * PART_ROWS // count, LEAST_ROWS)) for _ in range(count))
-        for piece in self._pieces():
+        for piece in self.pieces():
             rows = step(piece.lazy()).collect()
             rows = rows.with_columns(part=pl.col(by).hash() % count)
             for (number,), part in rows.partition_by("part", as_dict=True, include_key=False).items():
                 parts[int(number)].add(part)
         return parts
 
-    def _pieces(self) -> Iterator[pl.DataFrame]:
+    def pieces(self) -> Iterator[pl.DataFrame]:
+        """All rows, at most `PIECE_ROWS` at a time."""
         for path in self._files:
             rows = pl.scan_parquet(path)
             for start in range(0, int(rows.select(pl.len()).collect().item()), PIECE_ROWS):

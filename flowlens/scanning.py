@@ -41,6 +41,9 @@ from flowlens.sources.workspace import Connection, Workspace
 from flowlens.units import NIC, Meter, read_flow_logs, units_of
 from flowlens.workspace_rows import read_workspace
 
+Run = Callable[[Plan, Selected, Pieces, Path], Gathered]
+"""Reads what was selected: conversations into the pieces, files into the folder, and gives what all blobs gave."""
+
 # Parts of a workspace tell the same of the same addresses.
 _TOLD_AGAIN = 16
 
@@ -59,6 +62,7 @@ def scan(
     progress: Progress | None = None,
     access: Access | None = None,
     now: dt.datetime | None = None,
+    run: Run | None = None,
 ) -> Scan:
     """A Scan of flow logs: nothing is read before a result is asked for.
 
@@ -69,6 +73,7 @@ def scan(
     ``end`` are aware datetimes, half-open; ``changed_at`` cuts the buckets there, so that before and after can be told apart.
     ``memory_limit`` is in bytes: fewer threads decode, less is read ahead and a workspace is asked for less at a time, so that a run
     with up to 100,000 conversations stays below it. ``strict`` decodes with the reference decoder only. ``now`` decides which hour is open; it defaults to the clock.
+    ``run`` reads in the place of this process's threads, see `flowlens.distributed`.
 
     Raises SourceError where nothing is found, ConfigError for an address that is no storage account's or a limit too low to
     work with, ValueError for a time
@@ -122,7 +127,7 @@ def scan(
         return replace(chosen, notes=(*chosen.notes, *unused))
 
     result = Scan(
-        read=lambda: _read(plan, selected(select), known, networks or Networks(), scope, moment),
+        read=lambda: _read(plan, selected(select), known, networks or Networks(), scope, moment, run),
         flows=lambda: scan_flows(plan, lambda: selected(flow_logs_only)),
         window=window,
         changed_at=changed_at,
@@ -222,11 +227,14 @@ def _read(
     networks: Networks,
     scope: Scope | None,
     now: dt.datetime,
+    run: Run | None,
 ) -> Evidence:
     folder = Path(tempfile.mkdtemp(prefix="flowlens-"))
     store = Pieces(conversations.SCHEMA, folder)
     try:
-        if selected.workspaces:
+        if run is not None:
+            gathered = run(plan, selected, store, folder)
+        elif selected.workspaces:
             gathered = _read_workspaces(selected.workspaces, plan, store, now)
         else:
             gathered = _run(plan, selected, store, folder)

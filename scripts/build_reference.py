@@ -40,6 +40,7 @@ AREAS = {
     "S": ("Storage accounts", "Reading blobs, and signing in to anything."),
     "W": ("Workspaces", "Asking a Log Analytics workspace."),
     "A": ("Azure Resource Manager", "Asking for service tags."),
+    "C": ("Clusters", "Reading on Spark."),
 }
 WORDS: Mapping[str, tuple[Sequence[str], str]] = {
     "encryption_status": (schema.PAIR_STATUSES, "encryption"),
@@ -268,7 +269,7 @@ def errors() -> Iterator[str]:
     """Every error that has an id."""
     yield "# Errors by id"
     yield ""
-    yield "What a storage account, a workspace, Azure Resource Manager or the way to them refused. In braces stands what is told of the case at hand. How to find the cause: [troubleshooting](../troubleshooting.md)."
+    yield "What a storage account, a workspace, Azure Resource Manager, a Spark cluster or the way to them refused. In braces stands what is told of the case at hand. How to find the cause: [troubleshooting](../troubleshooting.md)."
     yield ""
     for letter, (title, about) in AREAS.items():
         yield f"## {title}"

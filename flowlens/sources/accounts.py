@@ -1,6 +1,7 @@
 """Storage accounts: what a URL names, which identity reads it, and a client that only lists and reads.
 
-Secrets come from the environment, or as a SAS token in the URL given; they stand in no text, setting or representation.
+Secrets come from the environment (a variable, or with ``_FILE`` behind its name a file that holds it), or as a SAS token in the URL
+given; they stand in no text, setting or representation.
 """
 
 from __future__ import annotations
@@ -360,6 +361,12 @@ def checked_ca_file(path: Path | None) -> str | None:
 
 def _secret(variable: str, location: Location) -> str:
     value = os.environ.get(variable, "").strip()
+    file = os.environ.get(f"{variable}_FILE", "")
+    if not value and file:
+        try:
+            value = Path(file).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError):
+            raise declared("FL-S03", str(location), f"{variable}_FILE names a file that can't be read") from None
     if not value:
         raise declared("FL-S03", str(location), f"{variable} is not set")
     return value

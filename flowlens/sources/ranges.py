@@ -194,6 +194,7 @@ class Reader:
         self._gates: dict[int, _Gate] = {}
         self._failures: dict[int, int] = {}
         self._broken: dict[int, SourceError | ConfigError] = {}
+        self._later: dict[int, tuple[str, int]] = {}
 
     def close(self) -> None:
         """End all reading; whoever still waits gets `StoppedError`."""
@@ -323,7 +324,7 @@ class Reader:
             try:
                 result: list[bytes] | IO[bytes] | None
                 if blob.is_open or part is None:
-                    result = self._whole(blob)
+                    result = self._whole(index)
                 else:
                     start, length = self._parts(index)[part]
                     try:
@@ -367,14 +368,20 @@ class Reader:
         for at in range(start, end, self._range):
             yield from self._get(blob, at, min(self._range, end - at), etag)
 
+    def version(self, index: int) -> tuple[str, int]:
+        """ETag and size of the version of the blob at ``index`` that was read; as listed, unless another was there."""
+        blob = self._blob(index)
+        return self._later.get(index, (blob.etag, blob.size))
+
     def broken(self) -> list[SourceError | ConfigError]:
         """Why accounts were given up in the middle, one error each."""
         return list(self._broken.values())
 
     # What goes over the network
 
-    def _whole(self, blob: StoredBlob) -> IO[bytes]:
+    def _whole(self, index: int) -> IO[bytes]:
         """The whole of one version as a file at its start; the version that is there when reading begins, if it stays readable."""
+        blob = self._blob(index)
         deadline = time.monotonic() + PATIENCE * blob.account.timeout
         file: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=self._range)  # noqa: SIM115 - who takes it closes it
         try:
@@ -399,6 +406,7 @@ class Reader:
                         file.seek(0)
                         file.truncate()
             file.seek(0)
+            self._later[index] = goal.etag, goal.size
         except BaseException:
             file.close()
             raise

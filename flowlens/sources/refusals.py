@@ -155,10 +155,46 @@ REFUSALS: Mapping[str, Refusal] = {
     "FL-A03": Refusal("refused: {detail}", "check --subscription, --location and --cloud"),
     "FL-A04": Refusal("throttled or failing, and stays so ({detail})", "run again later, or use --file"),
     "FL-A05": Refusal("expected service tags, found {detail}", "check the address and the proxy, or use --file"),
+    "FL-C01": Refusal("pyspark is not installed here", "pip install 'flowlens[spark]'"),
+    "FL-C02": Refusal(
+        "{detail}", "write spark://HOST:7077 as the page of the running master shows it, yarn, k8s://..., or local[2]"
+    ),
+    "FL-C03": Refusal(
+        "found no Java {detail}",
+        "install a Java runtime of version 17 or newer (Debian: default-jre-headless), or point JAVA_HOME to it",
+    ),
+    "FL-C04": Refusal(
+        "the cluster gave no executor in {detail} s",
+        "see on the page of the master whether workers are there, and whether other applications hold their cores and memory",
+    ),
+    "FL-C05": Refusal(
+        "an executor can't run flowlens: {detail}",
+        "install the same flowlens and Python on every worker (Databricks, Fabric: %pip install; else PYSPARK_PYTHON names it)",
+    ),
+    "FL-C06": Refusal(
+        "no executor can reach the account: {detail}",
+        "the network of the workers must lead to it as the driver's does: {step}",
+    ),
+    "FL-C07": Refusal(
+        "no executor can sign in to the account: {detail}",
+        "no credential travels: give the workers an identity, or the same variable in their own environment ({step})",
+    ),
+    "FL-C08": Refusal(
+        "a SAS token in the address would travel to the executors with the job",
+        "set AZURE_STORAGE_SAS_TOKEN, or AZURE_STORAGE_SAS_TOKEN_FILE, on driver and workers and choose --auth sas",
+    ),
+    "FL-C09": Refusal("{detail} is not read on Spark", "Spark reads blobs; leave out --engine spark for anything else"),
+    "FL-C10": Refusal(
+        "executors run on other machines and no folder is named that all of them share",
+        "name one with --scratch, e.g. dbfs:/tmp/flowlens, abfss://..., or a mounted folder",
+    ),
+    "FL-C11": Refusal("the job failed: {detail}", "the logs of the executors (stderr) say more"),
 }
 """Every error of these sources; the id stands in the message, so that it can be looked up."""
 
-_WRONG_USAGE = {"FL-S01", "FL-S02", "FL-S03", "FL-S33", "FL-S34", "FL-W01", "FL-W02"}
+_WRONG_USAGE = {"FL-S01", "FL-S02", "FL-S03", "FL-S33", "FL-S34", "FL-W01", "FL-W02"} | {
+    *("FL-C01", "FL-C02", "FL-C03", "FL-C08", "FL-C09", "FL-C10")
+}
 
 _SECRET_PARAMETERS = re.compile(
     r"(?i)\b(sig|signature|sharedaccesssignature|accountkey|account_key|client_secret|client_assertion|access_token|"

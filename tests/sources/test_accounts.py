@@ -209,6 +209,17 @@ def test_a_secret_that_is_not_there_is_named(auth: str, variable: str, monkeypat
         connect(parse_location(URL, Access()), Access(auth=auth))
 
 
+def test_a_secret_may_stand_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("AZURE_STORAGE_KEY", raising=False)
+    file = tmp_path / "key"
+    monkeypatch.setenv("AZURE_STORAGE_KEY_FILE", str(file))
+    place = parse_location(URL, Access())
+    with pytest.raises(ConfigError, match="FL-S03 AZURE_STORAGE_KEY_FILE names a file that can't be read"):
+        connect(place, Access(auth="key"))
+    file.write_text(f"{KEY}\n", encoding="utf-8")
+    assert connect(place, Access(auth="key")).auth == "key"
+
+
 @pytest.mark.parametrize(
     ("text", "auth", "said"),
     [
@@ -466,7 +477,7 @@ def test_every_declared_error_is_raised_somewhere_and_only_those() -> None:
     package = Path(refusals.__file__).parents[1]
     code = "".join(path.read_text(encoding="utf-8") for path in package.rglob("*.py"))
     table = code[code.index("REFUSALS: Mapping") : code.index("Every error of these sources")]
-    used = set(re.findall(r'"(FL-[ASW]\d\d)"', code.replace(table, "")))
+    used = set(re.findall(r'"(FL-[ACSW]\d\d)"', code.replace(table, "")))
     assert used == set(REFUSALS)
 
 

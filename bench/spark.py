@@ -80,8 +80,8 @@ def on_cluster(folder: str, warm: str, master: str, configuration: dict[str, str
     seconds: dict[str, float] = {}
     outcomes = [outcome for _, _, outcome in attempts(scan._cluster.rows()) if outcome is not None]
     for outcome in outcomes:
-        for name, value in outcome.seconds.items():
-            seconds[name] = seconds.get(name, 0.0) + value
+        for stage, spent in outcome.seconds.items():
+            seconds[stage] = seconds.get(stage, 0.0) + spent
     told |= {"bytes": ledger.bytes, "tuples": ledger.tuples, "tasks": len(outcomes), "seconds": seconds}
     told |= {"rows": scan.spark_conversations.count(), "stages": scan._cluster.seconds}
     spark.stop()

@@ -497,10 +497,14 @@ def _sync_log(folder: Path) -> None:
 def _sync_tree(folder: Path, newest: int = 64) -> None:
     if not folder.is_dir():
         return
-    for path in sorted(folder.iterdir(), key=lambda each: each.stat().st_mtime)[-newest:]:
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+    found: list[tuple[float, Path]] = []
+    for path in folder.iterdir():
+        # What another sync is about to rename has a # in its name, and is gone the next moment; that sync sees to it.
+        with contextlib.suppress(FileNotFoundError):
+            found += [(path.stat().st_mtime, path)] if path.is_file() and "#" not in path.name else []
+    for _, path in sorted(found)[-newest:]:
+        with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+            os.fsync(file.fileno())
     _sync_folder(folder)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,16 +58,22 @@ class Meter:
         self._lock = threading.Lock()
         self.stop = threading.Event()
 
-    def chunks(self, item: Item) -> Iterator[bytes]:
+    def chunks(self, item: Item) -> Generator[bytes, None, None]:
         """The item's chunks, counted up to its size as listed: a gzip file gives more."""
         left = item.blob.size
-        for chunk in item.chunks():
-            if self.stop.is_set():
-                raise Interrupted
-            step = min(left, len(chunk))
-            left -= step
-            self._advance(step, 0)
-            yield chunk
+        chunks = item.chunks()
+        try:
+            for chunk in chunks:
+                if self.stop.is_set():
+                    raise Interrupted
+                step = min(left, len(chunk))
+                left -= step
+                self._advance(step, 0)
+                yield chunk
+        finally:
+            # Where a run ends in mid-blob its file is closed now, not whenever memory is collected.
+            if isinstance(chunks, Generator):
+                chunks.close()
         self._advance(left, 1)
 
     def tables(self, part: KeptPart) -> Iterator[pa.Table]:
@@ -154,6 +160,8 @@ class _Unit:
         except FlowlensError as error:
             failed = True
             ledger += unread_item(item, ledger.bytes, error)
+        finally:
+            chunks.close()
         return BlobResult(ledger, failed=failed)
 
     def _take(self, number: int, batch: Batch) -> None:

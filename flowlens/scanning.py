@@ -154,11 +154,14 @@ def _place(source: str, access: Access) -> Place:
 def _read_export(item: Item, plan: Plan, meter: Meter, store: Pieces) -> BlobResult:
     """Decode one Traffic Analytics export; its rows are conversations already."""
     result = BlobResult(Ledger(blobs=1))
+    chunks = meter.chunks(item)
     try:
-        for decoded in decode_traffic_analytics(meter.chunks(item), where=item.blob.name):
+        for decoded in decode_traffic_analytics(chunks, where=item.blob.name):
             store.add(_take_rows(result, decoded, plan))
     except FlowlensError as error:
         result.ledger += unread_item(item, result.ledger.bytes, error)
+    finally:
+        chunks.close()
     checked(result.ledger, item.blob.name)
     return result
 

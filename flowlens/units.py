@@ -184,7 +184,7 @@ class _Unit:
         kept, _ = inside_window(flows, self._plan.window)
         self._rollup.add(kept)
         if self._restarted or pc.any(kept["restarted"]).as_py():
-            self._keep_ends(kept.filter(pc.equal(kept["flow_state"].cast(pa.string()), "End")))
+            self._keep_ends(kept.filter(pc.equal(kept["flow_state"].cast(pa.string()), schema.STATE_NAME["E"])))
 
     def _count_hours(self, flows: pa.Table) -> None:
         """Count the flow tuples of each blob by NIC and hour: of the record, or else their own."""

@@ -501,7 +501,8 @@ def _sync_tree(folder: Path, newest: int = 64) -> None:
     for path in folder.iterdir():
         # What another sync is about to rename has a # in its name, and is gone the next moment; that sync sees to it.
         with contextlib.suppress(FileNotFoundError):
-            found += [(path.stat().st_mtime, path)] if path.is_file() and "#" not in path.name else []
+            if path.is_file() and "#" not in path.name:
+                found.append((path.stat().st_mtime, path))
     for _, path in sorted(found)[-newest:]:
         with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
             os.fsync(file.fileno())

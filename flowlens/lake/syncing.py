@@ -30,8 +30,9 @@ from flowlens.formats.framing import Place
 from flowlens.formats.growing import Piece, Rest, Unit, decode_growing
 from flowlens.lake.ledger import Cursor, Fact, blob_id, known, ledger_table
 from flowlens.sources.delta import Lake, OvertakenError
-from flowlens.sources.ranges import VersionChangedError, Workers
+from flowlens.sources.ranges import VersionChangedError
 from flowlens.sources.stores import Listed, Store, Version
+from flowlens.sources.workers import Workers
 
 BATCH_BYTES = 64 << 20
 """About how many bytes of blobs one commit covers."""
@@ -215,8 +216,8 @@ class Sync:
     # Reading
 
     def _read_all(self, store: Store, batch: Sequence[Listed]) -> list[Reading]:
-        futures = [self._workers.submit(partial(self._read, store, blob), urgent=False) for blob in batch]
-        return [self._result(future) for future in futures]
+        submitted = [self._workers.submit(partial(self._read, store, blob), urgent=False) for blob in batch]
+        return [self._result(future) for (future,) in submitted]
 
     def _result(self, future: Future[Reading]) -> Reading:
         while True:

@@ -108,18 +108,14 @@ def _begun(pool: HTTPConnectionPool, connection: Any, file: Any) -> Answer | Non
     """The answer once its headers are read."""
     from urllib3 import HTTPHeaderDict
 
-    status = _STATUS.fullmatch(_line(file))
+    status_line, *lines = _head(file)
+    status = _STATUS.fullmatch(status_line)
     headers = HTTPHeaderDict()
-    for _ in range(_LINES):
-        line = _line(file)
-        if line == b"\r\n":
-            break
+    for line in lines:
         name, colon, value = line.decode("latin-1").partition(":")
         if not colon or name != name.strip():
             return None
         headers.add(name, value.strip())
-    else:
-        return None
     length = headers.get("Content-Length", "")
     if (
         status is None
@@ -128,6 +124,21 @@ def _begun(pool: HTTPConnectionPool, connection: Any, file: Any) -> Answer | Non
     ):
         return None
     return Answer(pool, connection, file, int(status[1]), headers, int(length))
+
+
+def _head(file: Any) -> list[bytes]:
+    """The lines before the empty one, each as it came."""
+    # Most come whole and in the usual form; taken apart at once they cost a fraction of what line after line does.
+    held: bytes = file.peek(1)
+    end = held.find(b"\r\n\r\n")
+    if end >= 0 and held.count(b"\n", 0, end) == held.count(b"\r\n", 0, end) < _LINES:
+        return [line + b"\n" for line in file.read(end + 4)[:-3].split(b"\n")]
+    lines: list[bytes] = []
+    while (line := _line(file)) != b"\r\n":
+        if len(lines) > _LINES:
+            return [b""]
+        lines.append(line)
+    return lines or [b""]
 
 
 def _line(file: Any) -> bytes:

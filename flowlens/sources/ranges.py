@@ -13,7 +13,6 @@ import re
 import tempfile
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -27,10 +26,13 @@ from flowlens.sources.accounts import PATIENCE, Account
 from flowlens.sources.files import inflated
 from flowlens.sources.refusals import asked_wait, declared, is_passing, is_throttling, refusal, status_of
 from flowlens.sources.stored_blobs import StoredBlob, quoted
+from flowlens.sources.workers import Gate, Workers
 
 RANGE = 4 << 20
 """Bytes of one request: large enough that the round trip costs little, small enough that trying again does too."""
 AHEAD_PARTS = 16
+TOGETHER = 16
+"""So many small blobs are read by one thread in a row: waking it costs as much as asking for one of them."""
 WORKERS_PER_THREAD = 6
 WORKERS_LIMIT = 32
 
@@ -41,6 +43,7 @@ _LONGEST_WAIT = 20.0
 _VERSIONS_LIMIT = 100
 _FAILURES_LIMIT = 3
 _CHUNK = 1 << 20
+_SMALL = 1 << 18
 _RECENT = 1000
 _Result = TypeVar("_Result")
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -87,90 +90,6 @@ class Version:
         )
 
 
-class _Gate:
-    """How many requests an account gets at once: fewer when it throttles, more again as it answers."""
-
-    def __init__(self, limit: int) -> None:
-        self._changed = threading.Condition()
-        self._most = self._limit = limit
-        self._inside = self._answered = 0
-
-    def enter(self, stopped: threading.Event) -> None:
-        with self._changed:
-            while self._inside >= self._limit:
-                if stopped.is_set():
-                    break
-                self._changed.wait(0.5)
-            self._inside += 1
-
-    def leave(self, *, throttled: bool) -> None:
-        with self._changed:
-            self._inside -= 1
-            if throttled:
-                self._limit, self._answered = max(1, self._limit // 2), 0
-            else:
-                self._answered += 1
-                if self._answered >= 4 * self._limit:
-                    self._limit, self._answered = min(self._most, self._limit + 1), 0
-            self._changed.notify_all()
-
-
-class Workers:
-    """Daemon threads that run tasks, urgent ones first; a thread that hangs in a read never holds up the end of the process."""
-
-    def __init__(self, count: int, stopped: threading.Event) -> None:
-        self._tasks: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
-        self._changed = threading.Condition()
-        self._stopped = stopped
-        self._count = count
-        self._idle = self._started = 0
-
-    def submit(self, task: Callable[[], Any], *, urgent: bool) -> Future[Any]:
-        future: Future[Any] = Future()
-        with self._changed:
-            (self._tasks.appendleft if urgent else self._tasks.append)((future, task))
-            if self._idle < len(self._tasks) and self._started < self._count:
-                self._started += 1
-                threading.Thread(target=self._run, daemon=True, name="flowlens-read").start()
-            self._changed.notify()
-        return future
-
-    def hasten(self, future: Future[Any]) -> None:
-        """Put a waiting task before all others, since someone waits for it."""
-        with self._changed:
-            for entry in self._tasks:
-                if entry[0] is future:
-                    self._tasks.remove(entry)
-                    self._tasks.appendleft(entry)
-                    return
-
-    def stop(self) -> None:
-        with self._changed:
-            self._stopped.set()
-            waiting = list(self._tasks)
-            self._tasks.clear()
-            self._changed.notify_all()
-        for future, _ in waiting:
-            future.cancel()
-
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                self._idle += 1
-                while not self._tasks and not self._stopped.is_set():
-                    self._changed.wait()
-                self._idle -= 1
-                if self._stopped.is_set():
-                    return
-                future, task = self._tasks.popleft()
-            if not future.set_running_or_notify_cancel():
-                continue
-            try:
-                future.set_result(task())
-            except BaseException as error:  # noqa: BLE001 - whatever it is, who waits for the result gets it
-                future.set_exception(error)
-
-
 class Reader:
     """Reads blobs in the order given, ahead of whoever takes them; close it to end what is under way.
 
@@ -182,6 +101,7 @@ class Reader:
         # Asked for again and again while what lies ahead is looked through.
         self._blob = lru_cache(_RECENT)(blobs.__getitem__)
         self._parts = lru_cache(_RECENT)(self._parts_of)
+        self._behind = lru_cache(_RECENT)(self._end_of_run)
         self._stopped = threading.Event()
         workers = min(WORKERS_LIMIT, max(4, WORKERS_PER_THREAD * threads))
         self._workers = Workers(workers, self._stopped)
@@ -191,7 +111,7 @@ class Reader:
         self._begun = bytearray(len(blobs))
         self._lock = threading.Lock()
         self._most = workers
-        self._gates: dict[int, _Gate] = {}
+        self._gates: dict[int, Gate] = {}
         self._failures: dict[int, int] = {}
         self._broken: dict[int, SourceError | ConfigError] = {}
         self._later: dict[int, tuple[str, int]] = {}
@@ -268,14 +188,16 @@ class Reader:
         """The range, or from it on the whole of a later version as a file."""
         with self._lock:
             future = self._tasks.pop((index, part), None)
+        within = future is not None and index % TOGETHER != 0 and self._small(index)
         if future is None:
-            future = self._workers.submit(self._task(index, part), urgent=True)
+            (future,) = self._workers.submit(self._task(index, part), urgent=True)
         elif not future.done():
             self._workers.hasten(future)
-        self._read_ahead(index, part)
+        if not within:
+            self._read_ahead(index, part)
         taken = self._result(future)
         if taken is None:
-            taken = self._result(self._workers.submit(self._task(index), urgent=True))
+            taken = self._result(*self._workers.submit(self._task(index), urgent=True))
         assert taken is not None
         return taken
 
@@ -297,19 +219,44 @@ class Reader:
         ahead, count = 0, 0
         at, first = index, part + 1
         with self._lock:
-            while at < self._count:
-                if at == index or not (self._begun[at] or self._blob(at).refused):
-                    parts = self._parts(at)
-                    for number in range(first, len(parts)):
-                        ahead += parts[number][1]
-                        count += 1
-                        if ahead > self._ahead or count > AHEAD_PARTS:
-                            return
-                        if (at, number) not in self._tasks:
-                            self._tasks[at, number] = self._workers.submit(self._task(at, number), urgent=False)
-                at, first = at + 1, 0
-                if at > index + 4 * AHEAD_PARTS:
-                    return
+            while at < self._count and count < AHEAD_PARTS and at <= index + TOGETHER * AHEAD_PARTS:
+                following = self._behind(at)
+                if at == index or following == at + 1:
+                    if at == index or not (self._begun[at] or self._blob(at).refused):
+                        parts = self._parts(at)
+                        for number in range(first, len(parts)):
+                            ahead += parts[number][1]
+                            count += 1
+                            if ahead > self._ahead or count > AHEAD_PARTS:
+                                return
+                            self._submit([(at, number)])
+                    following = at + 1
+                else:
+                    ahead += sum(self._blob(each).size for each in range(at, following))
+                    count += 1
+                    if ahead > self._ahead:
+                        return
+                    self._submit([(each, 0) for each in range(at, following) if not self._begun[each]])
+                at, first = following, 0
+
+    def _submit(self, parts: Sequence[tuple[int, int]]) -> None:
+        wanted = [each for each in parts if each not in self._tasks]
+        if wanted:
+            self._tasks.update(
+                zip(wanted, self._workers.submit(*(self._task(*each) for each in wanted), urgent=False), strict=True)
+            )
+
+    def _small(self, index: int) -> bool:
+        """Whether a blob is read by one short request."""
+        blob = self._blob(index)
+        return 0 < blob.size <= _SMALL and not blob.is_open and not blob.refused
+
+    def _end_of_run(self, index: int) -> int:
+        """Behind the small blobs that are read in a row with the one at ``index``; the next one where it is not small."""
+        end = index
+        while end < self._count and self._small(end) and (end == index or end % TOGETHER):
+            end += 1
+        return max(end, index + 1)
 
     def _task(self, index: int, part: int | None = None) -> Callable[[], list[bytes] | IO[bytes] | None]:
         """Reads one part, or the whole as a file where ``part`` is None or the blob may grow.
@@ -461,7 +408,7 @@ class Reader:
         """What ``request`` gives, tried again while that can help and the deadline allows."""
         from azure.core.exceptions import AzureError
 
-        gate = self._gates.get(id(blob.account)) or self._gates.setdefault(id(blob.account), _Gate(self._most))
+        gate = self._gates.get(id(blob.account)) or self._gates.setdefault(id(blob.account), Gate(self._most))
         deadline = time.monotonic() + PATIENCE * blob.account.timeout
         for attempt in range(_TRIES):
             throttled = False

@@ -239,6 +239,12 @@ def test_an_answer_of_another_form_is_left_to_the_library(odd: Says) -> None:
     assert len(set(ports)) > 1
 
 
+def test_headers_end_at_the_first_empty_line_however_lines_end() -> None:
+    with saying(Says(WHOLE), Says(b"HTTP/1.1 206 Partial\r\nContent-Length: 8\n\r\nbo\r\n\r\ndy")) as (port, _):
+        source = reads(port, by_signature("sig=x"))
+        assert [read(source) for _ in range(2)] == [b"body", b"bo\r\n\r\ndy"]
+
+
 @pytest.mark.parametrize("end", range(1, len(WHOLE)))
 def test_an_answer_that_ends_early_is_an_error_wherever_it_ends(end: int) -> None:
     with saying(Says(WHOLE), Says(WHOLE[:end], closes=True)) as (port, _):

@@ -25,6 +25,7 @@ from flowlens.sources.accounts import Access, Account, parse_location
 from flowlens.sources.plain_reads import Opened
 from flowlens.sources.ranges import Reader, StoppedError
 from flowlens.sources.stored_blobs import StoredBlob
+from flowlens.sources.workers import Gate
 
 MIB = 1 << 20
 HOUR = dt.datetime(2026, 6, 15, 9, tzinfo=dt.UTC)
@@ -362,6 +363,29 @@ def test_an_account_that_refuses_is_asked_no_more() -> None:
     assert len(server.calls) <= 2 * ranges.AHEAD_PARTS
 
 
+def test_small_blobs_in_a_row_fail_and_change_each_for_itself() -> None:
+    def meet(name: str, number: int) -> None:
+        if name == "b0005":
+            raise failure(404, "BlobNotFound")
+        if name == "b0007" and server.blobs[name] == [b"old"]:
+            server.blobs[name] = [b"newer"]
+
+    names = [f"b{n:04}" for n in range(3 * ranges.TOGETHER)]
+    server = Server({name: [b"old"] if name == "b0007" else [name.encode() * 9] for name in names}, meet=meet)
+    server.blobs["b0020"] = [b"x" * (2 * ranges._SMALL)]
+    reader = Reader(listed(server), threads=1)
+    read = {}
+    for index, name in enumerate(names):
+        if name == "b0005":
+            with pytest.raises(SourceError, match="FL-S26"):
+                list(reader.chunks(index))
+        else:
+            read[name] = b"".join(reader.chunks(index))
+    reader.close()
+    assert read == {name: b"".join(blocks) for name, blocks in server.blobs.items() if name != "b0005"}
+    assert read["b0007"] == b"newer"
+
+
 def test_an_account_that_goes_on_failing_is_given_up_and_one_fault_is_not_enough() -> None:
     def meet(name: str, _number: int) -> None:
         if name != "b0000":
@@ -379,7 +403,7 @@ def test_an_account_that_goes_on_failing_is_given_up_and_one_fault_is_not_enough
 
 
 def test_a_throttling_account_is_asked_less_at_once() -> None:
-    gate = ranges._Gate(16)
+    gate = Gate(16)
     stopped = threading.Event()
     for _ in range(3):
         gate.enter(stopped)

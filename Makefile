@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SEED ?= 1
 
-.PHONY: demo test docs fuzz fuzz-bytes agreement literals faults workspace lake lake-bench spark spark-bench lowest scenario screenshots programs browser bench bench-storage matching memory sanitize wheel clean
+.PHONY: demo test truth histories docs fuzz fuzz-bytes agreement literals faults workspace lake lake-bench spark spark-bench lowest scenario screenshots programs browser bench bench-storage matching memory sanitize wheel clean
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/.installed
@@ -35,7 +35,14 @@ SECONDS ?= 4200
 fuzz-bytes: $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[fuzz]"
 	for target in blob ranges flow_tuple traffic_analytics service_tags names profile; do \
-		$(BIN)/python -m tests.fuzz $$target $(SECONDS) $(SEED) || exit 1; done
+		$(BIN)/python -m tests.fuzz $$target $(SECONDS) $(SEED) $(RECORD) || exit 1; done
+
+# What .ci/run adds to `make test`: 200 invented networks, and a thousand histories of a lake.
+truth: $(VENV)/.installed-dev
+	SCENARIOS=200 $(BIN)/pytest -n 2 --dist loadgroup --no-skips tests/test_scenarios.py
+
+histories: $(VENV)/.installed-dev
+	HISTORIES=1000 $(BIN)/pytest -n 2 --dist loadgroup --no-skips tests/lake/test_growth.py
 
 # The long forms: more positions, more seeds, more blobs; takes an hour or so.
 faults: $(VENV)/.installed-dev

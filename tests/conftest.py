@@ -26,7 +26,7 @@ GOLDEN = Path(__file__).parent / "golden"
 
 # One server over TLS serves both. Marks with xdist_group are of no effect: xdist 3.8 writes them where pytest 9 no longer looks.
 OVER_TLS = ("tests/faults/test_secrets.py", "tests/faults/test_sign_in.py")
-ONE_BY_ONE = ("tests/faults/", "tests/test_scenarios.py")
+ONE_BY_ONE = ("tests/faults/", "tests/test_scenarios.py", "tests/lake/test_growth.py")
 
 # A failure prints the blob that repeats it. No deadline: two workers share two cores with whatever else runs.
 settings.register_profile("flowlens", deadline=None, derandomize=False, print_blob=True)

@@ -198,8 +198,7 @@ class Logs:
 @functools.cache
 def _template(query: str, schema: str) -> tuple[str, Any]:
     translated = duckdb_kql.to_sql(query, schema=json.loads(schema), query_now=dt.datetime(2027, 1, 1, tzinfo=dt.UTC))
-    # Each step is a table expression that reads the one before; read through, their expressions would grow without bound.
-    return re.sub(r"\b(_s\d+) AS \(", r"\1 AS MATERIALIZED (", str(translated)), translated.parameters
+    return kql_engine.simplified(str(translated)), translated.parameters
 
 
 def _translated(query: str, names: tuple[str, ...], schema: str) -> tuple[str, Any]:

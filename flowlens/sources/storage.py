@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -25,6 +26,7 @@ from flowlens.sources.files import parse_blob_path
 from flowlens.sources.pages import Listed, Page, parse_page
 from flowlens.sources.refusals import SKEW_LIMIT, asked_wait, clock_skew, declared, is_passing, refusal, status_of
 from flowlens.sources.stored_blobs import StoredBlob, StoredBlobs, quoted
+from flowlens.sources.workers import Workers
 
 GRACE = dt.timedelta(minutes=15)
 """How long after its end an hour may still grow: the last record of an hour is written a few minutes late."""
@@ -41,6 +43,7 @@ _TRIES = 6
 _FIRST_WAIT = 0.2
 _LONGEST_WAIT = 2.0
 _CLOCK_NOTE = 120
+_TOO_SLOW = "a page came too slowly"
 _ROOT_KEY = re.compile(r"(?:^|/)(?:flowLogResourceID|resourc?eId)=", re.IGNORECASE)
 _DATED = re.compile(r"/y=", re.IGNORECASE)
 _YEAR = re.compile(r"/y=(\d{4})/$")
@@ -175,7 +178,7 @@ class _Lister:
             return items, pages.continuation_token or None
 
         for _ in range(pages_limit):
-            items, token = self._tried(ask, prefix)
+            items, token = self._tried(lambda: self._soon(ask), prefix)
             found += [item.name for item in items if item.name.endswith("/") and not hasattr(item, "etag")]
             if token is None:
                 break
@@ -197,6 +200,20 @@ class _Lister:
                 return
             marker = page.following
 
+    def _soon(self, ask: Callable[[], _Answer]) -> _Answer:
+        """What ``ask`` gives before patience ends; the client library waits for each byte anew."""
+        from azure.core.exceptions import ServiceResponseError
+
+        workers = Workers(1, threading.Event())
+        try:
+            (future,) = workers.submit(ask, urgent=True)
+            answer: _Answer = future.result(timeout=PATIENCE * self._account.timeout)
+        except FutureTimeoutError:
+            raise ServiceResponseError(_TOO_SLOW) from None
+        finally:
+            workers.stop()
+        return answer
+
     def _in_time(self, body: Iterable[bytes]) -> Iterator[bytes]:
         """The pieces of a body that comes before patience ends: no single wait for one that drips is too long."""
         from azure.core.exceptions import ServiceResponseError
@@ -205,7 +222,7 @@ class _Lister:
         for piece in body:
             yield piece
             if time.monotonic() > deadline:
-                raise ServiceResponseError("a page came too slowly")
+                raise ServiceResponseError(_TOO_SLOW)
 
 
 def list_blobs(

@@ -122,11 +122,12 @@ def test_a_body_that_comes_a_byte_at_a_time_ends_within_the_deadline(small: Stor
     assert ran.code == INCOMPLETE and "FL-S22" in ran.out, ran.err
 
 
-def test_a_page_of_names_that_comes_a_byte_at_a_time_ends_within_the_deadline(small: Stored) -> None:
-    def of_blobs(request: Request) -> bool:
-        return request.is_list and "delimiter" not in request.query
+@pytest.mark.parametrize("of_folders", [True, False])
+def test_a_page_of_names_that_comes_a_byte_at_a_time_ends_within_the_deadline(small: Stored, of_folders: bool) -> None:
+    def asked(request: Request) -> bool:
+        return request.is_list and ("delimiter" in request.query) == of_folders
 
-    with fault_proxy(small.server.host, always(Broken("drip", 600), of_blobs)) as proxy:
+    with fault_proxy(small.server.host, always(Broken("drip", 600), asked)) as proxy:
         began = time.monotonic()
         ran = analyze(small.through(proxy.host), SILENCE)
         assert time.monotonic() - began < DEADLINE

@@ -19,7 +19,8 @@ from flowlens.outputs.delivery import deliver, say, target_of
 from flowlens.outputs.lake import poll_line, render_status, write_status
 from flowlens.outputs.progress import progress_on
 from flowlens.sources.accounts import IDENTITIES, Access
-from flowlens.sources.delta import Lake, locate_lake, open_lake
+from flowlens.sources.delta import Lake, open_lake
+from flowlens.sources.lake_places import locate_lake
 from flowlens.sources.stores import stores
 from flowlens.windows import parse_window
 

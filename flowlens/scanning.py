@@ -34,7 +34,7 @@ from flowlens.scope import Scope
 from flowlens.selecting import Item, Place, Plan, Progress, Selected, flow_logs_only, select
 from flowlens.sources import workspace
 from flowlens.sources.accounts import Access, Location, is_remote, parse_location
-from flowlens.sources.delta import LakePlace, is_lake_folder, locate_lake
+from flowlens.sources.lake_places import LakePlace, is_lake_folder, locate_lake
 from flowlens.sources.slices import Slice
 from flowlens.sources.storage import default_window
 from flowlens.sources.workspace import Connection, Workspace

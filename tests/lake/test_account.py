@@ -19,7 +19,8 @@ from flowlens.errors import SourceError
 from flowlens.lake.care import status
 from flowlens.lake.syncing import Sync
 from flowlens.sources.accounts import Access
-from flowlens.sources.delta import Lake, LakePlace, locate_lake, open_lake
+from flowlens.sources.delta import Lake, open_lake
+from flowlens.sources.lake_places import LakePlace, locate_lake
 from flowlens.sources.stores import stores
 from tests.faults.azurite import ACCOUNT, KEY
 from tests.faults.conftest import Stored, options, own_environment

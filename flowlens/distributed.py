@@ -11,17 +11,15 @@ import datetime as dt
 import os
 import shutil
 import tempfile
-import threading
 import time
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from itertools import chain, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import msgspec
@@ -41,8 +39,8 @@ from flowlens.sources.refusals import declared
 from flowlens.sources.stored_blobs import StoredBlob
 from flowlens.spark_sessions import (
     check_master,
-    context_of,
     cores_of,
+    followed,
     is_here,
     on_executor,
     session,
@@ -68,7 +66,6 @@ if TYPE_CHECKING:
 
 PART_ROWS = 250_000
 """Conversations that the driver takes over at a time."""
-_POLL_SECONDS = 0.5
 _SQL_TYPES = {
     pa.int16(): "smallint",
     pa.int32(): "int",
@@ -231,7 +228,7 @@ class _Cluster:
         count = len(job.tasks)
         numbers = self._spark.range(0, count, 1, count)
         rows = numbers.mapInArrow(partial(read_tasks, job), _ddl())
-        with _followed(self._spark, plan.progress, count, len(selected.items), selected.bytes):
+        with followed(self._spark, plan.progress, count, len(selected.items), selected.bytes):
             rows.write.mode("append").parquet(f"{self._folder}/rows")
 
     def _settle(self, job: Job, plan: Plan, selected: Selected) -> int:
@@ -403,42 +400,3 @@ def _job_of(plan: Plan, selected: Selected, spark: SparkSession) -> Job:
         tries_of(spark),
         uuid4().hex,
     )
-
-
-@contextmanager
-def _followed(spark: SparkSession, progress: Progress | None, tasks: int, blobs: int, size: int) -> Iterator[None]:
-    """Progress is told while the block runs its job, by the tasks that are done; the job ends with the block, however that ends."""
-    context: Any = context_of(spark)
-    if context is None:
-        yield
-        return
-    group = f"flowlens-{uuid4().hex}"
-    context.setJobGroup(group, "flowlens reads flow logs", interruptOnCancel=True)
-    over = threading.Event()
-
-    def follow() -> None:
-        tracker = context.statusTracker()
-        while not over.wait(_POLL_SECONDS):
-            stages = [
-                tracker.getStageInfo(stage)
-                for job in tracker.getJobIdsForGroup(group)
-                for stage in tracker.getJobInfo(job).stageIds
-            ]
-            done = sum(stage.numCompletedTasks for stage in stages if stage is not None)
-            assert progress is not None
-            progress(blobs * done // tasks, size * done // tasks, size)
-
-    thread = threading.Thread(target=follow, daemon=True, name="flowlens-progress") if progress else None
-    try:
-        if thread:
-            thread.start()
-        yield
-        if progress:
-            progress(blobs, size, size)
-    except BaseException:
-        context.cancelJobGroup(group)
-        raise
-    finally:
-        over.set()
-        if thread:
-            thread.join()

@@ -62,10 +62,14 @@ class Parcel:
 
 @dataclass(frozen=True, slots=True)
 class Far:
-    """Has blobs of a store read elsewhere, each from its cursor on, about ``batch_bytes`` of blobs at a time."""
+    """Has blobs of a store read elsewhere, each from its cursor on, about ``batch_bytes`` of blobs at a time.
+
+    ``mark`` stands in the name of every file that is written there.
+    """
 
     read: Callable[[Store, Sequence[tuple[Listed, Cursor]]], list[Parcel]]
     batch_bytes: int
+    mark: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +146,7 @@ class Sync:
         self._listed_all: dt.datetime | None = None
         self._ends: list[Fact] = []
         self._overtook = False
+        self._contested = False
 
     def close(self) -> None:
         """End what is being read; nothing is left to be tidied up."""
@@ -177,9 +182,18 @@ class Sync:
             polled = replace(polled, listed=polled.listed + len(listing.blobs), notes=(*polled.notes, *listing.notes))
             polled = self._take(store, listing.blobs, polled)
         self._note_ends()
+        polled = replace(polled, notes=(*polled.notes, *self._tidied()))
         if everything:
             self._listed_all = now
         return replace(polled, version=self.lake.version)
+
+    def _tidied(self) -> tuple[str, ...]:
+        """Remove what attempts wrote elsewhere that do not count; in words, how much that was."""
+        if self._far is None or self._contested:
+            # What was committed at the same time as another sync's is not for certain known; vacuum finds the rest.
+            return ()
+        removed = self.lake.remove_unnamed(self._far.mark)
+        return (f"removed {removed} file(s) of attempts that do not count",) if removed else ()
 
     def _recent(self, now: dt.datetime) -> Window:
         """The hours that may have changed: the last few, and back to the first blob that is not finished."""
@@ -319,7 +333,7 @@ class Sync:
         """The cursors of some blobs as the lake has them now; what was known before, of whatever blob, is void."""
         self.lake.reload()
         self._cursors.clear()
-        self._overtook = True
+        self._overtook = self._contested = True
         return known(self.lake, [reading.listed for reading in readings], exact=True)
 
     def _left(self, readings: Sequence[Reading], rows: pa.Table) -> pa.Table:

@@ -19,7 +19,6 @@ from flowlens.analyses import ANALYSES
 from flowlens.asking import (
     answer,
     check_static,
-    cluster_of,
     ledger_code,
     required_of,
     scan_of,
@@ -64,6 +63,7 @@ from flowlens.options import (
     Sources,
     Timeout,
     WhatIf,
+    cluster_of,
     option,
     window_option,
     with_common,

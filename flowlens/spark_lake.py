@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -135,36 +135,45 @@ def spark_sync(
 
 def far_on(spark: SparkSession, lake: str, access: Access, lake_access: Access) -> Far:
     """What has blobs read by the executors of ``spark`` into the lake at ``lake``, for `Sync`."""
-    mark = uuid4().hex
-    folder = locate_lake(lake, lake_access).folder
     where = f"Spark {spark.version}"
 
-    def read(store: Store, blobs: Sequence[tuple[Listed, Cursor]]) -> list[Parcel]:
-        job = LakeJob(
-            version("flowlens"),
-            mark,
-            _account(store, access),
-            str(folder or lake),
-            lake_access,
-            tuple(_shares(_due(store, blobs), cores_of(spark))),
-            tries_of(spark),
-        )
+    def run(job: LakeJob) -> list[Outcome]:
         count = len(job.tasks)
-        if not count:
-            return []
         rows = spark.range(0, count, 1, count).mapInArrow(partial(write_tasks, job), _DDL)
         with spark_errors(where), followed(spark, None, count, 0, 0):
+            # Of each task Spark takes the answer of one attempt.
             told = {row.task: msgspec.json.decode(row.outcome, type=Outcome) for row in rows.collect()}
         if len(told) < count:
             raise declared("FL-C11", where, f"{count - len(told)} of {count} tasks gave no answer")
-        given_up = [error for outcome in told.values() for error in outcome.given_up]
-        if given_up and all(outcome.given_up for outcome in told.values()):
-            raise on_executor(*given_up[0])
-        for file in (each for outcome in told.values() for each in outcome.flows):
-            _check_there(folder, file)
-        return [_parcel(job.tasks[task], outcome) for task, outcome in sorted(told.items())]
+        return [told[task] for task in range(count)]
 
-    return Far(read, TASKS_PER_CORE * TASK_BYTES * cores_of(spark), mark)
+    return far_by(run, lake, access, lake_access, cores=cores_of(spark), tries=tries_of(spark))
+
+
+def far_by(
+    run: Callable[[LakeJob], list[Outcome]], lake: str, access: Access, lake_access: Access, *, cores: int, tries: int
+) -> Far:
+    """What has blobs read by ``run``, which gives the outcome of each task of a job in order."""
+    mark = uuid4().hex
+    folder = locate_lake(lake, lake_access).folder
+
+    def read(store: Store, blobs: Sequence[tuple[Listed, Cursor]]) -> list[Parcel]:
+        shares = tuple(_shares(_due(store, blobs), cores))
+        if not shares:
+            return []
+        job = LakeJob(
+            version("flowlens"), mark, _account(store, access), str(folder or lake), lake_access, shares, tries
+        )
+        outcomes = run(job)
+        given_up = [outcome.given_up for outcome in outcomes]
+        if all(given_up):
+            raise on_executor(*given_up[0][0])
+        for outcome in outcomes:
+            for file in outcome.flows:
+                _check_there(folder, file)
+        return [_parcel(task, outcome) for task, outcome in zip(job.tasks, outcomes, strict=True)]
+
+    return Far(read, TASKS_PER_CORE * TASK_BYTES * cores, mark)
 
 
 def _account(store: Store, access: Access) -> tuple[Location, Access] | None:
@@ -293,8 +302,9 @@ def _told(reading: Reading) -> Told:
     units = [] if reading.replaces else reading.units
     unit = None
     if units:
-        ledger = sum((unit.ledger for unit in units), Ledger())
-        unit = Unit(units[0].after, units[0].start, units[-1].place, ledger)
+        place, ledger = units[-1].place, sum((unit.ledger for unit in units), Ledger())
+        first = next((each.after for each in units if each.ledger.rows), place.offset)
+        unit = Unit(first, first, place, ledger)
     return Told(
         reading.etag,
         reading.bytes,

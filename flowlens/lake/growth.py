@@ -43,6 +43,11 @@ class Reading:
         """The records read, in order."""
         return [unit for piece in self.pieces for unit in piece.units]
 
+    @property
+    def rows(self) -> int:
+        """How many rows the records read give."""
+        return sum(unit.ledger.rows for unit in self.units)
+
 
 def read_blob(store: Store, blob: Listed, cursor: Cursor, *, batch_bytes: int, stopped: threading.Event) -> Reading:
     """The records behind the cursor, of one version; where another version comes in between, those of that one.
@@ -122,9 +127,8 @@ def check(reading: Reading) -> None:
         at = unit.place.offset
     if reading.rest is not None:
         checked(reading.rest.ledger, reading.listed.name)
-    rows = sum(unit.ledger.rows for unit in reading.units)
-    if rows != sum(piece.flows.num_rows for piece in reading.pieces):
-        raise LedgerError(reading.listed.name, f"expected {rows} rows, found another number")
+    if reading.rows != sum(piece.flows.num_rows for piece in reading.pieces):
+        raise LedgerError(reading.listed.name, f"expected {reading.rows} rows, found another number")
 
 
 def facts_of(readings: Iterable[Reading]) -> list[Fact]:

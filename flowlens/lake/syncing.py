@@ -52,7 +52,7 @@ class Parcel:
     """What somebody else has read of some blobs, and the files written of it, which count once they are committed.
 
     The files hold neither rows nor facts of readings that take the place of rows: those are for the sync itself. Of the others each
-    has its records as one unit, without rows.
+    has its records as one unit, without rows; its ``after`` is the byte behind which the first record with rows stands.
     """
 
     readings: tuple[Reading, ...]
@@ -103,11 +103,11 @@ def _batch(pending: deque[Listed], size: int, without: set[Key]) -> list[Listed]
 
 
 def _still(now_at: Mapping[Key, Cursor]) -> Callable[[Reading], bool]:
-    """Whether a reading begins where its blob was committed to by now."""
+    """Whether nobody has committed rows of a reading by now; facts without rows may count already."""
 
     def holds(reading: Reading) -> bool:
         cursor = now_at[reading.listed.key]
-        return (cursor.blob_id, cursor.place) == (reading.blob_id, reading.cursor.place)
+        return cursor.blob_id == reading.blob_id and all(cursor.place.offset <= each.after for each in reading.units)
 
     return holds
 
@@ -292,16 +292,25 @@ class Sync:
         here |= {each.listed.key for parcel in parcels for each in parcel.readings if each.replaces}
         ends, self._ends = self._ends, []
         self.lake.append_ledger(ledger_table(ends), [file for parcel in parcels for file in parcel.facts])
+        readings = [each for parcel in parcels for each in parcel.readings if not each.replaces]
         for _ in range(_CONFLICTS):
             try:
                 self.lake.add_flows([file for parcel in parcels for file in parcel.flows])
-                break
+                return readings, here
             except OvertakenError:
-                now_at = self._again([reading for parcel in parcels for reading in parcel.readings])
-                parcels = [parcel for parcel in parcels if all(map(_still(now_at), parcel.readings))]
-        else:
-            raise self._overtaken()
-        return [each for parcel in parcels for each in parcel.readings if not each.replaces], here
+                still = _still(self._again(readings))
+                kept = []
+                for parcel in parcels:
+                    if all(each.replaces or still(each) for each in parcel.readings):
+                        kept.append(parcel)
+                        continue
+                    # What gave no rows has nothing in the files: its facts count already.
+                    lost = {
+                        each.listed.key for each in parcel.readings if each.replaces or each.rows or not still(each)
+                    }
+                    readings = [reading for reading in readings if reading.listed.key not in lost]
+                parcels = kept
+        raise self._overtaken()
 
     def _append(self, readings: Sequence[Reading], rows: pa.Table) -> None:
         for _ in range(_CONFLICTS):

@@ -21,7 +21,7 @@ import polars as pl
 
 from flowlens import budget, conversations, inventory, nic_hours, views
 from flowlens.errors import FlowlensError, SourceError
-from flowlens.evidence import Evidence, Ledger, Scan, Window, checked
+from flowlens.evidence import Evidence, Ledger, LocalParts, Parts, Scan, Window, checked
 from flowlens.flow_streams import in_window, scan_flows, unread_item, write_flows
 from flowlens.formats.countries import one_each
 from flowlens.formats.traffic_analytics import DecodedRows, decode_traffic_analytics
@@ -323,7 +323,7 @@ def _evidence(
         ledger = replace(ledger, notes=(*ledger.notes, *inventory.unplaced(known_rows, learned)))
     ends = store.mapped(lambda part: views.with_ends(part, learned))
     covered = nic_hours.coverage(read, views.mentions(ends.lazy()), learned, plan.window, now)
-    parts = tuple(part.lazy() for part in views.annotate(ends, learned, covered))
+    parts: Parts = LocalParts(tuple(part.lazy() for part in views.annotate(ends, learned, covered)))
     ends.discard()
     if scope is not None:
         parts, covered = scope.apply(parts, covered, learned)

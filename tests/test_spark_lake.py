@@ -16,7 +16,7 @@ from flowlens.lake.care import status
 from flowlens.lake.ledger import current
 from flowlens.lake.syncing import Polled, Sync
 from flowlens.sources.accounts import Access
-from flowlens.sources.delta import open_lake
+from flowlens.sources.delta import Lake, open_lake
 from flowlens.sources.lake_places import LakePlace
 from flowlens.sources.stores import stores
 from flowlens.spark_lake import LakeJob, Outcome, far_by, write_task
@@ -54,19 +54,21 @@ def sync(blobs: Path, lake: Path, run: Run | None, now: dt.datetime = CLOSED) ->
         running.close()
 
 
-def contents(lake: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
+def opened(lake: Path) -> Lake:
+    return open_lake(LakePlace(str(lake), lake))
+
+
+def contents(lake: Lake) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The rows of a lake and the facts that count, in a total order."""
-    found = open_lake(LakePlace(str(lake), lake))
-    rows = found.scan_flows().collect()
-    return rows.sort(rows.columns), current(found).drop("etag", "version", strict=False)
+    rows = lake.scan_flows().collect()
+    return rows.sort(rows.columns), current(lake)
 
 
-def assert_same(lake: Path, other: Path) -> None:
+def assert_same(lake: Lake, other: Lake) -> None:
+    """Both hold the same rows and tell the same of each blob."""
     for mine, theirs in zip(contents(lake), contents(other), strict=True):
         assert mine.equals(theirs)
-    assert status(open_lake(LakePlace(str(lake), lake))).days.equals(
-        status(open_lake(LakePlace(str(other), other))).days
-    )
+    assert status(lake).days.equals(status(other).days)
 
 
 def files(lake: Path) -> set[str]:
@@ -92,7 +94,7 @@ def test_tasks_make_the_same_lake_and_either_goes_on_with_it(day: Path, tmp_path
         alone.ledger.rejected,
         alone.ledger.bytes,
     )
-    assert_same(there, here)
+    assert_same(opened(there), opened(here))
     assert sync(day, there, None).read == 0
     assert sync(day, here, run).read == 0
 
@@ -127,7 +129,7 @@ def test_a_cluster_goes_on_where_one_machine_was(tmp_path: Path) -> None:
     polled = sync(blobs, lake, twice)
     assert (polled.read, polled.replaced, polled.closed) == (3, 1, 3)
     sync(blobs, fresh, None)
-    mine, theirs = (contents(each)[0].drop("blob_id") for each in (lake, fresh))
+    mine, theirs = (contents(opened(each))[0].drop("blob_id") for each in (lake, fresh))
     assert mine.equals(theirs) and len(mine) == 14 + 15 + 12
     assert sync(blobs, lake, once).read == 0
 
@@ -147,7 +149,7 @@ def test_another_sync_that_is_first_doubles_nothing(day: Path, tmp_path: Path) -
 
     polled = sync(day, lake, beside)
     sync(day, fresh, None)
-    assert_same(lake, fresh)
+    assert_same(opened(lake), opened(fresh))
     assert others[0].read and polled.read + others[0].read >= polled.listed
 
 
@@ -160,10 +162,10 @@ def test_a_driver_that_ends_before_it_commits_leaves_nothing_that_counts(day: Pa
 
     with pytest.raises(KeyboardInterrupt):
         sync(day, lake, ended)
-    assert open_lake(LakePlace(str(lake), lake)).scan_flows().collect().is_empty()
+    assert opened(lake).scan_flows().collect().is_empty()
     sync(day, lake, once)
     sync(day, fresh, None)
-    assert_same(lake, fresh)
+    assert_same(opened(lake), opened(fresh))
 
 
 def test_a_folder_that_only_executors_have_is_refused(day: Path, tmp_path: Path) -> None:
@@ -178,12 +180,11 @@ def test_a_folder_that_only_executors_have_is_refused(day: Path, tmp_path: Path)
 
     with pytest.raises(SourceError, match="FL-C12"):
         sync(day, lake, elsewhere)
-    assert open_lake(LakePlace(str(lake), lake)).scan_flows().collect().is_empty()
+    assert opened(lake).scan_flows().collect().is_empty()
 
 
 def _tables(lake: Path) -> list[list[str]]:
-    found = open_lake(LakePlace(str(lake), lake))
-    return [found.flows.file_uris(), found.ledger.file_uris()]
+    return [opened(lake).flows.file_uris(), opened(lake).ledger.file_uris()]
 
 
 def _written_by_the_driver(lake: Path) -> int:

@@ -14,7 +14,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from flowlens.sources.accounts import Access
-from tests.faults.azurite import KEY, Azurite
+from tests.faults.azurite import ACCOUNT, KEY, Azurite
 from tests.faults.azurite import running as azurite_running
 from tests.faults.day import upload
 from tests.spark.cluster import Cluster
@@ -48,6 +48,10 @@ class Stored:
         return "--auth", "key", "--account-url", self.server.account_url, "--timeout", "5"
 
 
+Put = Callable[[Path], Stored]
+"""What the fixture ``stored`` gives."""
+
+
 @pytest.fixture(scope="session")
 def azurite() -> Iterator[Azurite]:
     """A blob server over plain http."""
@@ -55,15 +59,24 @@ def azurite() -> Iterator[Azurite]:
         yield server
 
 
+def lake_variables(server: Azurite) -> dict[str, str]:
+    """Where a lake in the server's account is, and its key, as variables of the environment."""
+    return {
+        "FLOWLENS_LAKE_KEY": KEY,
+        "FLOWLENS_LAKE_ENDPOINT": server.account_url,
+        "FLOWLENS_LAKE_ACCOUNT": ACCOUNT,
+    }
+
+
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
-    """One master and two workers, whose executors find the account's key in their environment."""
-    with cluster_running(environment={"AZURE_STORAGE_KEY": KEY}) as running:
+def cluster(azurite: Azurite) -> Iterator[Cluster]:
+    """One master and two workers, whose executors find the account's key in their environment, and that of the lakes."""
+    with cluster_running(environment={"AZURE_STORAGE_KEY": KEY, **lake_variables(azurite)}) as running:
         yield running
 
 
 @pytest.fixture
-def stored(azurite: Azurite, tmp_path: Path) -> Callable[[Path], Stored]:
+def stored(azurite: Azurite, tmp_path: Path) -> Put:
     """Puts the container of a folder into the server; gives its folder on disk the same name."""
 
     def put(container: Path) -> Stored:
@@ -79,7 +92,9 @@ def stored(azurite: Azurite, tmp_path: Path) -> Callable[[Path], Stored]:
 def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Nothing of the machine's own configuration reaches a test."""
     for name in os.environ:
-        if name.upper().startswith(("AZURE_", "SPARK_", "PYSPARK_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")):
+        if name.upper().startswith(
+            ("AZURE_", "SPARK_", "PYSPARK_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "FLOWLENS_LAKE_")
+        ):
             monkeypatch.delenv(name)
     monkeypatch.setenv("AZURE_STORAGE_KEY", KEY)
     monkeypatch.setenv("SPARK_LOCAL_IP", "127.0.0.1")

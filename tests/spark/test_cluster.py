@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,8 @@ from tests.faults.azurite import KEY
 from tests.faults.day import write_day
 from tests.flow_logs import CONTAINER, SAMPLE, run
 from tests.spark.cluster import Cluster
-from tests.spark.conftest import Stored, session_on
+from tests.spark.conftest import Put, Stored, session_on
 
-Put = Callable[[Path], Stored]
 START = dt.datetime(2026, 6, 15, 9, 20, tzinfo=dt.UTC)
 END = dt.datetime(2026, 6, 15, 21, tzinfo=dt.UTC)
 NOTEBOOK = Path(__file__).parents[2] / "deploy" / "spark" / "flowlens.ipynb"

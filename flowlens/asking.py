@@ -63,9 +63,10 @@ def scan_of(
     zone = zone_of(common)
     run = None
     if cluster is not None:
-        from flowlens.distributed import run_on
+        from flowlens.distributed import DRIVER_ROWS, run_on
 
-        run = run_on(cluster.master, cluster.scratch)
+        rows = DRIVER_ROWS if cluster.driver_rows is None else cluster.driver_rows
+        run = run_on(cluster.master, cluster.scratch, rows)
     now = dt.datetime.now(dt.UTC)
     start, end = parse_window(common.start, common.end, common.window, zone=zone, now=now)
     settings = read_config(common.config)

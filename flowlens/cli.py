@@ -48,6 +48,7 @@ from flowlens.options import (
     Cloud,
     Common,
     Depends,
+    DriverRows,
     Engine,
     Expect,
     FixWay,
@@ -124,6 +125,7 @@ def analyze(
     engine: Engine = "local",
     master: Master = None,
     scratch: Scratch = None,
+    driver_rows: DriverRows = None,
 ) -> None:
     """All questions at once, with findings, verdicts and how complete the evidence was.
 
@@ -142,7 +144,7 @@ def analyze(
         baseline=baseline,
         accept=accept,
         only_new=only_new,
-        cluster=cluster_of(engine, master, scratch),
+        cluster=cluster_of(engine, master, scratch, driver_rows),
     )
 
 

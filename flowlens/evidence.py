@@ -241,6 +241,16 @@ class LocalParts:
         return pl.concat(self.frames)
 
 
+def together(parts: Parts, step: Callable[[pl.LazyFrame], tuple[pl.DataFrame, ...]]) -> tuple[pl.DataFrame, ...]:
+    """What ``step`` makes of all parts, put together.
+
+    >>> parts = LocalParts((pl.LazyFrame({"n": [1, 2]}), pl.LazyFrame({"n": [3]})))
+    >>> [frame["n"].to_list() for frame in together(parts, lambda part: (part.collect(), part.head(1).collect()))]
+    [[1, 2, 3], [1, 3]]
+    """
+    return tuple(map(pl.concat, zip(*parts.each(step), strict=True)))
+
+
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """What one pass over a source gave; all answers of a scan are about these same bytes.

@@ -24,7 +24,7 @@ from flowlens.analyses.tables import protocol_name, result, slim
 from flowlens.catalog import Names, ServiceTags, load_tags, read_names
 from flowlens.catalog.placeholders import Settings, given
 from flowlens.errors import ConfigError, near_matches
-from flowlens.evidence import Evidence, Inventory, Scan
+from flowlens.evidence import Evidence, Inventory, Scan, together
 from flowlens.inventory import INTERNAL, PLATFORM
 from flowlens.views import subjects_of
 
@@ -118,7 +118,7 @@ def private_subnet_readiness(
             named = slim(_by_destination(tied, paths), WORKLOAD)
             return slim(_sums(paths), [*_SUBNET, "destination"]), workloads, named, active, tried
 
-        sums, workloads, named, active, tried = map(pl.concat, zip(*scan.evidence.parts.each(of_part), strict=True))
+        sums, workloads, named, active, tried = together(scan.evidence.parts, of_part)
         return _readiness(sums, workloads, needed(named, active, tried), methods, scan.evidence).lazy()
 
     return result("private_subnet_readiness", compute)

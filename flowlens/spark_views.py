@@ -77,7 +77,12 @@ class FarParts:
 
     def each(self, step: Step) -> Iterator[tuple[pl.DataFrame, ...]]:
         """What ``step`` makes of each part, on the executors; it travels there, with all that it refers to."""
-        work = partial(_step_on, step, self._kind, self._filters)
+        kind, filters = self._kind, self._filters
+
+        # Spark asks a function for its annotations.
+        def work(table: pa.Table) -> pa.Table:
+            return _step_on(step, kind, filters, table)
+
         with spark_errors("Spark"):
             told = self._rows.groupBy(PART).applyInArrow(work, _TOLD_DDL)
             found: dict[int, dict[int, pl.DataFrame]] = {}
@@ -138,8 +143,12 @@ class FarRolled:
         kind = _viewed_kind(inventory, coverage)
         ours = pl.DataFrame(schema=kind).to_arrow(compat_level=pl.CompatLevel.oldest()).schema
         wanted = pa.schema([pa.field(each.name, schema.TEXT if _is_text(each.type) else each.type) for each in ours])
+
+        def work(table: pa.Table) -> pa.Table:
+            return _viewed(inventory, coverage, wanted, table)
+
         with spark_errors("Spark"):
-            judged = self._rows.groupBy(PART).applyInArrow(partial(_viewed, inventory, coverage, wanted), ddl(wanted))
+            judged = self._rows.groupBy(PART).applyInArrow(work, ddl(wanted))
             path = f"{self._folder}/views"
             judged.withColumn(PART, _part_by("dst_ip", parts=self._count)).write.parquet(path)
             rows = self._rows.sparkSession.read.schema(f"{ddl(wanted)}, {PART} int").parquet(path)

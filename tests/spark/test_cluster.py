@@ -12,7 +12,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as sf
 
 import flowlens as fl
-from flowlens import conversations, spark_sessions, spark_tasks
+from flowlens import conversations, distributed, spark_sessions, spark_tasks
 from flowlens.cli import DONE
 from flowlens.distributed import SparkScan, attempts, merged, spark_scan
 from flowlens.errors import ConfigError, SourceError
@@ -54,14 +54,16 @@ def assert_same(far: Scan, here: Scan) -> None:
     }
 
 
-def test_analyze_gives_the_same_json_on_a_cluster(
+def test_analyze_gives_the_same_json_where_all_stays_on_a_cluster(
     cluster: Cluster, stored: Put, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     there = stored(SAMPLE / CONTAINER)
     monkeypatch.setenv("SPARK_CONF_DIR", str(cluster.write_defaults(tmp_path / "conf")))
     code, expected = analyzed(str(tmp_path / there.name), *DAY)
     assert code == DONE
-    spark = ("--engine", "spark", "--master", cluster.master)
+    # Whatever there is stays there, in several parts.
+    monkeypatch.setattr(distributed, "PART_ROWS", 100)
+    spark = ("--engine", "spark", "--master", cluster.master, "--driver-rows", "0")
     assert analyzed(there.url, *DAY, *there.options, *spark) == (code, expected)
 
 

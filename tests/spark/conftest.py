@@ -21,7 +21,7 @@ from tests.spark.cluster import Cluster
 from tests.spark.cluster import running as cluster_running
 
 # `make spark` runs the long forms too.
-collect_ignore = [] if os.environ.get("SPARK_LONG") else ["test_failures.py"]
+collect_ignore = [] if os.environ.get("SPARK_LONG") else ["test_failures.py", "test_command_line.py"]
 _numbers = itertools.count()
 
 
@@ -88,17 +88,26 @@ def stored(azurite: Azurite, tmp_path: Path) -> Put:
     return put
 
 
-@pytest.fixture(autouse=True)
-def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+@pytest.fixture(autouse=True, scope="module")
+def own_environment() -> Iterator[None]:
     """Nothing of the machine's own configuration reaches a test."""
-    for name in os.environ:
-        if name.upper().startswith(
-            ("AZURE_", "SPARK_", "PYSPARK_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "FLOWLENS_LAKE_")
-        ):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("AZURE_STORAGE_KEY", KEY)
-    monkeypatch.setenv("SPARK_LOCAL_IP", "127.0.0.1")
-    monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)
+    foreign = ("AZURE_", "SPARK_", "PYSPARK_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "FLOWLENS_LAKE_")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.upper().startswith(foreign)]:
+            # What pytest and the long forms are told by is none of it.
+            if name != "SPARK_LONG":
+                patch.delenv(name)
+        patch.setenv("AZURE_STORAGE_KEY", KEY)
+        patch.setenv("SPARK_LOCAL_IP", "127.0.0.1")
+        patch.setenv("PYSPARK_PYTHON", sys.executable)
+        yield
+
+
+@pytest.fixture(scope="module")
+def spark(cluster: Cluster, own_environment: None) -> Iterator[SparkSession]:
+    """One session for the tests of a module; a process has one at a time."""
+    with session_on(cluster) as session:
+        yield session
 
 
 @contextmanager

@@ -21,7 +21,9 @@ from tests.spark.cluster import Cluster
 from tests.spark.cluster import running as cluster_running
 
 # `make spark` runs the long forms too.
-collect_ignore = [] if os.environ.get("SPARK_LONG") else ["test_failures.py", "test_command_line.py"]
+collect_ignore = (
+    [] if os.environ.get("SPARK_LONG") else ["test_attempts.py", "test_command_line.py", "test_failures.py"]
+)
 _numbers = itertools.count()
 
 
@@ -94,9 +96,7 @@ def own_environment() -> Iterator[None]:
     foreign = ("AZURE_", "SPARK_", "PYSPARK_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "FLOWLENS_LAKE_")
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.upper().startswith(foreign)]:
-            # What pytest and the long forms are told by is none of it.
-            if name != "SPARK_LONG":
-                patch.delenv(name)
+            patch.delenv(name)
         patch.setenv("AZURE_STORAGE_KEY", KEY)
         patch.setenv("SPARK_LOCAL_IP", "127.0.0.1")
         patch.setenv("PYSPARK_PYTHON", sys.executable)

@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 from pyspark.sql import SparkSession
-from pyspark.sql import functions as sf
 
 import flowlens as fl
 from flowlens import conversations, distributed, spark_tasks
-from flowlens.distributed import SparkScan, attempts, merged, spark_scan
+from flowlens.distributed import SparkScan, attempts, spark_scan
 from flowlens.evidence import Scan
 from flowlens.lake.syncing import Sync
 from flowlens.scanning import scan
@@ -61,7 +60,6 @@ def test_a_day_with_blobs_that_are_wrong(
     tasks = [task for task, _, _ in attempts(far._cluster.rows())]
     assert len(tasks) > 3 and sum(task % 2 for task in tasks) == 1
     assert_tables(far, there)
-    assert_one_attempt_counts(far)
 
 
 def test_evidence_that_stays_on_the_cluster(spark: SparkSession, stored: Put, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,25 +83,6 @@ def assert_tables(far: SparkScan, there: Stored) -> None:
     assert all((blob.etag.strip('"'), blob.length) == listed[blob.blob] for blob in blobs)
     for name in ("tuples", "rows", "rejected", "bytes", "unread"):
         assert sum(blob[name] for blob in blobs) == getattr(far.ledger, name)
-
-
-def assert_one_attempt_counts(far: SparkScan) -> None:
-    """Rows that a second attempt left beside those of the first, whole or not, double nothing."""
-    rows = far._cluster.rows()
-    # A part of a blob may hold no conversation at all; what cannot be lost is of no use here.
-    busy = rows.filter(sf.col("outcome").isNull()).select("task").distinct()
-    rows = rows.filter(sf.col("task").isin([row.task for row in busy.collect()]))
-    wanted = merged(rows).orderBy(*conversations.KEYS).collect()
-    again = rows.withColumn("attempt", sf.col("attempt") + 1_000_000)
-    # An attempt that was cut off before its outcome, and one that lost a row, each before the one that counts.
-    cut = rows.filter(sf.col("outcome").isNull()).withColumn("attempt", sf.col("attempt") - 1_000_000)
-    short = rows.filter(sf.col("outcome").isNotNull()).withColumn("attempt", sf.col("attempt") - 2_000_000)
-    both = again.unionByName(rows).unionByName(cut).unionByName(short)
-    found = list(attempts(both))
-    assert len(found) == 4 * len(list(attempts(rows)))
-    counted = {attempt for _, attempt, outcome in found if outcome is not None}
-    assert counted == {row.attempt for row in rows.select("attempt").distinct().collect()}
-    assert merged(both.filter(sf.col("attempt").isin(list(counted)))).orderBy(*conversations.KEYS).collect() == wanted
 
 
 def test_a_cluster_makes_the_same_lake(

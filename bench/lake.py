@@ -23,7 +23,8 @@ import pyarrow as pa
 from flowlens import schema
 from flowlens.lake.care import status
 from flowlens.lake.ledger import blob_id, known
-from flowlens.sources.delta import Lake, LakePlace, open_lake
+from flowlens.sources.delta import Lake, open_lake
+from flowlens.sources.lake_places import LakePlace
 from flowlens.sources.stores import Listed
 
 FIRST = dt.datetime(2026, 6, 1, tzinfo=dt.UTC)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from flowlens.scanning import scan
     from flowlens.scope import Scope
     from flowlens.sources.accounts import Access
+    from flowlens.spark_lake import spark_sync
     from flowlens.verdicts import Verdict
 
 __version__ = "0.1.0"
@@ -71,6 +72,7 @@ __all__ = [
     "run_query",
     "scan",
     "spark_scan",
+    "spark_sync",
     "unexpected_destinations",
 ]
 
@@ -92,6 +94,7 @@ _HOMES = {
     "reporting": ("Report", "report"),
     "scanning": ("scan",),
     "scope": ("Scope",),
+    "spark_lake": ("spark_sync",),
     "sources.accounts": ("Access",),
     "verdicts": ("Verdict",),
 }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -21,12 +20,12 @@ from flowlens.catalog import load_profile, load_tags, read_names, read_owners
 from flowlens.catalog.placeholders import chosen_settings
 from flowlens.catalogue_cli import known_cloud
 from flowlens.config import read_config
-from flowlens.errors import ConfigError, near_matches
+from flowlens.errors import ConfigError
 from flowlens.evidence import Ledger, Scan
 from flowlens.findings import Baseline
 from flowlens.gates import Gate, parse_gate
 from flowlens.mending import Ask, Mend
-from flowlens.options import DONE, GATE_FIRED, INCOMPLETE, Common
+from flowlens.options import DONE, GATE_FIRED, INCOMPLETE, Cluster, Common
 from flowlens.outputs import OUTPUTS, terminal
 from flowlens.outputs.content import evidence_lines
 from flowlens.outputs.delivery import SCRIPT, Target, deliver, say, script_target, target_of
@@ -41,7 +40,6 @@ from flowlens.windows import parse_time, parse_window
 
 _WITHOUT_EVIDENCE = (*BY_TABLE, "ocsf")
 """Formats that have no place for how complete the evidence was."""
-_ENGINES = ("local", "spark")
 
 
 def zone_of(common: Common) -> ZoneInfo | None:
@@ -52,27 +50,6 @@ def zone_of(common: Common) -> ZoneInfo | None:
         raise ConfigError(
             f"--tz {common.tz}", "is no time zone", hint="write an IANA name such as Asia/Tokyo"
         ) from error
-
-
-@dataclass(frozen=True, slots=True)
-class Cluster:
-    """The Spark cluster that reads, and the folder that its executors share with this machine."""
-
-    master: str
-    scratch: str | None
-
-
-def cluster_of(engine: str, master: str | None, scratch: str | None) -> Cluster | None:
-    """What the options on engines say; None where this process reads. Raises ConfigError where they do not go together."""
-    if engine not in _ENGINES:
-        raise ConfigError(f"--engine {engine:.40}", "is not an engine", hint=near_matches(engine, _ENGINES))
-    if engine == "local":
-        if given := [name for name, value in (("--master", master), ("--scratch", scratch)) if value is not None]:
-            raise ConfigError(given[0], "is for Spark", hint="add --engine spark")
-        return None
-    if master is None:
-        raise ConfigError("--engine spark", "expected --master URL", hint="e.g. spark://HOST:7077, yarn or local[2]")
-    return Cluster(master, scratch)
 
 
 def scan_of(
@@ -86,9 +63,10 @@ def scan_of(
     zone = zone_of(common)
     run = None
     if cluster is not None:
-        from flowlens.distributed import run_on
+        from flowlens.distributed import DRIVER_ROWS, run_on
 
-        run = run_on(cluster.master, cluster.scratch)
+        rows = DRIVER_ROWS if cluster.driver_rows is None else cluster.driver_rows
+        run = run_on(cluster.master, cluster.scratch, rows)
     now = dt.datetime.now(dt.UTC)
     start, end = parse_window(common.start, common.end, common.window, zone=zone, now=now)
     settings = read_config(common.config)

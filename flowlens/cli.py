@@ -19,7 +19,6 @@ from flowlens.analyses import ANALYSES
 from flowlens.asking import (
     answer,
     check_static,
-    cluster_of,
     ledger_code,
     required_of,
     scan_of,
@@ -49,6 +48,7 @@ from flowlens.options import (
     Cloud,
     Common,
     Depends,
+    DriverRows,
     Engine,
     Expect,
     FixWay,
@@ -64,6 +64,7 @@ from flowlens.options import (
     Sources,
     Timeout,
     WhatIf,
+    cluster_of,
     option,
     window_option,
     with_common,
@@ -124,6 +125,7 @@ def analyze(
     engine: Engine = "local",
     master: Master = None,
     scratch: Scratch = None,
+    driver_rows: DriverRows = None,
 ) -> None:
     """All questions at once, with findings, verdicts and how complete the evidence was.
 
@@ -142,7 +144,7 @@ def analyze(
         baseline=baseline,
         accept=accept,
         only_new=only_new,
-        cluster=cluster_of(engine, master, scratch),
+        cluster=cluster_of(engine, master, scratch, driver_rows),
     )
 
 

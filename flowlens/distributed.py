@@ -11,22 +11,20 @@ import datetime as dt
 import os
 import shutil
 import tempfile
-import threading
 import time
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from itertools import chain, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import msgspec
 import polars as pl
-import pyarrow as pa
 
 from flowlens import conversations, schema
 from flowlens.evidence import COUNTS, Scan
@@ -41,8 +39,8 @@ from flowlens.sources.refusals import declared
 from flowlens.sources.stored_blobs import StoredBlob
 from flowlens.spark_sessions import (
     check_master,
-    context_of,
     cores_of,
+    followed,
     is_here,
     on_executor,
     session,
@@ -62,20 +60,16 @@ from flowlens.spark_tasks import (
     read_tasks,
     shares,
 )
+from flowlens.spark_views import PART, FarRolled, ddl, part_of_pair
+from flowlens.views import LocalRolled, Rolled
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 PART_ROWS = 250_000
-"""Conversations that the driver takes over at a time."""
-_POLL_SECONDS = 0.5
-_SQL_TYPES = {
-    pa.int16(): "smallint",
-    pa.int32(): "int",
-    pa.int64(): "bigint",
-    pa.string(): "string",
-    pa.timestamp("us", "UTC"): "timestamp",
-}
+"""Conversations that the driver takes over at a time, or an executor works on."""
+DRIVER_ROWS = 20_000_000
+"""From so many conversations on, about 10 GB as the driver works on them, they stay on the cluster with all that is asked of them."""
 
 
 class SparkScan(Scan):
@@ -126,13 +120,15 @@ def spark_scan(
     progress: Progress | None = None,
     access: Access | None = None,
     now: dt.datetime | None = None,
+    driver_rows: int = DRIVER_ROWS,
 ) -> SparkScan:
     """A Scan whose blobs the executors of the session ``spark`` read; nothing is read before a result is asked for.
 
     ``sources`` are containers of storage accounts, or files that driver and executors see under the same path. The driver lists them and
     holds the answers, executors read; both sign in by themselves as ``access`` says, since no credential travels: what stands in
     an environment variable must stand there on the workers too. ``scratch`` is a folder that driver and executors share, in which a
-    folder is made for the run (and left there); where all run on one machine it may be left out. Everything else is as in `scan`.
+    folder is made for the run (and left there); where all run on one machine it may be left out. From ``driver_rows`` conversations
+    on executors do what the analyses ask for too, and the driver holds their answers alone. Everything else is as in `scan`.
 
     Raises ConfigError for sources that Spark does not read here and where there is no scratch, SourceError where the job fails or no
     executor can read the account, and what `scan` raises.
@@ -140,7 +136,7 @@ def spark_scan(
     >>> source = "https://contoso.blob.core.windows.net/insights-logs-flowlogflowevent"
     >>> scan = spark_scan(spark, source, access=Access("managed-identity"), scratch="dbfs:/tmp")  # doctest: +SKIP
     """
-    cluster = _Cluster(spark, scratch)
+    cluster = _Cluster(spark, scratch, driver_rows)
     local = scan(
         *sources,
         start=start,
@@ -159,16 +155,20 @@ def spark_scan(
     return SparkScan(local, cluster)
 
 
-def run_on(master: str, scratch: str | None) -> Run:
-    """What reads for `scan` on a session of its own, which ends as soon as all is read.
+def run_on(master: str, scratch: str | None, driver_rows: int = DRIVER_ROWS) -> Run:
+    """What reads for `scan` on a session of its own, which ends as soon as all is read, or else with what stays on the cluster.
 
     Raises ConfigError or SourceError where no session can be had, see `check_master`.
     """
     check_master(master)
 
-    def run(plan: Plan, selected: Selected, store: Pieces, folder: Path) -> Gathered:
-        with session(master) as spark:
-            return _Cluster(spark, scratch).run(plan, selected, store, folder)
+    def run(plan: Plan, selected: Selected, store: Pieces, folder: Path) -> tuple[Gathered, Rolled]:
+        with ExitStack() as own:
+            cluster = _Cluster(own.enter_context(session(master)), scratch, driver_rows)
+            gathered, rolled = cluster.run(plan, selected, store, folder)
+            if isinstance(rolled, FarRolled):
+                weakref.finalize(cluster, own.pop_all().close)
+            return gathered, rolled
 
     return run
 
@@ -176,23 +176,24 @@ def run_on(master: str, scratch: str | None) -> Run:
 class _Cluster:
     """A session, and the folder in which one run keeps what its tasks gave."""
 
-    def __init__(self, spark: SparkSession, scratch: str | None) -> None:
+    def __init__(self, spark: SparkSession, scratch: str | None, driver_rows: int) -> None:
         self._spark = spark
         self._scratch = scratch
+        self._driver_rows = driver_rows
         self._where = f"Spark {spark.version}"
         self._folder = ""
         self._dropped: list[int] = []
         self._joined: dict[str, BlobOutcome] = {}
         self.seconds: dict[str, float] = {}
 
-    def run(self, plan: Plan, selected: Selected, store: Pieces, _folder: Path) -> Gathered:
+    def run(self, plan: Plan, selected: Selected, store: Pieces, _folder: Path) -> tuple[Gathered, Rolled]:
         """All blobs read by the executors; see `flowlens.scanning.Run`."""
         _check_selected(selected)
         job = _job_of(plan, selected, self._spark)
         self._folder = self._new_folder()
         gathered = Gathered()
         if not job.tasks:
-            return gathered
+            return gathered, LocalRolled(store)
         times = [time.perf_counter()]
         # Nothing is read here.
         selected.close()
@@ -202,17 +203,17 @@ class _Cluster:
             times.append(time.perf_counter())
             rows = self._gather(expected, gathered)
             times.append(time.perf_counter())
-            self._take_over(rows, store)
+            rolled = self._kept(rows) if rows >= self._driver_rows else self._taken_over(rows, store)
             times.append(time.perf_counter())
         spans = (after - before for before, after in pairwise(times))
         self.seconds = dict(zip(("read", "ledger", "merge"), spans, strict=True))
-        return gathered
+        return gathered, rolled
 
     def rows(self) -> DataFrame:
         """What the tasks gave, of each task one attempt."""
         from pyspark.sql import functions as sf
 
-        rows = self._spark.read.schema(_ddl()).parquet(f"{self._folder}/rows")
+        rows = self._spark.read.schema(ddl(OUTPUT)).parquet(f"{self._folder}/rows")
         return rows.filter(~sf.col("attempt").isin(self._dropped)) if self._dropped else rows
 
     def _new_folder(self) -> str:
@@ -230,8 +231,8 @@ class _Cluster:
         """The one pass over the account."""
         count = len(job.tasks)
         numbers = self._spark.range(0, count, 1, count)
-        rows = numbers.mapInArrow(partial(read_tasks, job), _ddl())
-        with _followed(self._spark, plan.progress, count, len(selected.items), selected.bytes):
+        rows = numbers.mapInArrow(partial(read_tasks, job), ddl(OUTPUT))
+        with followed(self._spark, plan.progress, count, len(selected.items), selected.bytes):
             rows.write.mode("append").parquet(f"{self._folder}/rows")
 
     def _settle(self, job: Job, plan: Plan, selected: Selected) -> int:
@@ -285,20 +286,30 @@ class _Cluster:
         gathered.ledger = replace(ledger, notes=(*notes, *ledger.notes))
         return rows
 
-    def _take_over(self, rows: int, store: Pieces) -> None:
-        """The merged conversations into ``store``, a part at a time."""
+    def _taken_over(self, rows: int, store: Pieces) -> Rolled:
+        """The merged conversations in ``store``, to which they go a part at a time."""
         from pyspark.sql import functions as sf
 
-        whole = merged(self.rows())
         parts = max(1, -(-rows // PART_ROWS))
         if parts == 1:
-            store.add(_taken(whole))
-            return
-        part = sf.pmod(sf.hash("dst_ip", "src_ip"), sf.lit(parts))
-        whole.withColumn("part", part).write.partitionBy("part").parquet(f"{self._folder}/merged")
-        kept = self._spark.read.schema(f"{_ddl()}, part int").parquet(f"{self._folder}/merged")
+            store.add(_taken(merged(self.rows())))
+            return LocalRolled(store)
+        kept = self._merged(parts)
         for number in range(parts):
-            store.add(_taken(kept.filter(sf.col("part") == number)))
+            store.add(_taken(kept.filter(sf.col(PART) == number)))
+        return LocalRolled(store)
+
+    def _kept(self, rows: int) -> Rolled:
+        """The merged conversations where they are."""
+        parts = max(1, -(-rows // PART_ROWS))
+        return FarRolled(self._merged(parts), parts, self._folder, self)
+
+    def _merged(self, parts: int) -> DataFrame:
+        """The merged conversations in parts, written once."""
+        whole = merged(self.rows()).withColumn(PART, part_of_pair(parts))
+        whole.write.partitionBy(PART).parquet(f"{self._folder}/merged")
+        kind = f"{ddl(schema.CONVERSATIONS)}, {PART} int"
+        return self._spark.read.schema(kind).parquet(f"{self._folder}/merged")
 
 
 def attempts(rows: DataFrame) -> Iterator[tuple[int, int, Outcome | None]]:
@@ -363,11 +374,6 @@ def _taken(rows: DataFrame) -> pl.DataFrame:
     return frame.cast(conversations.SCHEMA)
 
 
-def _ddl() -> str:
-    """The schema of what tasks give, in Spark's words."""
-    return ", ".join(f"`{each.name}` {_SQL_TYPES[each.type]}" for each in OUTPUT)
-
-
 def _check_selected(selected: Selected) -> None:
     for what, others in (
         ("a workspace", selected.workspaces),
@@ -403,42 +409,3 @@ def _job_of(plan: Plan, selected: Selected, spark: SparkSession) -> Job:
         tries_of(spark),
         uuid4().hex,
     )
-
-
-@contextmanager
-def _followed(spark: SparkSession, progress: Progress | None, tasks: int, blobs: int, size: int) -> Iterator[None]:
-    """Progress is told while the block runs its job, by the tasks that are done; the job ends with the block, however that ends."""
-    context: Any = context_of(spark)
-    if context is None:
-        yield
-        return
-    group = f"flowlens-{uuid4().hex}"
-    context.setJobGroup(group, "flowlens reads flow logs", interruptOnCancel=True)
-    over = threading.Event()
-
-    def follow() -> None:
-        tracker = context.statusTracker()
-        while not over.wait(_POLL_SECONDS):
-            stages = [
-                tracker.getStageInfo(stage)
-                for job in tracker.getJobIdsForGroup(group)
-                for stage in tracker.getJobInfo(job).stageIds
-            ]
-            done = sum(stage.numCompletedTasks for stage in stages if stage is not None)
-            assert progress is not None
-            progress(blobs * done // tasks, size * done // tasks, size)
-
-    thread = threading.Thread(target=follow, daemon=True, name="flowlens-progress") if progress else None
-    try:
-        if thread:
-            thread.start()
-        yield
-        if progress:
-            progress(blobs, size, size)
-    except BaseException:
-        context.cancelJobGroup(group)
-        raise
-    finally:
-        over.set()
-        if thread:
-            thread.join()

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import polars as pl
 import pyarrow as pa
@@ -198,18 +198,69 @@ class Inventory:
     forwarders: frozenset[str]
 
 
+class Parts(Protocol):
+    """Conversations with what is known of both ends and which rows count (see flowlens.views), in parts.
+
+    All rows of a destination are in one part, and each part fits memory. Where they lie and who works on them is not told.
+    """
+
+    def each(self, step: Callable[[pl.LazyFrame], tuple[pl.DataFrame, ...]]) -> Iterator[tuple[pl.DataFrame, ...]]:
+        """What ``step`` makes of each part; it must not change anything but what it gives back, and may run elsewhere."""
+        ...
+
+    def filter(self, inside: pl.Expr) -> Parts:
+        """The rows for which ``inside`` holds, in the same parts."""
+        ...
+
+    def lazy(self) -> pl.LazyFrame:
+        """The rows of all parts."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LocalParts:
+    """Parts that this process works on, one after the other.
+
+    >>> parts = LocalParts((pl.LazyFrame({"n": [1, 2]}), pl.LazyFrame({"n": [3]})))
+    >>> [frame.height for (frame,) in parts.filter(pl.col("n") > 1).each(lambda part: (part.collect(),))]
+    [1, 1]
+    """
+
+    frames: tuple[pl.LazyFrame, ...]
+
+    def each(self, step: Callable[[pl.LazyFrame], tuple[pl.DataFrame, ...]]) -> Iterator[tuple[pl.DataFrame, ...]]:
+        """What ``step`` makes of each part, as it is asked for."""
+        return map(step, self.frames)
+
+    def filter(self, inside: pl.Expr) -> LocalParts:
+        """The rows for which ``inside`` holds."""
+        return LocalParts(tuple(frame.filter(inside) for frame in self.frames))
+
+    def lazy(self) -> pl.LazyFrame:
+        """The rows of all parts."""
+        return pl.concat(self.frames)
+
+
+def together(parts: Parts, step: Callable[[pl.LazyFrame], tuple[pl.DataFrame, ...]]) -> tuple[pl.DataFrame, ...]:
+    """What ``step`` makes of all parts, put together.
+
+    >>> parts = LocalParts((pl.LazyFrame({"n": [1, 2]}), pl.LazyFrame({"n": [3]})))
+    >>> [frame["n"].to_list() for frame in together(parts, lambda part: (part.collect(), part.head(1).collect()))]
+    [[1, 2, 3], [1, 3]]
+    """
+    return tuple(map(pl.concat, zip(*parts.each(step), strict=True)))
+
+
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """What one pass over a source gave; all answers of a scan are about these same bytes.
 
-    ``parts`` are the conversations with what is known of both ends and which rows count (see flowlens.views), split so that
-    all rows of a destination are in one part and each part fits memory.
     ``coverage`` has the columns of the coverage table. ``logged`` are, in a part of a scan, the NICs that the whole has logs of.
     ``countries`` has address and country of public addresses, where rows of Traffic Analytics tell them.
     """
 
     conversations: pl.LazyFrame
-    parts: tuple[pl.LazyFrame, ...]
+    parts: Parts
     inventory: Inventory
     coverage: pl.DataFrame
     ledger: Ledger
@@ -224,7 +275,7 @@ class Evidence:
     @property
     def views(self) -> pl.LazyFrame:
         """The rows of all parts."""
-        return pl.concat(self.parts)
+        return self.parts.lazy()
 
 
 class Scan:
@@ -313,7 +364,7 @@ class Scan:
             return replace(
                 whole,
                 conversations=whole.conversations.filter(inside),
-                parts=tuple(part.filter(inside) for part in whole.parts),
+                parts=whole.parts.filter(inside),
                 coverage=hours,
                 # A change outside the hours that were read takes no NIC's flow log away.
                 logged=whole.logged_nics,

@@ -22,7 +22,7 @@ import polars as pl
 
 from flowlens import schema
 from flowlens.errors import ConfigError, near_matches
-from flowlens.evidence import Inventory
+from flowlens.evidence import Inventory, Parts, together
 from flowlens.prefixes import INTERNAL_PREFIXES, PLATFORM_PREFIXES, PrefixTable, subnet_of
 
 SCHEMA = schema.polars_schema(schema.INVENTORY)
@@ -86,7 +86,7 @@ def vnet_key(target: pl.Expr) -> pl.Expr:
 
 
 def learn(
-    conversations: pl.LazyFrame,
+    conversations: Parts,
     *,
     known: pl.DataFrame | None = None,
     networks: Networks | None = None,
@@ -95,28 +95,41 @@ def learn(
 ) -> Inventory:
     """Inventory learned from CONVERSATIONS and completed by ``known`` rows (INVENTORY columns, any number of sources).
 
+    The rows between two addresses, in whatever direction, are all in one part of ``conversations``.
     ``forwarders`` are MACs already known to forward, as Traffic Analytics says of UDR hops. ``logged`` (mac_address,
     target_resource_id) are NICs with a log, those among them whose log holds no flow.
     """
     networks = networks or Networks()
     known = known if known is not None else pl.DataFrame(schema=SCHEMA)
-    places = _places(conversations, networks)
-    internal = places.lazy().filter(pl.col("place") == INTERNAL).select("address")
-    rows = conversations.select("target_resource_id", "direction", "flow_status", *_FORWARDED)
-    targets = rows.select("mac_address", "target_resource_id").unique().collect(engine="streaming")
+    places, targets, forwarders_seen, claims = together(conversations, functools.partial(_looked, networks=networks))
+    places, targets = places.unique().sort("address"), targets.unique()
     if logged is not None:
         targets = pl.concat([targets, logged.select(targets.columns)]).unique()
     vnet_of_nic = _vnet_of_nic(targets, known)
     by_nic = known.select("mac_address").join(vnet_of_nic, on="mac_address", how="left", maintain_order="left")
     known = known.with_columns(vnet=pl.when(pl.col("vnet") != "").then("vnet").otherwise(by_nic["vnet"].fill_null("")))
-    forwarding, forwarded = _forwarding(rows, internal, forwarders)
-    claims = _claims(rows, internal, forwarding, forwarded).join(vnet_of_nic, on="mac_address", how="left")
+    forwarding = {*forwarders_seen["mac_address"].unique().to_list(), *forwarders}
+    claims = _believed(claims, forwarding).join(vnet_of_nic, on="mac_address", how="left")
     claims = _without_forwarders_claims(claims.with_columns(pl.col("vnet").fill_null("")), forwarding)
     known = _with_owning_vnet(known, claims)
     nics = _nics(targets, vnet_of_nic, claims, known, forwarding, networks)
     table = _table(claims, nics, known, networks)
-    peers = _peers(rows, vnet_of_nic, table, internal)
+    owners = table.filter(pl.col("mac_address").is_not_null()).select("vnet", "address").unique()
+    internal = places.filter(pl.col("place") == INTERNAL).select("address")
+    seen = functools.partial(_seen_elsewhere, vnet_of_nic=vnet_of_nic, owners=owners, internal=internal)
+    met, strangers = together(conversations, seen)
+    peers = _peers(met, strangers, owners)
     return Inventory(table, nics, places, peers, frozenset(forwarding))
+
+
+def _looked(conversations: pl.LazyFrame, networks: Networks) -> tuple[pl.DataFrame, ...]:
+    """What a part of the conversations shows: places of addresses, targets of NICs, NICs that forward, and claims."""
+    places = _places(conversations, networks)
+    internal = places.lazy().filter(pl.col("place") == INTERNAL).select("address")
+    rows = conversations.select("target_resource_id", "direction", "flow_status", *_FORWARDED)
+    targets = rows.select("mac_address", "target_resource_id").unique().collect(engine="streaming")
+    forwarded = _forwarded(rows, internal)
+    return places, targets, forwarded.select("mac_address").unique(), _claims(rows, internal, forwarded)
 
 
 def _places(conversations: pl.LazyFrame, networks: Networks) -> pl.DataFrame:
@@ -142,9 +155,9 @@ def _vnet_of_nic(targets: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _forwarding(rows: pl.LazyFrame, internal: pl.LazyFrame, told: Iterable[str]) -> tuple[set[str], pl.DataFrame]:
-    """MACs that forward, and the conversations that they log in both directions."""
-    forwarded = (
+def _forwarded(rows: pl.LazyFrame, internal: pl.LazyFrame) -> pl.DataFrame:
+    """The conversations that a NIC logs in both directions, since it forwards."""
+    return (
         rows.join(internal, left_on="src_ip", right_on="address", how="semi")
         .group_by(_FORWARDED)
         # A letter that nobody documented is no direction.
@@ -158,27 +171,25 @@ def _forwarding(rows: pl.LazyFrame, internal: pl.LazyFrame, told: Iterable[str])
         .select(_FORWARDED)
         .collect(engine="streaming")
     )
-    return {*forwarded["mac_address"].unique().to_list(), *told}, forwarded
 
 
-def _claims(rows: pl.LazyFrame, internal: pl.LazyFrame, forwarding: set[str], forwarded: pl.DataFrame) -> pl.DataFrame:
-    """(mac_address, address): the addresses that NICs show to be their own."""
+def _claims(rows: pl.LazyFrame, internal: pl.LazyFrame, forwarded: pl.DataFrame) -> pl.DataFrame:
+    """(mac_address, address, sent): the addresses that NICs show to be their own, ``sent`` where a forwarder's is believed too."""
     own = rows.filter(pl.col("mac_address").is_not_null()).join(
         forwarded.lazy(), on=_FORWARDED, how="anti", nulls_equal=True
     )
-    forwards = pl.col("mac_address").is_in(list(forwarding))
     # A hop logs strangers' replies and denied forward legs in one direction only, so of a forwarder just what it sends
     # itself is believed.
-    sends = own.filter(pl.col("direction") == "Outbound").filter(
-        ~forwards | ((pl.col("flow_status") == "Allowed") & pl.col("reply_from_port").is_null())
-    )
-    receives = own.filter(pl.col("direction") == "Inbound").filter(~forwards)
-    return (
-        pl.concat([sends.select("mac_address", address="src_ip"), receives.select("mac_address", address="dst_ip")])
-        .unique()
-        .join(internal, on="address", how="semi")
-        .collect(engine="streaming")
-    )
+    sent = (pl.col("flow_status") == "Allowed") & pl.col("reply_from_port").is_null()
+    sends = own.filter(pl.col("direction") == "Outbound").select("mac_address", address="src_ip", sent=sent)
+    receives = own.filter(pl.col("direction") == "Inbound").select("mac_address", address="dst_ip", sent=pl.lit(False))
+    return pl.concat([sends, receives]).unique().join(internal, on="address", how="semi").collect(engine="streaming")
+
+
+def _believed(claims: pl.DataFrame, forwarding: set[str]) -> pl.DataFrame:
+    """(mac_address, address), each once."""
+    forwards = pl.col("mac_address").is_in(list(forwarding))
+    return claims.filter(~forwards | pl.col("sent").fill_null(False)).select("mac_address", "address").unique()
 
 
 def _without_forwarders_claims(claims: pl.DataFrame, forwarding: set[str]) -> pl.DataFrame:
@@ -315,47 +326,54 @@ def _table(claims: pl.DataFrame, nics: pl.DataFrame, known: pl.DataFrame, networ
     return pl.concat([learned.select(columns), rest.select(columns)]).unique().sort(columns, nulls_last=True)
 
 
-def _peers(rows: pl.LazyFrame, vnet_of_nic: pl.DataFrame, table: pl.DataFrame, internal: pl.LazyFrame) -> pl.DataFrame:
-    """(vnet, address) seen but not owned there -> the VNet that owns it, where the logs show the two VNets to be peered.
-
-    Two VNets are peered when a conversation that leaves the one that owns its source was logged in the other too, at the
-    destination or at a hop. An address that several peered VNets own is ambiguous and stays unresolved.
-    """
-    owners = table.lazy().filter(pl.col("mac_address").is_not_null()).select("vnet", "address").unique()
+def _seen_elsewhere(
+    conversations: pl.LazyFrame, vnet_of_nic: pl.DataFrame, owners: pl.DataFrame, internal: pl.DataFrame
+) -> tuple[pl.DataFrame, ...]:
+    """Of a part: (vnet, other) that logged a flow of the other's, and (vnet, address) seen but not owned there."""
     flow = ["src_ip", "dst_ip", "dst_port", "protocol"]
+    own, inside = owners.lazy(), internal.lazy()
     seen = (
-        rows.filter(pl.col("reply_from_port").is_null())
-        .join(internal, left_on="src_ip", right_on="address", how="semi")
+        conversations.filter(pl.col("reply_from_port").is_null())
+        .join(inside, left_on="src_ip", right_on="address", how="semi")
         .join(vnet_of_nic.lazy(), on="mac_address")
         .select("vnet", *flow)
     )
     source, target, key = ["vnet", "src_ip"], ["vnet", "dst_ip"], ["vnet", "address"]
-    foreign = seen.join(owners, left_on=source, right_on=key, how="anti").unique().collect(engine="streaming")
+    foreign = seen.join(own, left_on=source, right_on=key, how="anti").unique().collect(engine="streaming")
     met = (
         seen.join(foreign.lazy().select(flow).unique(), on=flow, how="semi", nulls_equal=True)
-        .join(owners, left_on=source, right_on=key, how="semi")
-        .join(owners, left_on=target, right_on=key, how="anti")
+        .join(own, left_on=source, right_on=key, how="semi")
+        .join(own, left_on=target, right_on=key, how="anti")
         .unique()
         .join(foreign.lazy().rename({"vnet": "other"}), on=flow, nulls_equal=True)
         .select("vnet", "other")
         .unique()
         .collect(engine="streaming")
     )
-    peered = pl.concat([met, met.select(vnet="other", other="vnet")]).unique().lazy()
     strangers = pl.concat(
         [
             foreign.lazy().select("vnet", address="src_ip"),
-            seen.join(owners, left_on=target, right_on=key, how="anti")
+            seen.join(own, left_on=target, right_on=key, how="anti")
             .select("vnet", address="dst_ip")
-            .join(internal, on="address", how="semi"),
+            .join(inside, on="address", how="semi"),
         ]
-    ).unique()
+    )
+    return met, strangers.unique().collect(engine="streaming")
+
+
+def _peers(met: pl.DataFrame, strangers: pl.DataFrame, owners: pl.DataFrame) -> pl.DataFrame:
+    """(vnet, address) seen but not owned there -> the VNet that owns it, where the logs show the two VNets to be peered.
+
+    Two VNets are peered when a conversation that leaves the one that owns its source was logged in the other too, at the
+    destination or at a hop. An address that several peered VNets own is ambiguous and stays unresolved.
+    """
+    peered = pl.concat([met, met.select(vnet="other", other="vnet")]).unique()
     return (
-        strangers.join(owners.select(other="vnet", address="address"), on="address")
+        strangers.unique()
+        .join(owners.select("address", other="vnet"), on="address")
         .join(peered, on=["vnet", "other"], how="semi")
         .group_by("vnet", "address")
         .agg(owner_vnet=pl.col("other").min(), ambiguous=pl.len() > 1)
-        .collect(engine="streaming")
         .sort("vnet", "address")
     )
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Annotated
 
@@ -13,13 +14,28 @@ import typer
 from flowlens.errors import ConfigError, SourceError
 from flowlens.evidence import Window
 from flowlens.lake import care
-from flowlens.lake.syncing import Polled, Sync, follow
-from flowlens.options import DONE, INCOMPLETE, AccountUrl, Auth, CaFile, Cloud, Timeout, option, window_option
+from flowlens.lake.syncing import Far, Polled, Sync, follow
+from flowlens.options import (
+    DONE,
+    INCOMPLETE,
+    AccountUrl,
+    Auth,
+    CaFile,
+    Cloud,
+    Cluster,
+    Engine,
+    Master,
+    Timeout,
+    cluster_of,
+    option,
+    window_option,
+)
 from flowlens.outputs.delivery import deliver, say, target_of
 from flowlens.outputs.lake import poll_line, render_status, write_status
 from flowlens.outputs.progress import progress_on
 from flowlens.sources.accounts import IDENTITIES, Access
-from flowlens.sources.delta import Lake, locate_lake, open_lake
+from flowlens.sources.delta import Lake, open_lake
+from flowlens.sources.lake_places import locate_lake
 from flowlens.sources.stores import stores
 from flowlens.windows import parse_window
 
@@ -56,6 +72,19 @@ def opener(text: str, access: Access) -> Callable[[bool], Lake]:
     return open_it
 
 
+@contextmanager
+def _far(cluster: Cluster | None, lake: str, access: Access, lake_access: Access) -> Iterator[Far | None]:
+    """Who reads in the place of this process, for as long as the block runs."""
+    if cluster is None:
+        yield None
+        return
+    from flowlens.spark_lake import far_on
+    from flowlens.spark_sessions import session
+
+    with session(cluster.master) as spark:
+        yield far_on(spark, lake, access, lake_access)
+
+
 def sync(
     sources: Annotated[
         list[str],
@@ -76,14 +105,20 @@ def sync(
     account_url: AccountUrl = None,
     ca_file: CaFile = None,
     timeout: Timeout = 30.0,
+    engine: Engine = "local",
+    master: Master = None,
 ) -> None:
     """Keep a Delta table of flow tuples up to date: each committed block is read once, whatever happens in between.
 
+    With --engine spark the executors of a cluster read and write; the lake is the same, and either goes on with it.
+
     Example: flowlens sync sample_logs lake
     """
+    cluster = cluster_of(engine, master, None)
     access = Access(auth, cloud, account_url, ca_file, timeout)
     first, last = parse_window(start, end, None, zone=None, now=dt.datetime.now(dt.UTC))
-    open_it = opener(lake, replace(access, auth=lake_auth, account_url=None))
+    lake_access = replace(access, auth=lake_auth, account_url=None)
+    open_it = opener(lake, lake_access)
     told: set[str] = set()
 
     def tell(polled: Polled) -> None:
@@ -96,19 +131,21 @@ def sync(
     def complain(error: SourceError) -> None:
         say(f"{dt.datetime.now(dt.UTC):%H:%M:%S}Z could not poll, trying again: {error.where}: {error.problem}")
 
-    running = Sync(
-        stores(sources, access),
-        lambda: open_it(True),
-        window=Window(first, last),
-        progress=progress_on(sys.stderr),
-    )
-    try:
-        if go_on:
-            follow(running, tell, complain)
-        polled = running.poll()
-        tell(polled)
-    finally:
-        running.close()
+    with _far(cluster, lake, access, lake_access) as far:
+        running = Sync(
+            stores(sources, access),
+            lambda: open_it(True),
+            window=Window(first, last),
+            progress=progress_on(sys.stderr),
+            far=far,
+        )
+        try:
+            if go_on:
+                follow(running, tell, complain)
+            polled = running.poll()
+            tell(polled)
+        finally:
+            running.close()
     if not polled.listed:
         say("nothing was selected")
     raise typer.Exit(DONE if polled.listed and polled.ledger.complete and not polled.unread else INCOMPLETE)

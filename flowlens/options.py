@@ -11,8 +11,12 @@ from typing import Annotated, Any
 
 import typer
 
+from flowlens.errors import ConfigError, near_matches
+
 DONE, GATE_FIRED, WRONG_USAGE, ERROR, INCOMPLETE = range(5)
 """Exit codes: done; a gate fired; wrong usage; error; something selected was unread or rejected, or nothing selected."""
+
+_ENGINES = ("local", "spark")
 
 Sources = Annotated[
     list[str],
@@ -112,6 +116,15 @@ Scratch = Annotated[
     str | None,
     _cluster("FOLDER", "Where executors leave what they read; all of them and this machine share it.", "--scratch"),
 ]
+DriverRows = Annotated[
+    int | None,
+    _cluster(
+        "N",
+        "From so many conversations on the cluster answers the questions too. Default: 20 million.",
+        "--driver-rows",
+        min=0,
+    ),
+]
 CatalogueCloud = Annotated[str, typer.Option(metavar="CLOUD", help="global, usgov or china.")]
 
 
@@ -185,3 +198,26 @@ def with_common(command: Callable[..., None]) -> Callable[..., None]:
     wrapped.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     wrapped.__annotations__ = {p.name: p.annotation for p in parameters}
     return wrapped
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """The Spark cluster that reads, and the folder that its executors share with this machine."""
+
+    master: str
+    scratch: str | None
+    driver_rows: int | None = None
+
+
+def cluster_of(engine: str, master: str | None, scratch: str | None, driver_rows: int | None = None) -> Cluster | None:
+    """What the options on engines say; None where this process reads. Raises ConfigError where they do not go together."""
+    if engine not in _ENGINES:
+        raise ConfigError(f"--engine {engine:.40}", "is not an engine", hint=near_matches(engine, _ENGINES))
+    given_for_spark = (("--master", master), ("--scratch", scratch), ("--driver-rows", driver_rows))
+    if engine == "local":
+        if given := [name for name, value in given_for_spark if value is not None]:
+            raise ConfigError(given[0], "is for Spark", hint="add --engine spark")
+        return None
+    if master is None:
+        raise ConfigError("--engine spark", "expected --master URL", hint="e.g. spark://HOST:7077, yarn or local[2]")
+    return Cluster(master, scratch, driver_rows)

@@ -34,15 +34,15 @@ from flowlens.scope import Scope
 from flowlens.selecting import Item, Place, Plan, Progress, Selected, flow_logs_only, select
 from flowlens.sources import workspace
 from flowlens.sources.accounts import Access, Location, is_remote, parse_location
-from flowlens.sources.delta import LakePlace, is_lake_folder, locate_lake
+from flowlens.sources.lake_places import LakePlace, is_lake_folder, locate_lake
 from flowlens.sources.slices import Slice
 from flowlens.sources.storage import default_window
 from flowlens.sources.workspace import Connection, Workspace
 from flowlens.units import NIC, Meter, read_flow_logs, units_of
 from flowlens.workspace_rows import read_workspace
 
-Run = Callable[[Plan, Selected, Pieces, Path], Gathered]
-"""Reads what was selected: conversations into the pieces, files into the folder, and gives what all blobs gave."""
+Run = Callable[[Plan, Selected, Pieces, Path], tuple[Gathered, views.Rolled]]
+"""Reads what was selected: what all blobs gave, and their conversations, in the pieces or elsewhere; files go into the folder."""
 
 # Parts of a workspace tell the same of the same addresses.
 _TOLD_AGAIN = 16
@@ -235,14 +235,15 @@ def _read(
     folder = Path(tempfile.mkdtemp(prefix="flowlens-"))
     store = Pieces(conversations.SCHEMA, folder)
     try:
+        rolled: views.Rolled = views.LocalRolled(store)
         if run is not None:
-            gathered = run(plan, selected, store, folder)
+            gathered, rolled = run(plan, selected, store, folder)
         elif selected.workspaces:
             gathered = _read_workspaces(selected.workspaces, plan, store, now)
         else:
             gathered = _run(plan, selected, store, folder)
         budget.give_back()
-        evidence = _evidence(plan, selected, gathered, store, known, networks, scope, now)
+        evidence = _evidence(plan, selected, gathered, rolled, known, networks, scope, now)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -295,7 +296,7 @@ def _evidence(
     plan: Plan,
     selected: Selected,
     gathered: Gathered,
-    store: Pieces,
+    rolled: views.Rolled,
     known: pl.DataFrame | None,
     networks: Networks,
     scope: Scope | None,
@@ -318,18 +319,18 @@ def _evidence(
         known_rows = inventory.qualify(
             known_rows, keys.drop_nulls().filter(keys.drop_nulls().str.contains("/")).to_list()
         )
-    learned = inventory.learn(store.lazy(), known=known_rows, networks=networks, forwarders=gathered.hops, logged=read)
+    learned = inventory.learn(
+        rolled.parts(), known=known_rows, networks=networks, forwarders=gathered.hops, logged=read
+    )
     if known_rows is not None:
         ledger = replace(ledger, notes=(*ledger.notes, *inventory.unplaced(known_rows, learned)))
-    ends = store.mapped(lambda part: views.with_ends(part, learned))
-    covered = nic_hours.coverage(read, views.mentions(ends.lazy()), learned, plan.window, now)
-    parts = tuple(part.lazy() for part in views.annotate(ends, learned, covered))
-    ends.discard()
+    covered = nic_hours.coverage(read, rolled.mentions(learned), learned, plan.window, now)
+    parts = rolled.viewed(learned, covered)
     if scope is not None:
         parts, covered = scope.apply(parts, covered, learned)
     if restarted := gathered.restarted_ends:
         ledger = replace(ledger, restarted_bytes_in_doubt=bytes_in_doubt(pl.concat(restarted)))
-    return Evidence(store.lazy(), parts, learned, covered, ledger, countries=one_each(gathered.countries))
+    return Evidence(rolled.lazy(), parts, learned, covered, ledger, countries=one_each(gathered.countries))
 
 
 def _with_ids_of_empty_blobs(read: pl.DataFrame) -> pl.DataFrame:

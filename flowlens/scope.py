@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import polars as pl
 
 from flowlens.errors import ConfigError, near_matches
-from flowlens.evidence import Inventory
+from flowlens.evidence import Inventory, Parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +69,7 @@ class Scope:
             nics = nics.filter(column.is_in(words) | also.is_in(words))
         return nics
 
-    def apply(
-        self, parts: Iterable[pl.LazyFrame], coverage: pl.DataFrame, inventory: Inventory
-    ) -> tuple[tuple[pl.LazyFrame, ...], pl.DataFrame]:
+    def apply(self, parts: Parts, coverage: pl.DataFrame, inventory: Inventory) -> tuple[Parts, pl.DataFrame]:
         """Parts of the views, and coverage, of the NICs in scope."""
         macs = self.nics_of(inventory)["mac_address"].to_list()
         ends = [
@@ -80,4 +77,4 @@ class Scope:
         ]
         inside = pl.any_horizontal(pl.col("mac_address").is_in(macs), *(end.fill_null(False) for end in ends))
         inside = inside.fill_null(False)
-        return tuple(part.filter(inside) for part in parts), coverage.filter(pl.col("mac_address").is_in(macs))
+        return parts.filter(inside), coverage.filter(pl.col("mac_address").is_in(macs))

@@ -20,8 +20,9 @@ from flowlens.evidence import Window
 from flowlens.formats.traffic_analytics import looks_like_traffic_analytics
 from flowlens.lake.reading import KeptPart, is_kept_file, lake_parts, parquet_part
 from flowlens.sources.accounts import Access, Location, connect
-from flowlens.sources.delta import LakePlace, open_lake
+from flowlens.sources.delta import open_lake
 from flowlens.sources.files import Blob, find_blobs, read_chunks
+from flowlens.sources.lake_places import LakePlace
 from flowlens.sources.ranges import Reader
 from flowlens.sources.storage import list_blobs
 from flowlens.sources.stored_blobs import StoredBlob, StoredBlobs

@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from flowlens.errors import FlowlensError, LedgerError
 from flowlens.sources.refusals import declared
@@ -30,6 +31,7 @@ _LOCAL = re.compile(r"local(?:\[(?:\d+|\*)(?:\s*,\s*(\d+))?\])?")
 _CONNECT_SECONDS = 5.0
 _EXECUTOR_SECONDS = 60.0
 _MOMENT = 0.2
+_POLL_SECONDS = 0.5
 _SAID_BYTES = 1 << 16
 _TRIES = 4
 """How often Spark tries a task unless it is told otherwise (spark.task.maxFailures, Spark configuration, read 2026)."""
@@ -196,6 +198,42 @@ def on_executor(place: str, problem: str, hint: str) -> FlowlensError:
     return declared("FL-C06" if code in _NETWORK else "FL-C07", place, problem, step=hint)
 
 
-def context_of(spark: SparkSession) -> Any:
-    """The session's context; None over Spark Connect, which has none."""
-    return getattr(spark, "sparkContext", None)
+@contextmanager
+def followed(
+    spark: SparkSession, progress: Callable[[int, int, int], None] | None, tasks: int, blobs: int, size: int
+) -> Iterator[None]:
+    """Progress is told while the block runs its job, by the tasks that are done; the job ends with the block, however that ends."""
+    context: Any = getattr(spark, "sparkContext", None)
+    if context is None:
+        yield
+        return
+    group = f"flowlens-{uuid4().hex}"
+    context.setJobGroup(group, "flowlens reads flow logs", interruptOnCancel=True)
+    over = threading.Event()
+
+    def follow() -> None:
+        tracker = context.statusTracker()
+        while not over.wait(_POLL_SECONDS):
+            stages = [
+                tracker.getStageInfo(stage)
+                for job in tracker.getJobIdsForGroup(group)
+                for stage in tracker.getJobInfo(job).stageIds
+            ]
+            done = sum(stage.numCompletedTasks for stage in stages if stage is not None)
+            assert progress is not None
+            progress(blobs * done // tasks, size * done // tasks, size)
+
+    thread = threading.Thread(target=follow, daemon=True, name="flowlens-progress") if progress else None
+    try:
+        if thread:
+            thread.start()
+        yield
+        if progress:
+            progress(blobs, size, size)
+    except BaseException:
+        context.cancelJobGroup(group)
+        raise
+    finally:
+        over.set()
+        if thread:
+            thread.join()

@@ -196,12 +196,17 @@ def parts_of(blob: ListedBlob) -> list[ListedBlob]:
     return [msgspec.structs.replace(blob, span=span) for span in pairwise(cuts)]
 
 
+def most_of(cost: int, cores: int) -> int:
+    """What one task may cost at most where all together cost so much."""
+    return max(LEAST_TASK_BYTES, min(TASK_BYTES, cost // (TASKS_PER_CORE * max(1, cores))))
+
+
 def shares(blobs: Iterable[ListedBlob], cost: int, cores: int) -> Iterator[list[ListedBlob]]:
     """The blobs of each task, in the order of the listing: about equal in cost, `TASK_BYTES` at most.
 
     A part of a blob is a task of its own, since what it gives may have to be left aside. ``cost`` is that of all.
     """
-    most = max(LEAST_TASK_BYTES, min(TASK_BYTES, cost // (TASKS_PER_CORE * max(1, cores))))
+    most = most_of(cost, cores)
     share: list[ListedBlob] = []
     taken = 0
     for blob in blobs:
@@ -216,18 +221,26 @@ def shares(blobs: Iterable[ListedBlob], cost: int, cores: int) -> Iterator[list[
 
 def read_tasks(job: Job, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """What the tasks whose numbers stand in ``batches`` give, with the schema `OUTPUT`; for ``mapInArrow``."""
+    attempt, is_last = attempt_of(job.version, job.tries)
+    for batch in batches:
+        for at in batch.column(0).to_pylist():
+            yield from read_task(job, at, attempt, is_last=is_last)
+
+
+def attempt_of(wanted: str, tries: int) -> tuple[int, bool]:
+    """The number of this attempt of a task, and whether it is the last of ``tries``.
+
+    Raises ImportError where this executor has another version of flowlens than ``wanted``.
+    """
     # Executors have a process for each core: each with as many threads would have them wait for each other.
     os.environ.setdefault("POLARS_MAX_THREADS", "1")
     from pyspark import TaskContext
 
-    if (own := version("flowlens")) != job.version:
-        raise ImportError(f"flowlens {own} on an executor, {job.version} on the driver")
+    if (own := version("flowlens")) != wanted:
+        raise ImportError(f"flowlens {own} on an executor, {wanted} on the driver")
     context = TaskContext.get()
     assert context is not None, "only a task of Spark calls this"
-    is_last = context.attemptNumber() + 1 >= job.tries
-    for batch in batches:
-        for at in batch.column(0).to_pylist():
-            yield from read_task(job, at, context.taskAttemptId(), is_last=is_last)
+    return context.taskAttemptId(), context.attemptNumber() + 1 >= tries
 
 
 def read_task(job: Job, at: int, attempt: int, *, is_last: bool) -> Iterator[pa.RecordBatch]:
@@ -306,7 +319,7 @@ class _Reading:
         for place in sorted({blob.place for blob in blobs} - {-1}):
             location, access = job.places[place]
             try:
-                self._accounts[place] = _connected(job.run, location, access)
+                self._accounts[place] = connected(job.run, location, access)
             except FlowlensError as error:
                 if not is_last:
                     raise
@@ -384,7 +397,7 @@ class _Reading:
 
 
 @lru_cache(8)
-def _connected(_run: str, location: Location, access: Access) -> Account:
+def connected(_run: str, location: Location, access: Access) -> Account:
     """The account, signed in to here; kept for a run, since an executor's process serves many tasks and a sign-in takes seconds."""
     return connect(location, access)
 

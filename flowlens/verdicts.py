@@ -5,14 +5,15 @@ A question is *ok* only on evidence without gaps; without it, it is *not determi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import polars as pl
 
 from flowlens import schema
 from flowlens.analyses.encryption import TURNED
-from flowlens.evidence import Ledger
+from flowlens.analyses.tables import each_of
+from flowlens.evidence import Ledger, Parts
 from flowlens.findings import QUESTIONS
 from flowlens.nic_hours import COVERED
 
@@ -41,7 +42,7 @@ class Verdict:
     number: int | None = None
 
 
-def summarise(coverage: pl.DataFrame, parts: Sequence[pl.LazyFrame]) -> dict[str, object]:
+def summarise(coverage: pl.DataFrame, parts: Parts) -> dict[str, object]:
     """NIC-hours by state, and the bytes observed beside the bytes counted once; ``parts`` are those of the evidence."""
     states = dict(coverage.group_by("state").len().iter_rows())
     total = pl.sum_horizontal("bytes_sent", "bytes_received")
@@ -53,7 +54,7 @@ def summarise(coverage: pl.DataFrame, parts: Sequence[pl.LazyFrame]) -> dict[str
         "denied": pl.col("flows_denied").sum(),
     }
     # One part after the other: all at once would be hundreds of files at once where conversations are many.
-    by_part = [part.group_by("flow_log_id").agg(**told).collect(engine="streaming") for part in parts]
+    by_part = each_of(parts, lambda part: part.group_by("flow_log_id").agg(**told).collect(engine="streaming"))
     by_log = pl.concat(by_part).group_by("flow_log_id").agg(pl.col(list(told)).sum()).sort("flow_log_id")
     without_traffic = by_log.filter(pl.col("begun") >= _TRAFFIC_FROM, pl.col("traffic") == 0)
     without_denied = by_log.filter(pl.col("begun") >= _DENIED_FROM, pl.col("denied") == 0)

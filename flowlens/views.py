@@ -8,10 +8,12 @@ hour, the best row that exists counts, so that nothing is lost.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import polars as pl
 
 from flowlens import schema
-from flowlens.evidence import Inventory
+from flowlens.evidence import Inventory, LocalParts, Parts
 from flowlens.inventory import EXTERNAL, INTERNAL, vnet_key
 from flowlens.nic_hours import COVERED
 from flowlens.pieces import Pieces, Step
@@ -27,6 +29,54 @@ _RANK_OF_TARGET = (("/subnets/", 1), ("/virtualnetworks/", 0), ("/networkinterfa
 def full_hour(hour: str = "hour") -> pl.Expr:
     """The full hour that a bucket lies in; coverage is by full hours."""
     return pl.col(hour).dt.truncate("1h")
+
+
+class Rolled(Protocol):
+    """The conversations of a scan, wherever they lie."""
+
+    def parts(self) -> Parts:
+        """CONVERSATIONS; all rows between two addresses, in whatever direction, are in one part."""
+        ...
+
+    def mentions(self, inventory: Inventory) -> pl.DataFrame:
+        """What `mentions` finds in them."""
+        ...
+
+    def viewed(self, inventory: Inventory, coverage: pl.DataFrame) -> Parts:
+        """What `annotate` makes of them; asked for once."""
+        ...
+
+    def lazy(self) -> pl.LazyFrame:
+        """CONVERSATIONS."""
+        ...
+
+
+class LocalRolled:
+    """Conversations that this process holds, in memory or in temporary files."""
+
+    def __init__(self, store: Pieces) -> None:
+        self._store = store
+        self._ends: Pieces | None = None
+
+    def parts(self) -> Parts:
+        """All of them as one part."""
+        return LocalParts((self._store.lazy(),))
+
+    def mentions(self, inventory: Inventory) -> pl.DataFrame:
+        """What `mentions` finds in them."""
+        self._ends = self._store.mapped(lambda part: with_ends(part, inventory))
+        return mentions(self._ends.lazy())
+
+    def viewed(self, inventory: Inventory, coverage: pl.DataFrame) -> Parts:
+        """What `annotate` makes of them; what `mentions` has prepared is used up."""
+        assert self._ends is not None, "coverage comes from mentions"
+        parts = annotate(self._ends, inventory, coverage)
+        self._ends.discard()
+        return LocalParts(tuple(part.lazy() for part in parts))
+
+    def lazy(self) -> pl.LazyFrame:
+        """CONVERSATIONS."""
+        return self._store.lazy()
 
 
 def annotate(ends: Pieces, inventory: Inventory, coverage: pl.DataFrame) -> tuple[Pieces, ...]:

@@ -23,6 +23,7 @@ from flowlens.evidence import (
     Evidence,
     Inventory,
     Ledger,
+    LocalParts,
     Reject,
     Scan,
     Window,
@@ -189,7 +190,7 @@ def evidence_of(hours):
     coverage = rows.with_columns(mac_address=pl.lit("00005E005301"))
     assert set(coverage.columns) <= set(nic_hours.SCHEMA)
     inventory = Inventory(empty, empty, empty, empty, frozenset())
-    return Evidence(rows.lazy(), (rows.lazy(),), inventory, coverage, Ledger(rows=rows.height))
+    return Evidence(rows.lazy(), LocalParts((rows.lazy(),)), inventory, coverage, Ledger(rows=rows.height))
 
 
 def scan_of(hours, **settings):

@@ -50,6 +50,8 @@ LAYERS = {
     "spark_sessions": 5,
     "spark_tasks": 9,
     "distributed": 10,
+    "spark_lake": 10,
+    "spark_views": 9,
     "analyses": 7,
     "findings": 7,
     "comparing": 8,

@@ -92,13 +92,15 @@ def encryption_by_hour(scan: Scan) -> pl.DataFrame:
     >>> encryption_by_hour(fl.scan("sample_logs")).columns
     ['hour', 'bytes_encrypted', 'bytes_unencrypted', 'flows_dropped']
     """
-    parts = [
-        judged(part)
-        .filter(pl.col("peer") == "eligible", pl.col("counted"), pl.col("kind") != SAME_HOST)
-        .with_columns(hour=pl.col("hour").dt.truncate("1h"))
-        for part in scan.evidence.parts
-    ]
-    rows = condensed(parts, ["hour", "kind"]).with_columns(bytes=both_ways())
+
+    def eligible(part: pl.LazyFrame) -> pl.LazyFrame:
+        return (
+            judged(part)
+            .filter(pl.col("peer") == "eligible", pl.col("counted"), pl.col("kind") != SAME_HOST)
+            .with_columns(hour=pl.col("hour").dt.truncate("1h"))
+        )
+
+    rows = condensed(scan.evidence.parts, eligible, ["hour", "kind"]).with_columns(bytes=both_ways())
     dropped = pl.col("kind") == "Dropped"
     return (
         rows.group_by("hour")

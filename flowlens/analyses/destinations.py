@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 
 from flowlens import schema
-from flowlens.analyses.tables import flows_of, null_sum, protocol_name, result, slim
+from flowlens.analyses.tables import each_of, flows_of, null_sum, protocol_name, result, slim
 from flowlens.catalog import Owners, ServiceTags, load_tags, read_owners
 from flowlens.config import SECTIONS
 from flowlens.errors import ConfigError, near_matches
@@ -122,12 +122,14 @@ def _destinations(
     if known is not None:
         reason = pl.when(pl.col("is_new")).then(pl.lit("new since the baseline")).otherwise(reason)
 
-    def named(views: pl.LazyFrame) -> pl.DataFrame:
+    def unnamed(views: pl.LazyFrame) -> pl.DataFrame:
         found = destinations(views)
         found = found.filter(~is_expected(found))
         if required is not None:
             found = found.join(required(found.select(_KEY)), on=_KEY, how="anti", nulls_equal=True)
-        found = _with_new(found, known)
+        return _with_new(found, known)
+
+    def named(found: pl.DataFrame) -> pl.DataFrame:
         names = tags.identify(found["dst_ip"].unique()).select("service_tag", "region", dst_ip="address")
         whose = owners.identify(names["dst_ip"], azure=names["service_tag"].is_not_null())
         names = names.hstack(whose)
@@ -139,7 +141,8 @@ def _destinations(
             found, ["vnet", "subnet", "workload", "protocol", "service_tag", "region", "owner", "country", "reason"]
         )
 
-    return pl.concat([named(part) for part in scan.evidence.parts])
+    # Files with names of owners are here.
+    return pl.concat(named(found) for found in each_of(scan.evidence.parts, unnamed))
 
 
 def destinations(views: pl.LazyFrame) -> pl.DataFrame:
@@ -197,7 +200,7 @@ def _known(baseline: Scan | Sequence[Mapping[str, object]] | None) -> pl.DataFra
     if baseline is None:
         return None
     if isinstance(baseline, Scan):
-        return pl.concat([destinations(part).select(_TALK).unique() for part in baseline.evidence.parts])
+        return pl.concat(each_of(baseline.evidence.parts, lambda part: destinations(part).select(_TALK).unique()))
     number = pl.col("protocol").str.to_lowercase().replace_strict(schema.PROTOCOL_NUMBER, default=None)
     kinds = schema.polars_schema(schema.RESULTS["unexpected_destinations"])
     rows = [{name: row.get(name) for name in _TALK} for row in baseline]

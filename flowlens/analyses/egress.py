@@ -154,28 +154,30 @@ def tying(
     placeholders: Settings | None = None,
     tags: ServiceTags | None = None,
     names: Names | str | Path | None = None,
-) -> tuple[Callable[[pl.DataFrame], pl.DataFrame], Callable[[pl.DataFrame], pl.DataFrame]]:
+) -> tuple[
+    Callable[[pl.DataFrame], tuple[pl.DataFrame, ...]],
+    Callable[[pl.DataFrame, pl.DataFrame, pl.DataFrame], pl.DataFrame],
+]:
     """What ties the attempts of a part of the scan to requirements, and what keeps of all that was tied what a workload needs.
 
     The first gives workload, requirement, dst_ip, dst_port, protocol and match; a port alone and a service tag that is only
-    plausible tie nothing. Once it had the attempts of every part the second takes rows with workload and requirement, drops
-    those of profiles that the workload has no part in, and adds profile and name (of the requirement).
+    plausible tie nothing. Besides it gives the profiles that workloads have a part in, and the workloads. The second takes rows
+    with workload and requirement, and both of these of every part; it drops what is of other profiles, and adds profile and name
+    (of the requirement).
     """
     known_tags = tags or load_tags(cloud)
     needs = needs_of(scan, profiles=profiles, cloud=cloud, placeholders=placeholders, tags=known_tags, names=names)
     match = _in_its_vnet(_matcher(needs), _others(scan.evidence.inventory, needs))
-    active: list[pl.DataFrame] = []
-    tried: list[pl.DataFrame] = []
+    telling = _telling(needs)
 
-    def tie(attempts: pl.DataFrame) -> pl.DataFrame:
+    def tie(attempts: pl.DataFrame) -> tuple[pl.DataFrame, ...]:
         matched = match(attempts)
-        active.append(slim(_active(matched, needs, known_tags), WORKLOAD))
-        tried.append(attempts.select(WORKLOAD).unique())
-        return matched.filter(_TIES).select(*REQUIREMENT, "dst_ip", "dst_port", "protocol", "match").unique()
+        tied = matched.filter(_TIES).select(*REQUIREMENT, "dst_ip", "dst_port", "protocol", "match").unique()
+        return tied, slim(_active(matched, telling, known_tags), WORKLOAD), attempts.select(WORKLOAD).unique()
 
-    def needed(rows: pl.DataFrame) -> pl.DataFrame:
+    def needed(rows: pl.DataFrame, active: pl.DataFrame, tried: pl.DataFrame) -> pl.DataFrame:
         _, asked = _loaded(profiles)
-        wanted = _wanted(_workloads(scan.evidence, pl.concat(tried)), needs, pl.concat(active), asked)
+        wanted = _wanted(_workloads(scan.evidence, tried), needs, active, asked)
         named = pl.DataFrame(
             [(n, need.profile, need.requirement.name) for n, need in enumerate(needs)],
             schema={"requirement": pl.Int64, "profile": pl.String, "name": pl.String},
@@ -276,11 +278,9 @@ def _statuses(
     others = _others(scan.evidence.inventory, needs)
     match = _in_its_vnet(match, others)
     others_in = {vnet: frozenset(held) for vnet, held in others.group_by("vnet").agg("dst_ip").iter_rows()}
-    tried: list[pl.DataFrame] = []
-    active: list[pl.DataFrame] = []
-    totals: list[pl.DataFrame] = []
+    telling = _telling(needs)
 
-    def tied(views: pl.LazyFrame) -> pl.DataFrame:
+    def tied(views: pl.LazyFrame) -> tuple[pl.DataFrame, ...]:
         attempts = attempts_of(views)
         matched = match(attempts)
         # Names of one service share its tag, often its addresses too: what fails at one is hardly the failure of another.
@@ -290,13 +290,13 @@ def _statuses(
             .then(pl.lit(OTHER_NAME))
             .otherwise("confidence")
         )
-        tried.append(slim(attempts.select(WORKLOAD).unique(), WORKLOAD))
-        active.append(slim(_active(matched, needs, tags), WORKLOAD))
-        totals.append(slim(totals_of(matched), WORKLOAD))
-        return slim(representatives(matched))
+        active = slim(_active(matched, telling, tags), WORKLOAD)
+        tried = slim(attempts.select(WORKLOAD).unique(), WORKLOAD)
+        return slim(representatives(matched)), slim(totals_of(matched), WORKLOAD), active, tried
 
     # A destination is in one part alone, so what is told of each part is told of all.
-    matched = pl.concat([tied(part) for part in scan.evidence.parts])
+    found_in, totals, active, tried = zip(*scan.evidence.parts.each(tied), strict=True)
+    matched = pl.concat(found_in)
     wanted = _wanted(_workloads(scan.evidence, pl.concat(tried)), needs, pl.concat(active), asked)
     matched = representatives(matched.join(wanted, on=REQUIREMENT, how="semi", nulls_equal=True))
     identified = tags.identify(matched["dst_ip"].unique())
@@ -418,13 +418,17 @@ def _workloads(evidence: Evidence, tried: pl.DataFrame) -> pl.DataFrame:
     return pl.concat([own, tried]).group_by(WORKLOAD).agg(pl.col("logged").any())
 
 
-def _active(matched: pl.DataFrame, needs: Sequence[Need], tags: ServiceTags) -> pl.DataFrame:
-    """Workload and profile where the workload tried what only that profile needs."""
-    telling = pl.DataFrame(
+def _telling(needs: Sequence[Need]) -> pl.DataFrame:
+    """(requirement, profile) of what only one profile needs."""
+    return pl.DataFrame(
         [(n, need.profile) for n, need in enumerate(needs) if need.requirement.telling],
         schema={"requirement": pl.Int64, "profile": pl.String},
         orient="row",
     )
+
+
+def _active(matched: pl.DataFrame, telling: pl.DataFrame, tags: ServiceTags) -> pl.DataFrame:
+    """Workload and profile where the workload tried what only that profile needs."""
     tried = matched.filter(pl.col("match").is_in([*EXACT, TAG, PORT_ONLY])).join(telling, on="requirement")
     # An attempt on nothing but a port tells of a profile only where the address is Azure's: VPNs use 1194 too.
     hosted = tags.identify(tried["dst_ip"].unique()).filter(pl.col("service_tag").is_not_null())["address"]

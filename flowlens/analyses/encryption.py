@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import polars as pl
 
 from flowlens import schema
 from flowlens.analyses.tables import both_ways, condensed, flows_of, result
-from flowlens.evidence import Scan
+from flowlens.evidence import Parts, Scan
 
 _DROPPED = [code for code, status in schema.ENCRYPTION_STATUS.items() if status == "Dropped"]
 _LOCAL = "NX_LOCAL_DST"
@@ -50,9 +48,9 @@ def encryption_status(scan: Scan) -> pl.LazyFrame:
     return result("encryption_status", lambda: _pairs(scan.evidence.parts))
 
 
-def _pairs(parts: Iterable[pl.LazyFrame]) -> pl.LazyFrame:
+def _pairs(parts: Parts) -> pl.LazyFrame:
     by = [*PAIR, "peer", "encryption_code", "kind", "rank", "counted", "mac_address"]
-    rows = condensed([judged(part) for part in parts], by).with_columns(bytes=both_ways())
+    rows = condensed(parts, judged, by).with_columns(bytes=both_ways())
     proven = (
         rows.filter(pl.col("encryption_code") != "NX", pl.col("encryption_code").is_in(list(schema.ENCRYPTION_STATUS)))
         .select("mac_address")
@@ -116,7 +114,7 @@ def unprotected(scan: Scan) -> pl.DataFrame:
         f"{edge}_seen": pl.when(traffic).then(f"{edge}_traffic").otherwise(f"{edge}_seen") for edge in ("first", "last")
     }
     bad = pl.col("kind").is_in(["Unencrypted", "Dropped"]) & (pl.col("peer") == "eligible")
-    rows = condensed([judged(part).filter(bad) for part in scan.evidence.parts], [*PAIR, "kind"])
+    rows = condensed(scan.evidence.parts, lambda part: judged(part).filter(bad), [*PAIR, "kind"])
     return rows.with_columns(**seen).group_by(PAIR).agg(pl.col("first_seen").min(), pl.col("last_seen").max()).collect()
 
 

@@ -24,7 +24,7 @@ from flowlens.analyses.tables import protocol_name, result, slim
 from flowlens.catalog import Names, ServiceTags, load_tags, read_names
 from flowlens.catalog.placeholders import Settings, given
 from flowlens.errors import ConfigError, near_matches
-from flowlens.evidence import Evidence, Inventory, Scan
+from flowlens.evidence import Evidence, Inventory, Scan, together
 from flowlens.inventory import INTERNAL, PLATFORM
 from flowlens.views import subjects_of
 
@@ -108,16 +108,18 @@ def private_subnet_readiness(
             scan, profiles=profiles, cloud=cloud, placeholders=placeholders, tags=known_tags, names=known_names
         )
         regions = regions_of(scan.evidence, placeholders or {})
-        sums, workloads, named = [], [], []
-        # A destination is in one part alone, so its addresses are counted there.
-        for part in scan.evidence.parts:
+
+        def of_part(part: pl.LazyFrame) -> tuple[pl.DataFrame, ...]:
+            # A destination is in one part alone, so its addresses are counted there.
             attempts = attempts_of(part)
-            tried = _with_paths(attempts, inventory, regions, services, known_tags)
-            sums.append(slim(_sums(tried), [*_SUBNET, "destination"]))
-            workloads.append(slim(tried.select(*_DESTINATION, "unsure", "workload").unique(), WORKLOAD))
-            named.append(slim(_by_destination(tie(attempts), tried), WORKLOAD))
-        told = needed(pl.concat(named))
-        return _readiness(pl.concat(sums), pl.concat(workloads), told, methods, scan.evidence).lazy()
+            paths = _with_paths(attempts, inventory, regions, services, known_tags)
+            tied, active, tried = tie(attempts)
+            workloads = slim(paths.select(*_DESTINATION, "unsure", "workload").unique(), WORKLOAD)
+            named = slim(_by_destination(tied, paths), WORKLOAD)
+            return slim(_sums(paths), [*_SUBNET, "destination"]), workloads, named, active, tried
+
+        sums, workloads, named, active, tried = together(scan.evidence.parts, of_part)
+        return _readiness(sums, workloads, needed(named, active, tried), methods, scan.evidence).lazy()
 
     return result("private_subnet_readiness", compute)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
 
 import polars as pl
 
@@ -11,6 +10,7 @@ from flowlens import schema
 from flowlens.analyses.tables import (
     both_ways,
     condensed,
+    each_of,
     flows_of,
     null_sum,
     protocol_name,
@@ -19,7 +19,7 @@ from flowlens.analyses.tables import (
     stateless,
 )
 from flowlens.errors import ConfigError, near_matches
-from flowlens.evidence import Evidence, Scan
+from flowlens.evidence import Evidence, Parts, Scan
 
 # Names of the rules that SQL Managed Instance puts into its subnet's NSG (Microsoft Learn, service-aided subnet
 # configuration, 2024-07-10). The optional prefix contains the mandatory one, so it is tested first.
@@ -113,7 +113,9 @@ def _usage(evidence: Evidence) -> pl.LazyFrame:
     workload = pl.struct("of", pl.coalesce("workload", "mac_address")).filter(pl.col("mac_address").is_not_null())
     return (
         condensed(
-            _deciding(evidence.parts), ["acl_id", "acl_rule", "direction", "flow_status", "mac_address", "stateless"]
+            evidence.parts,
+            _deciding,
+            ["acl_id", "acl_rule", "direction", "flow_status", "mac_address", "stateless"],
         )
         .join(nics, on="mac_address", how="left")
         .with_columns(rule_kind=rule_kind().fill_null("user"), acl_rule=rule_name(), bytes=both_ways())
@@ -129,16 +131,15 @@ def _usage(evidence: Evidence) -> pl.LazyFrame:
     )
 
 
-def _deciding(parts: Iterable[pl.LazyFrame]) -> list[pl.LazyFrame]:
+def _deciding(part: pl.LazyFrame) -> pl.LazyFrame:
     """The rows that tell a decision, each once; ``stateless`` keeps those apart that would be lost among others."""
-    return [part.filter(pl.col("decides"), ~pl.col("is_reply")).with_columns(stateless=stateless()) for part in parts]
+    return part.filter(pl.col("decides"), ~pl.col("is_reply")).with_columns(stateless=stateless())
 
 
 _IF_GONE = "Without the rule those of lower priority decide, after the admin rules of Virtual Network Manager, which come first"
 
 
 def _dependencies(evidence: Evidence, rule: str) -> pl.LazyFrame:
-    deciding = _deciding(evidence.parts)
     if rule.lower() == OPTIONAL:
         wanted = rule_kind() == "sql-mi-optional"
     else:
@@ -150,21 +151,24 @@ def _dependencies(evidence: Evidence, rule: str) -> pl.LazyFrame:
     outbound = pl.col("direction") == "Outbound"
     nics = evidence.inventory.nics.select("mac_address", "workload", "subnet", of="vnet")
     by = ["acl_id", "acl_rule", "rule_kind", "vnet", "subnet", "workload", "direction", "peer", "port", "protocol"]
-    decided = [
-        part.filter(wanted.fill_null(False))
-        .join(nics.lazy(), on="mac_address", how="left")
-        .with_columns(
-            rule_kind=rule_kind().fill_null("user"),
-            acl_rule=rule_name(),
-            vnet=pl.coalesce("of", "vnet"),
-            peer=pl.when(outbound).then("dst_ip").otherwise("src_ip"),
-            port="dst_port",
-            protocol=protocol_name(),
+
+    def decided(part: pl.LazyFrame) -> pl.LazyFrame:
+        return (
+            _deciding(part)
+            .filter(wanted.fill_null(False))
+            .join(nics.lazy(), on="mac_address", how="left")
+            .with_columns(
+                rule_kind=rule_kind().fill_null("user"),
+                acl_rule=rule_name(),
+                vnet=pl.coalesce("of", "vnet"),
+                peer=pl.when(outbound).then("dst_ip").otherwise("src_ip"),
+                port="dst_port",
+                protocol=protocol_name(),
+            )
         )
-        for part in deciding
-    ]
+
     found = (
-        condensed(decided, [*by, "flow_status", "stateless"])
+        condensed(evidence.parts, decided, [*by, "flow_status", "stateless"])
         .with_columns(bytes=both_ways())
         .group_by(*by, "flow_status")
         .agg(
@@ -176,7 +180,7 @@ def _dependencies(evidence: Evidence, rule: str) -> pl.LazyFrame:
         .collect(engine="streaming")
     )
     if found.is_empty():
-        return _not_observable(pl.concat(deciding), rule)
+        return _not_observable(evidence.parts, rule)
     unlogged = _unlogged(evidence).rename({"of": "vnet"})
     return (
         found.join(unlogged, on=["vnet", "subnet"], how="left")
@@ -201,9 +205,10 @@ def _unlogged(evidence: Evidence) -> pl.DataFrame:
     )
 
 
-def _not_observable(rows: pl.LazyFrame, rule: str) -> pl.LazyFrame:
+def _not_observable(parts: Parts, rule: str) -> pl.LazyFrame:
     """The one row for a rule of which these logs hold no decision."""
-    names = rows.select(rule_name()).unique().collect(engine="streaming").to_series().drop_nulls().to_list()
+    told = each_of(parts, lambda part: _deciding(part).select(rule_name()).unique().collect(engine="streaming"))
+    names = pl.concat(told).to_series().unique().drop_nulls().to_list()
     near = near_matches(rule, names) if rule.lower() != OPTIONAL else ""
     reason = (
         "SQL Managed Instance writes no flow logs, so an optional rule shows only where logged NICs share its NSG"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 import polars as pl
 
 from flowlens import conversations, schema
+from flowlens.evidence import Parts
 
 _NO_MORE: Mapping[str, pl.DataType] = MappingProxyType({})
 
@@ -49,14 +50,30 @@ def _order(keys: pl.DataFrame) -> pl.Series:
     return pl.DataFrame(ranks).select(pl.arg_sort_by(keys.columns, nulls_last=True)).to_series()
 
 
-def condensed(parts: Iterable[pl.LazyFrame], by: Sequence[str]) -> pl.LazyFrame:
-    """CONVERSATIONS' measures by the columns ``by``, grouped part by part: few rows that add up to the same.
+def each_of(parts: Parts, step: Callable[[pl.LazyFrame], pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    """What ``step`` makes of each part.
 
-    >>> condensed([pl.LazyFrame(schema={"view": pl.String, **conversations.SCHEMA})], ["view"]).collect().columns[:2]
+    >>> from flowlens.evidence import LocalParts
+    >>> [found.height for found in each_of(LocalParts((pl.LazyFrame({"n": [1, 2]}),)), lambda part: part.head(1).collect())]
+    [1]
+    """
+    for (found,) in parts.each(lambda part: (step(part),)):
+        yield found
+
+
+def condensed(parts: Parts, of: Callable[[pl.LazyFrame], pl.LazyFrame], by: Sequence[str]) -> pl.LazyFrame:
+    """The measures of CONVERSATIONS by the columns ``by``, of what ``of`` makes of each part: few rows that add up to the same.
+
+    >>> from flowlens.evidence import LocalParts
+    >>> parts = LocalParts((pl.LazyFrame(schema={"view": pl.String, **conversations.SCHEMA}),))
+    >>> condensed(parts, lambda part: part, ["view"]).collect().columns[:2]
     ['view', 'flow_tuples']
     """
-    measures = conversations.merged_measures()
-    return pl.concat([part.group_by(by).agg(measures).collect(engine="streaming") for part in parts]).lazy()
+
+    def grouped(part: pl.LazyFrame) -> pl.DataFrame:
+        return of(part).group_by(by).agg(conversations.merged_measures()).collect(engine="streaming")
+
+    return pl.concat(each_of(parts, grouped)).lazy()
 
 
 def slim(part: pl.DataFrame, repeated: Sequence[str] | None = None) -> pl.DataFrame:

@@ -14,7 +14,7 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, field, replace
@@ -23,15 +23,12 @@ from functools import partial
 import polars as pl
 import pyarrow as pa
 
-from flowlens import schema
-from flowlens.errors import FlowlensError, LedgerError, SourceError
-from flowlens.evidence import Ledger, Reject, Window, checked, sample
-from flowlens.formats.framing import Place
-from flowlens.formats.growing import Piece, Rest, Unit, decode_growing
-from flowlens.lake.ledger import Cursor, Fact, blob_id, known, ledger_table
-from flowlens.sources.delta import Lake, OvertakenError
-from flowlens.sources.ranges import VersionChangedError
-from flowlens.sources.stores import Listed, Store, Version
+from flowlens.errors import SourceError
+from flowlens.evidence import Ledger, Window, sample
+from flowlens.lake.growth import Reading, check, end_of, facts_of, read_blob, rows_of
+from flowlens.lake.ledger import Cursor, Fact, Key, known, ledger_table
+from flowlens.sources.delta import DataFile, Lake, OvertakenError
+from flowlens.sources.stores import Listed, Store
 from flowlens.sources.workers import Workers
 
 BATCH_BYTES = 64 << 20
@@ -44,11 +41,35 @@ RECENT = dt.timedelta(hours=3)
 """How far back a poll looks; everything is listed at the first poll and then once an hour."""
 _ALL_EACH = dt.timedelta(hours=1)
 _WAITING = dt.timedelta(days=1)
-_TRIES = 3
 _CONFLICTS = 20
 _PROGRESS_STEP = 0.2
 
 Progress = Callable[[int, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """What somebody else has read of some blobs, and the files written of it, which count once they are committed.
+
+    The files hold neither rows nor facts of readings that take the place of rows: those are for the sync itself. Of the others each
+    has its records as one unit, without rows; its ``after`` is the byte behind which the first record with rows stands.
+    """
+
+    readings: tuple[Reading, ...]
+    facts: tuple[DataFile, ...]
+    flows: tuple[DataFile, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Far:
+    """Has blobs of a store read elsewhere, each from its cursor on, about ``batch_bytes`` of blobs at a time.
+
+    ``mark`` stands in the name of every file that is written there.
+    """
+
+    read: Callable[[Store, Sequence[tuple[Listed, Cursor]]], list[Parcel]]
+    batch_bytes: int
+    mark: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,36 +88,35 @@ class Polled:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(slots=True)
-class Reading:
-    """What was read of one blob in one go, of one version."""
-
-    listed: Listed
-    blob_id: str
-    cursor: Cursor
-    etag: str
-    replaces: tuple[str, ...] = ()
-    pieces: list[Piece] = field(default_factory=list)
-    prefixes: list[str | None] = field(default_factory=list)
-    rest: Rest | None = None
-    error: FlowlensError | None = None
-    bytes: int = 0
-    more: bool = False
-
-    @property
-    def units(self) -> list[Unit]:
-        """The records read, in order."""
-        return [unit for piece in self.pieces for unit in piece.units]
-
-
 def _now() -> dt.datetime:
     return dt.datetime.now(dt.UTC)
+
+
+def _batch(pending: deque[Listed], size: int, without: set[Key]) -> list[Listed]:
+    """The first of ``pending``, and those behind it up to ``size`` bytes in all; they are taken from there."""
+    batch = [pending.popleft()]
+    left = size - batch[0].size
+    while pending and pending[0].size <= left and pending[0].key not in without:
+        left -= pending[0].size
+        batch.append(pending.popleft())
+    return batch
+
+
+def _still(now_at: Mapping[Key, Cursor]) -> Callable[[Reading], bool]:
+    """Whether nobody has committed rows of a reading by now; facts without rows may count already."""
+
+    def holds(reading: Reading) -> bool:
+        cursor = now_at[reading.listed.key]
+        return cursor.blob_id == reading.blob_id and all(cursor.place.offset <= each.after for each in reading.units)
+
+    return holds
 
 
 class Sync:
     """Stores and a lake that they are read into; `poll` once or again and again.
 
     ``lake`` opens it, at first and once an hour. ``clock`` says the time, which decides what may still grow. ``progress`` is called with blobs done, bytes done, bytes in all.
+    ``far`` reads and writes in the place of this process, which commits.
     """
 
     def __init__(
@@ -109,6 +129,7 @@ class Sync:
         progress: Progress | None = None,
         batch_bytes: int = BATCH_BYTES,
         readers: int = READERS,
+        far: Far | None = None,
     ) -> None:
         self.lake = lake()
         self._open = lake
@@ -118,12 +139,14 @@ class Sync:
         self._clock = clock
         self._progress = progress
         self._batch_bytes = batch_bytes
+        self._far = far
         self._stopped = threading.Event()
         self._workers = Workers(readers, self._stopped)
         self._cursors: dict[tuple[str, str], Cursor] = {}
         self._listed_all: dt.datetime | None = None
         self._ends: list[Fact] = []
         self._overtook = False
+        self._contested = False
 
     def close(self) -> None:
         """End what is being read; nothing is left to be tidied up."""
@@ -159,9 +182,18 @@ class Sync:
             polled = replace(polled, listed=polled.listed + len(listing.blobs), notes=(*polled.notes, *listing.notes))
             polled = self._take(store, listing.blobs, polled)
         self._note_ends()
+        polled = replace(polled, notes=(*polled.notes, *self._tidied()))
         if everything:
             self._listed_all = now
         return replace(polled, version=self.lake.version)
+
+    def _tidied(self) -> tuple[str, ...]:
+        """Remove what attempts wrote elsewhere that do not count; in words, how much that was."""
+        if self._far is None or self._contested:
+            # What was committed at the same time as another sync's is not for certain known; vacuum finds the rest.
+            return ()
+        removed = self.lake.remove_unnamed(self._far.mark)
+        return (f"removed {removed} file(s) of attempts that do not count",) if removed else ()
 
     def _recent(self, now: dt.datetime) -> Window:
         """The hours that may have changed: the last few, and back to the first blob that is not finished."""
@@ -176,19 +208,24 @@ class Sync:
         self._learn(blobs)
         pending = deque(blob for blob in blobs if self._may_have_more(blob))
         total, done, number = sum(blob.size for blob in pending), 0, 0
+        own: set[Key] = set()
         while pending:
-            batch = [pending.popleft()]
-            size = batch[0].size
-            while pending and size + pending[0].size <= self._batch_bytes:
-                size += pending[0].size
-                batch.append(pending.popleft())
+            far = None if pending[0].key in own else self._far
+            batch = _batch(pending, far.batch_bytes if far else self._batch_bytes, own if far else set())
             # What another sync did in the meantime is known once the lake was asked again.
             self._learn(batch)
-            readings = self._read_all(store, batch)
-            polled = self._commit(readings, polled)
-            pending.extendleft(reading.listed for reading in readings if reading.more)
-            finished = [reading.listed.size for reading in readings if not reading.more]
-            done, number = done + sum(finished), number + len(finished)
+            if far is not None:
+                readings, here = self._have_read(far, store, batch)
+                own |= here
+            else:
+                readings = self._read_all(store, batch)
+                self._commit(readings)
+            for reading in readings:
+                polled = self._settle(reading, polled)
+            finished = {reading.listed.key for reading in readings if not reading.more}
+            pending.extendleft(blob for blob in batch if blob.key not in finished)
+            number += len(finished)
+            done += sum(blob.size for blob in batch if blob.key in finished)
             if self._progress is not None:
                 self._progress(number, done, total)
         return polled
@@ -216,7 +253,8 @@ class Sync:
     # Reading
 
     def _read_all(self, store: Store, batch: Sequence[Listed]) -> list[Reading]:
-        submitted = [self._workers.submit(partial(self._read, store, blob), urgent=False) for blob in batch]
+        read = partial(read_blob, store, batch_bytes=self._batch_bytes, stopped=self._stopped)
+        submitted = [self._workers.submit(partial(read, blob, self._cursors[blob.key]), urgent=False) for blob in batch]
         return [self._result(future) for (future,) in submitted]
 
     def _result(self, future: Future[Reading]) -> Reading:
@@ -226,82 +264,53 @@ class Sync:
             except FutureTimeoutError:
                 continue
 
-    def _read(self, store: Store, blob: Listed) -> Reading:
-        """The records behind the cursor, of one version; where another version comes in between, those of that one."""
-        cursor = self._cursors[blob.key]
-        reading = Reading(blob, cursor.blob_id, cursor, blob.etag)
-        for _ in range(_TRIES):
-            try:
-                return self._read_version(store, blob, cursor)
-            except VersionChangedError:
-                continue
-            except FlowlensError as error:
-                reading.error = error
-                return reading
-        # It changes faster than it can be read: the next poll goes on.
-        return reading
-
-    def _read_version(self, store: Store, blob: Listed, cursor: Cursor) -> Reading:
-        whole = not blob.is_open
-        begun = cursor.known > 0 or cursor.void
-        version = store.open(blob, told=begun or blob.is_open or blob.size > self._batch_bytes)
-        place, identity, replaces = cursor.place, cursor, cursor.older
-        if begun and not _goes_on(version, cursor):
-            # The content was replaced in place: what was read of it is void, and goes as what is there now comes.
-            generation = cursor.generation + 1
-            identity = replace(
-                cursor,
-                blob_id=blob_id(*blob.key, blob.created, generation),
-                generation=generation,
-                place=Place(),
-                void=False,
-                older=(*cursor.older, cursor.blob_id),
-            )
-            place, replaces = Place(), identity.older
-        reading = Reading(blob, identity.blob_id, identity, version.etag, replaces)
-
-        def counted() -> Iterator[bytes]:
-            for chunk in version.chunks(place.offset):
-                if self._stopped.is_set():
-                    raise VersionChangedError
-                reading.bytes += len(chunk)
-                yield chunk
-
-        try:
-            for part in decode_growing(counted(), where=blob.name, start=place, whole=whole):
-                if isinstance(part, Rest):
-                    reading.rest = part
-                    break
-                reading.pieces.append(part)
-                if sum(piece.flows.nbytes for piece in reading.pieces) > 8 * self._batch_bytes:
-                    reading.more = True
-                    break
-        except FlowlensError as error:
-            reading.error = error
-        ends = [unit.place.offset for unit in reading.units]
-        reading.prefixes = version.prefixes(ends) if ends else []
-        return reading
-
     # Committing
 
-    def _commit(self, readings: Sequence[Reading], polled: Polled) -> Polled:
+    def _commit(self, readings: Sequence[Reading]) -> None:
         """Facts first, then rows under the fence; that a blob is finished is noted with the next facts."""
         self._overtook = False
         for reading in readings:
-            _check(reading)
-        facts = [fact for reading in readings for fact in _facts(reading)]
-        facts += [_unread(reading) for reading in readings if reading.error is not None]
-        facts, self._ends = [*self._ends, *facts], []
+            check(reading)
+        facts, self._ends = [*self._ends, *facts_of(readings)], []
         if facts:
             self.lake.append_ledger(ledger_table(facts))
         replacing = [reading for reading in readings if reading.replaces]
         adding = [reading for reading in readings if not reading.replaces]
-        self._append(adding, _rows(adding))
+        self._append(adding, rows_of(adding))
         for reading in replacing:
             self._replace(reading)
-        for reading in readings:
-            polled = self._settle(reading, polled)
-        return polled
+
+    def _have_read(self, far: Far, store: Store, batch: Sequence[Listed]) -> tuple[list[Reading], set[Key]]:
+        """Have the batch read and written elsewhere, and commit it: what was read, and which blobs are to be read here.
+
+        Where another sync was first, files with rows of a blob that it went on with do not count; such blobs are read again.
+        """
+        self._overtook = False
+        cursors = {blob.key: self._cursors[blob.key] for blob in batch}
+        here = {key for key, cursor in cursors.items() if cursor.older}
+        parcels = far.read(store, [(blob, cursors[blob.key]) for blob in batch if blob.key not in here])
+        here |= {each.listed.key for parcel in parcels for each in parcel.readings if each.replaces}
+        ends, self._ends = self._ends, []
+        self.lake.append_ledger(ledger_table(ends), [file for parcel in parcels for file in parcel.facts])
+        readings = [each for parcel in parcels for each in parcel.readings if not each.replaces]
+        for _ in range(_CONFLICTS):
+            try:
+                self.lake.add_flows([file for parcel in parcels for file in parcel.flows])
+                return readings, here
+            except OvertakenError:
+                still = _still(self._again(readings))
+                kept = []
+                for parcel in parcels:
+                    if all(each.replaces or still(each) for each in parcel.readings):
+                        kept.append(parcel)
+                        continue
+                    # What gave no rows has nothing in the files: its facts count already.
+                    lost = {
+                        each.listed.key for each in parcel.readings if each.replaces or each.rows or not still(each)
+                    }
+                    readings = [reading for reading in readings if reading.listed.key not in lost]
+                parcels = kept
+        raise self._overtaken()
 
     def _append(self, readings: Sequence[Reading], rows: pa.Table) -> None:
         for _ in range(_CONFLICTS):
@@ -315,7 +324,7 @@ class Sync:
         raise self._overtaken()
 
     def _replace(self, reading: Reading) -> None:
-        rows = _rows([reading])
+        rows = rows_of([reading])
         for _ in range(_CONFLICTS):
             now_at = self._again([reading])[reading.listed.key]
             if now_at.blob_id != reading.blob_id or not set(now_at.older) & set(reading.replaces):
@@ -333,7 +342,7 @@ class Sync:
         """The cursors of some blobs as the lake has them now; what was known before, of whatever blob, is void."""
         self.lake.reload()
         self._cursors.clear()
-        self._overtook = True
+        self._overtook = self._contested = True
         return known(self.lake, [reading.listed for reading in readings], exact=True)
 
     def _left(self, readings: Sequence[Reading], rows: pa.Table) -> pa.Table:
@@ -377,10 +386,10 @@ class Sync:
         if reading.rest is not None:
             told += reading.rest.ledger
             cursor = replace(cursor, done=reading.etag, void=reading.rest.provisional)
-            self._ends.append(_end(reading, closed=True))
+            self._ends.append(end_of(reading, closed=True))
         elif not units and not cursor.met:
             # Nothing in it yet: that it is there is noted once.
-            self._ends.append(_end(reading, closed=False))
+            self._ends.append(end_of(reading, closed=False))
         if not self._overtook:
             self._cursors[blob.key] = replace(cursor, met=True)
         notes = polled.notes
@@ -425,87 +434,3 @@ def follow(
             complain(error)
         pause = POLL * random.uniform(0.9, 1)  # noqa: S311 - no secret
         wait(max(0.0, pause - (time.monotonic() - began)))
-
-
-# What a reading becomes
-
-
-def _goes_on(version: Version, cursor: Cursor) -> bool:
-    """Whether what is known of a blob, committed or not, still stands at its beginning."""
-    if version.etag == cursor.version:
-        return True
-    (prefix,) = version.prefixes([cursor.known])
-    return not cursor.void and prefix is not None and prefix == cursor.prefix
-
-
-def _check(reading: Reading) -> None:
-    """Nothing of a blob may be unaccounted for: units follow each other, and each adds up; raises LedgerError."""
-    at = reading.cursor.place.offset
-    for unit in reading.units:
-        checked(unit.ledger, reading.listed.name)
-        if unit.after != at:
-            raise LedgerError(reading.listed.name, f"expected a record behind byte {at}, found one behind {unit.after}")
-        at = unit.place.offset
-    if reading.rest is not None:
-        checked(reading.rest.ledger, reading.listed.name)
-    rows = sum(unit.ledger.rows for unit in reading.units)
-    if rows != sum(piece.flows.num_rows for piece in reading.pieces):
-        raise LedgerError(reading.listed.name, f"expected {rows} rows, found another number")
-
-
-def _facts(reading: Reading) -> Iterator[Fact]:
-    for unit, prefix in zip(reading.units, reading.prefixes, strict=True):
-        yield Fact(
-            reading.listed,
-            reading.cursor,
-            "record",
-            unit.after,
-            unit.start,
-            unit.place,
-            unit.ledger,
-            prefix,
-            etag=reading.etag,
-        )
-
-
-def _end(reading: Reading, *, closed: bool) -> Fact:
-    units = reading.units
-    place = units[-1].place if units else reading.cursor.place
-    rest = reading.rest or Rest(place.offset, place.offset, Ledger(), False)
-    return Fact(
-        reading.listed,
-        reading.cursor,
-        "end",
-        rest.after,
-        rest.after,
-        replace(place, offset=rest.size),
-        rest.ledger,
-        etag=reading.etag,
-        closed=closed,
-        provisional=rest.provisional,
-    )
-
-
-def _unread(reading: Reading) -> Fact:
-    assert reading.error is not None, "only what failed comes here"
-    error = reading.error
-    reason = f"{error.problem} ({error.hint})" if error.hint else error.problem
-    at = reading.units[-1].place if reading.units else reading.cursor.place
-    ledger = Ledger(unread=1, rejects=(Reject(reading.listed.name, at.offset, reason, ""),))
-    return Fact(reading.listed, reading.cursor, "unread", at.offset, at.offset, at, ledger, etag=reading.etag)
-
-
-def _rows(readings: Sequence[Reading]) -> pa.Table:
-    """The flows of readings as LAKE_FLOWS."""
-    tables = []
-    for reading in readings:
-        for piece in reading.pieces:
-            count = piece.flows.num_rows
-            if count:
-                block = piece.flows["block"]
-                table = piece.flows.drop_columns(["block"])
-                table = table.append_column("blob_id", pa.repeat(pa.scalar(reading.blob_id), count))
-                table = table.append_column("block", block)
-                date = pa.scalar(reading.listed.hour.date(), schema.DATE)
-                tables.append(table.append_column("date", pa.repeat(date, count)).cast(schema.LAKE_FLOWS))
-    return pa.concat_tables(tables) if tables else schema.LAKE_FLOWS.empty_table()

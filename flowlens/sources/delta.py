@@ -13,8 +13,8 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 
 from flowlens import schema
 from flowlens.errors import ConfigError, SourceError
-from flowlens.sources.accounts import CLOUDS, IDENTITIES, Access, checked_ca_file, sign_in
+from flowlens.sources.lake_places import KEY_VARIABLE, SAS_VARIABLE, LakePlace
 from flowlens.sources.refusals import redact
 
 if TYPE_CHECKING:
@@ -37,14 +37,9 @@ if TYPE_CHECKING:
 FORMAT = 1
 """Version of the lake's layout; a lake with a higher one is refused."""
 LEDGER_FOLDER = "_ledger"
-KEY_VARIABLE = "FLOWLENS_LAKE_KEY"
-SAS_VARIABLE = "FLOWLENS_LAKE_SAS_TOKEN"
-ENDPOINT_VARIABLE = "FLOWLENS_LAKE_ENDPOINT"
 
 _FORMAT_ID = "flowlens.format"
 _FENCE_ID = "flowlens.sync"
-_CONTAINER_ADDRESS = re.compile(r"abfss://(?P<container>[^@/]+)@(?P<account>[a-z0-9]{3,24})\.[^/]+/(?P<path>.+)")
-_SHORT_ADDRESS = re.compile(r"az://(?P<container>[^@/]+)/(?P<path>.+)")
 _FULL = re.compile(r"No space left on device|Disk quota exceeded|os error 28|os error 122", re.IGNORECASE)
 _CONFLICT = re.compile(r"[Cc]oncurrent|[Cc]onflict|already exists")
 _ROW_GROUP = 1 << 17
@@ -54,90 +49,19 @@ _LAST_CHARACTER = "\U0010ffff"
 _REMOTE_HINT = f"check the address, and {KEY_VARIABLE}, {SAS_VARIABLE} or the identity that --lake-auth names"
 
 
+@dataclass(frozen=True, slots=True)
+class DataFile:
+    """A data file of one of a lake's tables that was written and that no commit names yet; ``written`` is in ms since 1970."""
+
+    path: str
+    size: int
+    date: str
+    written: int
+    statistics: str
+
+
 class OvertakenError(Exception):
     """Another writer has committed since the cursors were read; nothing of this commit is there."""
-
-
-@dataclass(frozen=True, slots=True)
-class LakePlace:
-    """Where a lake is; its text is what was given, and no secret. ``folder`` is None where it is in an account."""
-
-    text: str
-    folder: Path | None
-    options: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
-
-    def __str__(self) -> str:
-        return self.text
-
-    def uri(self, part: str = "") -> str:
-        """The address of the table in the folder ``part``, as deltalake takes it."""
-        base = str(self.folder) if self.folder is not None else self.text.rstrip("/")
-        return f"{base}/{part}" if part else base
-
-
-def is_lake_address(text: str) -> bool:
-    """Whether ``text`` names a lake in an account: ``abfss://`` or ``az://``.
-
-    >>> is_lake_address("abfss://lake@contoso.dfs.core.windows.net/flows"), is_lake_address("lake")
-    (True, False)
-    """
-    return text.startswith(("abfss://", "az://"))
-
-
-def is_lake_folder(text: str) -> bool:
-    """Whether ``text`` is a folder that holds a Delta table."""
-    return os.path.isdir(os.path.join(text, "_delta_log"))
-
-
-def parse_lake(text: str, *, account: str | None = None, token: str | None = None) -> LakePlace:
-    """Where the lake ``text`` is: a folder, ``abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/PATH`` or ``az://CONTAINER/PATH``.
-
-    The credential of an account is the lake's own: a key or SAS token from the environment, else ``token``. ``account`` is the
-    account of ``az://``. Raises ConfigError for any other address.
-    """
-    if not is_lake_address(text):
-        if "://" in text:
-            raise ConfigError(
-                redact(text.partition("?")[0]),
-                "is no place for a lake",
-                hint="name a folder, abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/PATH or az://CONTAINER/PATH",
-            )
-        return LakePlace(text, Path(text).absolute())
-    found = _CONTAINER_ADDRESS.fullmatch(text) or _SHORT_ADDRESS.fullmatch(text)
-    if found is None:
-        raise ConfigError(
-            redact(text), "expected abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/PATH or az://CONTAINER/PATH"
-        )
-    name = found.groupdict().get("account") or account or os.environ.get("FLOWLENS_LAKE_ACCOUNT")
-    if not name:
-        raise ConfigError(text, "names no account", hint="set FLOWLENS_LAKE_ACCOUNT, or write abfss://")
-    options = {"azure_storage_account_name": name}
-    if key := os.environ.get(KEY_VARIABLE):
-        options["azure_storage_account_key"] = key
-    elif sas := os.environ.get(SAS_VARIABLE):
-        options["azure_storage_sas_key"] = sas.lstrip("?")
-    elif token:
-        options["azure_storage_token"] = token
-    if endpoint := os.environ.get(ENDPOINT_VARIABLE):
-        if endpoint.startswith("http://") and not re.match(r"http://(127\.|localhost[:/]|\[::1\])", endpoint):
-            raise ConfigError(ENDPOINT_VARIABLE, "plain http would show the credential", hint="write https://")
-        options |= {"azure_storage_endpoint": endpoint, "allow_http": "true"}
-    return LakePlace(text, None, options)
-
-
-def locate_lake(text: str, access: Access) -> LakePlace:
-    """Where the lake ``text`` is, with a credential of its own for one in an account: key or SAS token from the environment, else
-    the identity that ``access`` asks for.
-
-    Raises SourceError where there is none.
-    """
-    token = None
-    if is_lake_address(text) and not (os.environ.get(KEY_VARIABLE) or os.environ.get(SAS_VARIABLE)):
-        if access.auth not in IDENTITIES:
-            access = replace(access, auth="default")
-        cloud = CLOUDS[access.cloud or "global"]
-        token = sign_in(access, cloud, cloud.audience, text, checked_ca_file(access.ca_file)).token
-    return parse_lake(text, token=token)
 
 
 class Lake:
@@ -159,21 +83,45 @@ class Lake:
             self.flows.update_incremental()
             self.ledger.update_incremental()
 
-    def append_ledger(self, rows: pa.Table) -> None:
-        """Commit rows of the ledger; each is a fact about a blob's bytes, so that having it twice changes nothing."""
+    def append_ledger(self, rows: pa.Table, files: Sequence[DataFile] = ()) -> None:
+        """Commit rows of the ledger, and others that are in ``files``.
+
+        Each is a fact about a blob's bytes, so that having it twice changes nothing.
+        """
+        files = [*files, *write_facts(self.place, rows)]
+        if not files:
+            return
         with _told(self.place, "written"):
-            added = _write_files(self.place, LEDGER_FOLDER, rows)
-            self._commit(self.ledger, LEDGER_FOLDER, added, schema.LAKE_LEDGER, ())
+            self._commit(self.ledger, LEDGER_FOLDER, files, schema.LAKE_LEDGER, ())
 
     def append_flows(self, rows: pa.Table) -> None:
         """Commit rows of flows under the fence of the version that this handle has.
 
         Raises OvertakenError where another sync has committed since: then nothing was added, and cursors must be read anew.
         """
+        self.add_flows(write_flows(self.place, rows))
+
+    def add_flows(self, files: Sequence[DataFile]) -> None:
+        """Commit files with rows of flows as `append_flows` does."""
+        if not files:
+            return
         with _told(self.place, "written"):
-            added = _write_files(self.place, "", rows)
-            self._commit(self.flows, "", added, schema.LAKE_FLOWS, self._next_fence())
+            self._commit(self.flows, "", files, schema.LAKE_FLOWS, self._next_fence())
         self._settle()
+
+    def remove_unnamed(self, mark: str) -> int:
+        """Remove the files that were written with ``mark`` and that no version names; how many there were.
+
+        Whoever writes with this mark must have ended, and every commit of what it wrote be behind.
+        """
+        removed = 0
+        with _told(self.place, "written"):
+            self.reload()
+            uris = [*self.flows.file_uris(), *self.ledger.file_uris()]
+            named = {unquote(uri).rpartition("/")[2] for uri in uris}
+            for part in ("", LEDGER_FOLDER):
+                removed += _remove(self.place, part, lambda name: f"part-{mark}-" in name and name not in named)
+        return removed
 
     def replace_flows(self, rows: pa.Table, *, date: dt.date, gone: Sequence[str]) -> None:
         """Put ``rows``, all of one blob, in the place of those of the blobs ``gone``, in one commit under the fence."""
@@ -206,10 +154,19 @@ class Lake:
             raise OvertakenError
 
     def _commit(
-        self, table: DeltaTable, part: str, added: list[Any], kind: pa.Schema, marks: tuple[tuple[str, int], ...]
+        self,
+        table: DeltaTable,
+        part: str,
+        files: Sequence[DataFile],
+        kind: pa.Schema,
+        marks: tuple[tuple[str, int], ...],
     ) -> None:
         from deltalake import Schema
+        from deltalake.transaction import AddAction, RemoveAction
 
+        added: list[AddAction | RemoveAction] = [
+            AddAction(file.path, file.size, {"date": file.date}, file.written, True, file.statistics) for file in files
+        ]
         table.create_write_transaction(
             added, "append", Schema.from_arrow(kind), ["date"], commit_properties=_properties(marks)
         )
@@ -394,13 +351,12 @@ def _dataset(place: LakePlace, part: str, table: DeltaTable, kind: pa.Schema, da
     Not deltalake's own, which takes a column without statistics for one without values (seen in 1.6).
     """
     import pyarrow.fs
-    from deltalake.fs import DeltaStorageHandler
     from pyarrow import dataset
 
     if place.folder is not None:
         files = pyarrow.fs.SubTreeFileSystem(str(place.folder / part), pyarrow.fs.LocalFileSystem())
     else:
-        files = pyarrow.fs.PyFileSystem(DeltaStorageHandler(place.uri(part), dict(place.options)))
+        files = _stored(place, part)
     form = dataset.ParquetFileFormat()
     actions = pa.table(table.get_add_actions(flatten=True)).select(["path", "partition.date"])
     found = sorted((_date(date), unquote(path)) for path, date in zip(*actions.to_pydict().values(), strict=True))
@@ -412,30 +368,63 @@ def _dataset(place: LakePlace, part: str, table: DeltaTable, kind: pa.Schema, da
     return dataset.FileSystemDataset(fragments, kind, form, files)
 
 
+def _stored(place: LakePlace, part: str) -> Any:
+    """The folder ``part`` of a lake in an account as Arrow's file system."""
+    import pyarrow.fs
+    from deltalake.fs import DeltaStorageHandler
+
+    return pyarrow.fs.PyFileSystem(DeltaStorageHandler(place.uri(part), dict(place.options)))
+
+
 # What goes to disk
 
 
-def _write_files(place: LakePlace, part: str, rows: pa.Table) -> list[Any]:
-    """One data file for each date, on the disk for good, as Delta's log names them."""
-    from deltalake.transaction import AddAction
+def write_flows(place: LakePlace, rows: pa.Table, mark: str = "") -> list[DataFile]:
+    """Rows of LAKE_FLOWS as one data file for each date, on the disk for good; they count once `Lake.add_flows` commits them.
 
-    actions = []
-    for date in sorted(pc.unique(rows["date"]).to_pylist()):
-        own = rows.filter(pc.equal(rows["date"], date)).drop_columns(["date"])
-        path = f"date={date.isoformat()}/part-{uuid.uuid4()}.zstd.parquet"
-        size = _write_file(place, part, path, own)
-        statistics = json.dumps(_statistics(own))
-        actions.append(AddAction(path, size, {"date": date.isoformat()}, int(time.time() * 1000), True, statistics))
-    return actions
+    ``mark`` stands in their names, see `Lake.remove_unnamed`. Raises SourceError where the lake can't be written.
+    """
+    return _write_files(place, "", rows, mark)
+
+
+def write_facts(place: LakePlace, rows: pa.Table, mark: str = "") -> list[DataFile]:
+    """Rows of LAKE_LEDGER as data files, see `write_flows`; they count once `Lake.append_ledger` commits them."""
+    return _write_files(place, LEDGER_FOLDER, rows, mark)
+
+
+def _write_files(place: LakePlace, part: str, rows: pa.Table, mark: str) -> list[DataFile]:
+    files = []
+    with _told(place, "written"):
+        for date in sorted(pc.unique(rows["date"]).to_pylist()):
+            own = rows.filter(pc.equal(rows["date"], date)).drop_columns(["date"])
+            name = f"part-{mark}-{uuid.uuid4()}" if mark else f"part-{uuid.uuid4()}"
+            path = f"date={date.isoformat()}/{name}.zstd.parquet"
+            size = _write_file(place, part, path, own)
+            files.append(DataFile(path, size, date.isoformat(), int(time.time() * 1000), json.dumps(_statistics(own))))
+    return files
+
+
+def _remove(place: LakePlace, part: str, chosen: Callable[[str], bool]) -> int:
+    """Remove the data files of a table whose name is ``chosen``; how many there were."""
+    if place.folder is not None:
+        found = [path for path in (place.folder / part).glob("date=*/*.parquet") if chosen(path.name)]
+        for path in found:
+            path.unlink()
+        return len(found)
+    from pyarrow.fs import FileSelector
+
+    files = _stored(place, part)
+    there = files.get_file_info(FileSelector("", recursive=True))
+    paths = [each.path for each in there if each.is_file and chosen(each.base_name)]
+    for path in paths:
+        files.delete_file(path)
+    return len(paths)
 
 
 def _write_file(place: LakePlace, part: str, path: str, rows: pa.Table) -> int:
     options = {"compression": "zstd", "compression_level": 1, "row_group_size": _ROW_GROUP}
     if place.folder is None:
-        import pyarrow.fs
-        from deltalake.fs import DeltaStorageHandler
-
-        files = pyarrow.fs.PyFileSystem(DeltaStorageHandler(place.uri(part), dict(place.options)))
+        files = _stored(place, part)
         with files.open_output_stream(path) as sink:
             pq.write_table(rows, sink, **options)
         return int(files.get_file_info(path).size)

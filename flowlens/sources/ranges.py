@@ -307,6 +307,10 @@ class Reader:
         """The name of the blob at ``index``, with its container."""
         return self._blob(index).name
 
+    def blob(self, index: int) -> StoredBlob:
+        """The blob at ``index``."""
+        return self._blob(index)
+
     def chunks_of(self, index: int, etag: str, start: int, end: int) -> Iterator[bytes]:
         """The bytes [start, end) of the version ``etag``; raises VersionChangedError where another is there by now."""
         blob = self._blob(index)

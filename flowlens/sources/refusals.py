@@ -189,6 +189,10 @@ REFUSALS: Mapping[str, Refusal] = {
         "name one with --scratch, e.g. dbfs:/tmp/flowlens, abfss://..., or a mounted folder",
     ),
     "FL-C11": Refusal("the job failed: {detail}", "the logs of the executors (stderr) say more"),
+    "FL-C12": Refusal(
+        "what executors wrote to the lake is not in this folder on the driver; nothing was committed",
+        "keep the lake in an account (abfss://...), or in a folder that driver and workers share under one name",
+    ),
 }
 """Every error of these sources; the id stands in the message, so that it can be looked up."""
 

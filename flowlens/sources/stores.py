@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from flowlens.errors import ConfigError, SourceError
 from flowlens.evidence import Window
 from flowlens.sources.accounts import Access, Account, Location, connect, is_remote, parse_location
 from flowlens.sources.files import Blob, find_blobs, inflated, read_chunks
@@ -115,8 +116,7 @@ class Container:
         found = list_blobs(self.account, window, now=now)
         self.close()
         self._reader = Reader(found.blobs, threads=2)
-        source = self.location.account.removesuffix("-secondary")
-        return Listing(tuple(_listed(source, blob, at) for at, blob in enumerate(found.blobs)), found.notes)
+        return Listing(tuple(listed_in(self.account, found.blobs)), found.notes)
 
     def open(self, blob: Listed, *, told: bool) -> Version:
         assert self._reader is not None, "what is opened was listed"
@@ -124,9 +124,24 @@ class Container:
             return _StoredVersion(self._reader, blob.place, self._reader.committed(blob.place))
         return _StoredVersion(self._reader, blob.place, Committed(blob.etag, blob.size, ()))
 
+    def stored(self, blob: Listed) -> StoredBlob:
+        """The blob as the account's listing described it."""
+        assert self._reader is not None, "what is asked for was listed"
+        return self._reader.blob(blob.place)
+
+    def broken(self) -> list[SourceError | ConfigError]:
+        """Why the account was given up in the middle."""
+        return self._reader.broken() if self._reader is not None else []
+
     def close(self) -> None:
         if self._reader is not None:
             self._reader.close()
+
+
+def listed_in(account: Account, blobs: Sequence[StoredBlob]) -> list[Listed]:
+    """Blobs of an account as its `Container` lists them, whose reader has them in this order."""
+    source = account.location.account.removesuffix("-secondary")
+    return [_listed(source, blob, at) for at, blob in enumerate(blobs)]
 
 
 def _listed(source: str, blob: StoredBlob, at: int) -> Listed:

@@ -15,7 +15,7 @@ import flowlens as fl
 from flowlens import schema
 from flowlens.analyses.private_subnet import SERVICE_ENDPOINTS, by_subnet
 from flowlens.errors import ConfigError
-from flowlens.evidence import Scan
+from flowlens.evidence import LocalParts, Scan
 from tests.flow_logs import NIC, OTHER_NIC, SAMPLE, SUBSCRIPTION, flow_tuple, record, run, vnet_id, write_blob
 
 LATER = dt.datetime(2027, 1, 1, tzinfo=dt.UTC)
@@ -458,7 +458,7 @@ def test_the_answer_does_not_depend_on_how_the_evidence_is_split() -> None:
     parts = tuple(evidence.views.filter(part_of == n) for n in range(3))
     assert all(part.head(1).collect().height for part in parts)
     split = Scan(
-        read=lambda: replace(evidence, parts=parts),
+        read=lambda: replace(evidence, parts=LocalParts(parts)),
         flows=lambda: whole.flows,
         window=whole.window,
         settings=whole.settings,

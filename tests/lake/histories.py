@@ -20,7 +20,8 @@ import polars as pl
 
 from flowlens.errors import SourceError
 from flowlens.lake.syncing import Sync
-from flowlens.sources.delta import Lake, LakePlace, open_lake
+from flowlens.sources.delta import Lake, open_lake
+from flowlens.sources.lake_places import LakePlace
 from tests.lake.block_store import Block, MemoryBlob, MemoryStore, Row, minute, new_blob
 
 START = dt.datetime(2026, 6, 14, 22, tzinfo=dt.UTC)

@@ -19,12 +19,15 @@ from flowlens.errors import SourceError
 from flowlens.lake.care import status
 from flowlens.lake.syncing import Sync
 from flowlens.sources.accounts import Access
-from flowlens.sources.delta import Lake, LakePlace, locate_lake, open_lake
+from flowlens.sources.delta import Lake, open_lake
+from flowlens.sources.lake_places import LakePlace, locate_lake
 from flowlens.sources.stores import stores
+from flowlens.spark_lake import far_by
 from tests.faults.azurite import ACCOUNT, KEY
 from tests.faults.conftest import Stored, options, own_environment
 from tests.faults.proxies import SERVER_BUSY, Request, always, fault_proxy, mixed
 from tests.faults.writer import GrowingBlob, expected_rows
+from tests.test_spark_lake import twice
 
 LONG = bool(os.environ.get("LAKE_LONG"))
 HOUR = dt.datetime(2026, 6, 15, 9, tzinfo=dt.UTC)
@@ -174,6 +177,31 @@ def test_a_lake_in_an_account_is_written_and_read(
     found = Counter(scan.flows.select("dst_ip", "src_port").collect().iter_rows())
     assert found == expected_rows(range(5), TUPLES)
     assert scan.coverage.filter(pl.col("state") == "read").height == 1
+
+
+def test_what_attempts_elsewhere_left_in_an_account_is_removed(
+    stored: Stored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLOWLENS_LAKE_KEY", KEY)
+    monkeypatch.setenv("FLOWLENS_LAKE_ENDPOINT", stored.server.account_url)
+    monkeypatch.setenv("AZURE_STORAGE_KEY", KEY)
+    lakes = stored.server.container("lakes")
+    address = f"abfss://lakes@{ACCOUNT}.dfs.core.windows.net/{tmp_path.name}"
+    GrowingBlob(stored.client, tuples=TUPLES).create(3)
+    access = Access(auth="key", account_url=stored.url.rpartition("/")[0], timeout=5)
+    sync = Sync(
+        stores([stored.url], access),
+        lambda: open_lake(locate_lake(address, Access()), create=True),
+        far=far_by(twice, address, access, Access(), cores=1, tries=4),
+    )
+    polled = sync.poll()
+    sync.close()
+    assert "removed 2 file(s) of attempts that do not count" in polled.notes
+    there = {each.rpartition("/")[2] for each in lakes.list_blob_names(name_starts_with=tmp_path.name)}
+    found = open_lake(locate_lake(address, Access()))
+    named = {uri.rpartition("/")[2] for table in (found.flows, found.ledger) for uri in table.file_uris()}
+    assert {name for name in there if name.endswith(".parquet")} == named
+    assert found.scan_flows().collect().height == 3 * TUPLES
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

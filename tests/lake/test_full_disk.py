@@ -19,7 +19,8 @@ import pytest
 
 from flowlens.errors import SourceError
 from flowlens.lake.syncing import Sync
-from flowlens.sources.delta import LakePlace, open_lake
+from flowlens.sources.delta import open_lake
+from flowlens.sources.lake_places import LakePlace
 from tests.lake.block_store import MemoryStore, minute, new_blob
 from tests.lake.histories import rows_of
 

@@ -17,7 +17,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from flowlens.sources.delta import LakePlace, open_lake
+from flowlens.sources.delta import open_lake
+from flowlens.sources.lake_places import LakePlace
 from tests.lake.block_store import MemoryBlob, minute, new_blob
 from tests.lake.histories import rows_of
 

@@ -17,7 +17,8 @@ from flowlens.errors import ConfigError, LedgerError, SourceError
 from flowlens.evidence import Ledger, Window
 from flowlens.lake.syncing import Sync
 from flowlens.sources.accounts import Access
-from flowlens.sources.delta import Lake, LakePlace, open_lake
+from flowlens.sources.delta import Lake, open_lake
+from flowlens.sources.lake_places import LakePlace
 from flowlens.sources.stores import stores
 from tests.flow_logs import blob_path
 

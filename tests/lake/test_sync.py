@@ -20,7 +20,8 @@ from flowlens.lake.care import status, vacuum
 from flowlens.lake.ledger import blob_id, current
 from flowlens.lake.syncing import Sync, follow
 from flowlens.sources.accounts import Access
-from flowlens.sources.delta import FORMAT, Lake, LakePlace, OvertakenError, open_lake, parse_lake
+from flowlens.sources.delta import FORMAT, Lake, OvertakenError, open_lake
+from flowlens.sources.lake_places import LakePlace, parse_lake
 from flowlens.sources.stores import Store, stores
 from tests.flow_logs import blob_path
 from tests.lake.block_store import HEAD, TAIL, MemoryBlob, MemoryStore, minute, new_blob, record

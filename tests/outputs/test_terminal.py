@@ -17,6 +17,7 @@ from rich.cells import cell_len
 
 import flowlens as fl
 from flowlens import schema
+from flowlens.evidence import LocalParts
 from flowlens.outputs.content import evidence_lines
 from flowlens.outputs.page import Page, Shown
 from flowlens.outputs.progress import progress_on
@@ -65,7 +66,7 @@ def report_of(**tables: pl.DataFrame) -> fl.Report:
         settings={},
         catalogue={"date": "2026-06-26", "tags_date": "2026-06-26", "stale": False},
         ledger=fl.Ledger(),
-        coverage=summarise(coverage, [views]),
+        coverage=summarise(coverage, LocalParts((views,))),
         verdicts={},
         findings=(),
         tables=tables,

@@ -14,14 +14,16 @@ import pytest
 from pyspark.sql import SparkSession
 
 from flowlens.sources.accounts import Access
-from tests.faults.azurite import KEY, Azurite
+from tests.faults.azurite import ACCOUNT, KEY, Azurite
 from tests.faults.azurite import running as azurite_running
 from tests.faults.day import upload
 from tests.spark.cluster import Cluster
 from tests.spark.cluster import running as cluster_running
 
 # `make spark` runs the long forms too.
-collect_ignore = [] if os.environ.get("SPARK_LONG") else ["test_failures.py"]
+collect_ignore = (
+    [] if os.environ.get("SPARK_LONG") else ["test_attempts.py", "test_command_line.py", "test_failures.py"]
+)
 _numbers = itertools.count()
 
 
@@ -48,6 +50,10 @@ class Stored:
         return "--auth", "key", "--account-url", self.server.account_url, "--timeout", "5"
 
 
+Put = Callable[[Path], Stored]
+"""What the fixture ``stored`` gives."""
+
+
 @pytest.fixture(scope="session")
 def azurite() -> Iterator[Azurite]:
     """A blob server over plain http."""
@@ -55,15 +61,24 @@ def azurite() -> Iterator[Azurite]:
         yield server
 
 
+def lake_variables(server: Azurite) -> dict[str, str]:
+    """Where a lake in the server's account is, and its key, as variables of the environment."""
+    return {
+        "FLOWLENS_LAKE_KEY": KEY,
+        "FLOWLENS_LAKE_ENDPOINT": server.account_url,
+        "FLOWLENS_LAKE_ACCOUNT": ACCOUNT,
+    }
+
+
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
-    """One master and two workers, whose executors find the account's key in their environment."""
-    with cluster_running(environment={"AZURE_STORAGE_KEY": KEY}) as running:
+def cluster(azurite: Azurite) -> Iterator[Cluster]:
+    """One master and two workers, whose executors find the account's key in their environment, and that of the lakes."""
+    with cluster_running(environment={"AZURE_STORAGE_KEY": KEY, **lake_variables(azurite)}) as running:
         yield running
 
 
 @pytest.fixture
-def stored(azurite: Azurite, tmp_path: Path) -> Callable[[Path], Stored]:
+def stored(azurite: Azurite, tmp_path: Path) -> Put:
     """Puts the container of a folder into the server; gives its folder on disk the same name."""
 
     def put(container: Path) -> Stored:
@@ -75,15 +90,24 @@ def stored(azurite: Azurite, tmp_path: Path) -> Callable[[Path], Stored]:
     return put
 
 
-@pytest.fixture(autouse=True)
-def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+@pytest.fixture(autouse=True, scope="module")
+def own_environment() -> Iterator[None]:
     """Nothing of the machine's own configuration reaches a test."""
-    for name in os.environ:
-        if name.upper().startswith(("AZURE_", "SPARK_", "PYSPARK_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("AZURE_STORAGE_KEY", KEY)
-    monkeypatch.setenv("SPARK_LOCAL_IP", "127.0.0.1")
-    monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)
+    foreign = ("AZURE_", "SPARK_", "PYSPARK_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "FLOWLENS_LAKE_")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.upper().startswith(foreign)]:
+            patch.delenv(name)
+        patch.setenv("AZURE_STORAGE_KEY", KEY)
+        patch.setenv("SPARK_LOCAL_IP", "127.0.0.1")
+        patch.setenv("PYSPARK_PYTHON", sys.executable)
+        yield
+
+
+@pytest.fixture(scope="module")
+def spark(cluster: Cluster, own_environment: None) -> Iterator[SparkSession]:
+    """One session for the tests of a module; a process has one at a time."""
+    with session_on(cluster) as session:
+        yield session
 
 
 @contextmanager

@@ -3,43 +3,30 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pytest
 from pyspark.sql import SparkSession
-from pyspark.sql import functions as sf
 
 import flowlens as fl
-from flowlens import conversations, spark_sessions, spark_tasks
-from flowlens.cli import DONE
-from flowlens.distributed import SparkScan, attempts, merged, spark_scan
-from flowlens.errors import ConfigError, SourceError
+from flowlens import conversations, distributed, spark_tasks
+from flowlens.distributed import SparkScan, attempts, spark_scan
 from flowlens.evidence import Scan
+from flowlens.lake.syncing import Sync
 from flowlens.scanning import scan
-from tests.faults.azurite import KEY
+from flowlens.sources.delta import open_lake
+from flowlens.sources.lake_places import LakePlace, locate_lake
+from flowlens.sources.stores import stores
+from flowlens.spark_views import FarParts
+from tests.faults.azurite import ACCOUNT
 from tests.faults.day import write_day
-from tests.flow_logs import CONTAINER, SAMPLE, run
-from tests.spark.cluster import Cluster
-from tests.spark.conftest import Stored, session_on
+from tests.flow_logs import CONTAINER, SAMPLE
+from tests.spark.conftest import Put, Stored, lake_variables
+from tests.test_spark_lake import assert_same as assert_same_lake
 
-Put = Callable[[Path], Stored]
 START = dt.datetime(2026, 6, 15, 9, 20, tzinfo=dt.UTC)
 END = dt.datetime(2026, 6, 15, 21, tzinfo=dt.UTC)
-NOTEBOOK = Path(__file__).parents[2] / "deploy" / "spark" / "flowlens.ipynb"
-ONE_CORE = {"spark__cores__max": "1", "spark__task__maxFailures": "1"}
-DAY = ("--start", "2026-06-15T00:00Z", "--end", "2026-06-16T00:00Z")
-
-
-def analyzed(source: str, *arguments: str) -> tuple[int, dict[str, Any]]:
-    """The exit code of analyze and its JSON without the settings, which name the source."""
-    ran = run("analyze", source, *arguments, "--format", "json")
-    assert ran.stdout, ran.err
-    document = ran.document
-    del document["settings"]
-    return ran.code, document
 
 
 def assert_same(far: Scan, here: Scan) -> None:
@@ -56,19 +43,8 @@ def assert_same(far: Scan, here: Scan) -> None:
     }
 
 
-def test_analyze_gives_the_same_json_on_a_cluster(
-    cluster: Cluster, stored: Put, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    there = stored(SAMPLE / CONTAINER)
-    monkeypatch.setenv("SPARK_CONF_DIR", str(cluster.write_defaults(tmp_path / "conf")))
-    code, expected = analyzed(str(tmp_path / there.name), *DAY)
-    assert code == DONE
-    spark = ("--engine", "spark", "--master", cluster.master)
-    assert analyzed(there.url, *DAY, *there.options, *spark) == (code, expected)
-
-
 def test_a_day_with_blobs_that_are_wrong(
-    cluster: Cluster, stored: Put, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    spark: SparkSession, stored: Put, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     write_day(tmp_path, 5, nics=6, hours=12)
     # The largest blobs of the window are read in parts; one of them has no end, so it is read again in one.
@@ -78,16 +54,22 @@ def test_a_day_with_blobs_that_are_wrong(
     there = stored(tmp_path / CONTAINER)
     window: dict[str, Any] = {"start": START, "end": END, "changed_at": START + dt.timedelta(hours=3)}
     here = scan(there.url, access=there.access, threads=1, **window)
-    with session_on(cluster) as spark:
-        far = spark_scan(spark, there.url, access=there.access, **window)
-        assert_same(far, here)
-        assert not far.ledger.complete and far.ledger.balanced
-        tasks = [task for task, _, _ in attempts(far._cluster.rows())]
-        assert len(tasks) > 3 and sum(task % 2 for task in tasks) == 1
-        assert_tables(far, there)
-        assert_one_attempt_counts(far)
-        assert_a_token_stays_on_the_driver(spark, there)
-        assert_the_notebook_runs(spark, there, tmp_path / "scratch", far)
+    far = spark_scan(spark, there.url, access=there.access, **window)
+    assert_same(far, here)
+    assert not far.ledger.complete and far.ledger.balanced
+    tasks = [task for task, _, _ in attempts(far._cluster.rows())]
+    assert len(tasks) > 3 and sum(task % 2 for task in tasks) == 1
+    assert_tables(far, there)
+
+
+def test_evidence_that_stays_on_the_cluster(spark: SparkSession, stored: Put, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = stored(SAMPLE / CONTAINER)
+    monkeypatch.setattr(distributed, "PART_ROWS", 200)
+    window: dict[str, Any] = {"start": START, "end": END, "changed_at": START + dt.timedelta(hours=3)}
+    far = spark_scan(spark, there.url, access=there.access, driver_rows=0, **window)
+    assert isinstance(far.evidence.parts, FarParts)
+    assert_same(far, scan(there.url, access=there.access, threads=1, **window))
+    assert far.conversations.select("dst_ip").head(3).collect().height == 3
 
 
 def assert_tables(far: SparkScan, there: Stored) -> None:
@@ -103,72 +85,20 @@ def assert_tables(far: SparkScan, there: Stored) -> None:
         assert sum(blob[name] for blob in blobs) == getattr(far.ledger, name)
 
 
-def assert_one_attempt_counts(far: SparkScan) -> None:
-    """Rows that a second attempt left beside those of the first, whole or not, double nothing."""
-    rows = far._cluster.rows()
-    # A part of a blob may hold no conversation at all; what cannot be lost is of no use here.
-    busy = rows.filter(sf.col("outcome").isNull()).select("task").distinct()
-    rows = rows.filter(sf.col("task").isin([row.task for row in busy.collect()]))
-    wanted = merged(rows).orderBy(*conversations.KEYS).collect()
-    again = rows.withColumn("attempt", sf.col("attempt") + 1_000_000)
-    # An attempt that was cut off before its outcome, and one that lost a row, each before the one that counts.
-    cut = rows.filter(sf.col("outcome").isNull()).withColumn("attempt", sf.col("attempt") - 1_000_000)
-    short = rows.filter(sf.col("outcome").isNotNull()).withColumn("attempt", sf.col("attempt") - 2_000_000)
-    both = again.unionByName(rows).unionByName(cut).unionByName(short)
-    found = list(attempts(both))
-    assert len(found) == 4 * len(list(attempts(rows)))
-    counted = {attempt for _, attempt, outcome in found if outcome is not None}
-    assert counted == {row.attempt for row in rows.select("attempt").distinct().collect()}
-    assert merged(both.filter(sf.col("attempt").isin(list(counted)))).orderBy(*conversations.KEYS).collect() == wanted
-
-
-def assert_a_token_stays_on_the_driver(spark: SparkSession, there: Stored) -> None:
-    """A SAS token in the address would travel with the job."""
-    url = f"{there.url}?{there.server.sas(there.name)}"
-    access = fl.Access(account_url=there.server.account_url)
-    with pytest.raises(ConfigError, match="FL-C08"):
-        _ = spark_scan(spark, url, access=access, start=START, end=END).ledger
-
-
-def assert_the_notebook_runs(spark: SparkSession, there: Stored, scratch: Path, far: SparkScan) -> None:
-    """The notebook to paste, with its second cell as somebody fills it in here."""
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    code = {cell.id: cell.source for cell in notebook.cells if cell.cell_type == "code"}
-    names: dict[str, Any] = {"spark": spark}
-    exec(code.pop("source"), names)
-    names |= {"SOURCE": there.url, "START": START, "END": END, "ACCESS": there.access, "SCRATCH": str(scratch)}
-    for source in code.values():
-        exec(source, names)
-    assert names["report"].findings == fl.report(far).findings
-    assert names["by_rule"].count()
-    # What a given scratch folder holds is the user's.
-    (folder,) = scratch.iterdir()
-    assert sorted(path.name for path in folder.iterdir()) == ["rows"]
-
-
-def test_executors_that_cannot_read_the_account(cluster: Cluster, stored: Put, monkeypatch: pytest.MonkeyPatch) -> None:
-    there = stored(SAMPLE / CONTAINER)
-    # Here alone, not where the executors run, which in turn are sent to a proxy that is not there.
-    monkeypatch.setenv("AZURE_STORAGE_SAS_TOKEN", there.server.sas(there.name))
-    by_token = fl.Access(auth="sas", account_url=there.server.account_url)
-    with session_on(cluster, **ONE_CORE, spark__executorEnv__HTTP_PROXY="http://127.0.0.1:9") as spark:
-        with pytest.raises(
-            SourceError, match=r"FL-C07 no executor can sign in .*: FL-S03 AZURE_STORAGE_SAS_TOKEN is not"
-        ):
-            _ = spark_scan(spark, there.url, access=by_token, start=START, end=END).ledger
-        with pytest.raises(SourceError, match="FL-C06 no executor can reach the account: FL-S21"):
-            _ = spark_scan(spark, there.url, access=there.access, start=START, end=END).ledger
-
-
-def test_a_cluster_without_room(cluster: Cluster, stored: Put, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(spark_sessions, "_EXECUTOR_SECONDS", 1.0)
-    monkeypatch.setenv("SPARK_CONF_DIR", str(cluster.write_defaults(tmp_path / "conf", spark__executor__memory="9g")))
-    there = stored(SAMPLE / CONTAINER)
-    ran = run("analyze", there.url, *DAY, *there.options, "--engine", "spark", "--master", cluster.master)
-    assert "FL-C04 the cluster gave no executor in 1 s" in ran.err
-
-
-def test_nothing_that_a_cluster_wrote_holds_the_key(cluster: Cluster) -> None:
-    written = [path for path in cluster.folder.rglob("*") if path.is_file() and path.suffix != ".jar"]
-    assert [path for path in written if path.name == "stderr"], "executors have run"
-    assert [path for path in written if KEY.encode() in path.read_bytes()] == []
+def test_a_cluster_makes_the_same_lake(
+    spark: SparkSession, stored: Put, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    write_day(tmp_path / "day", 5, nics=6, hours=12)
+    there = stored(tmp_path / "day" / CONTAINER)
+    for name, value in lake_variables(there.server).items():
+        monkeypatch.setenv(name, value)
+    there.server.container("lakes")
+    far, here = f"abfss://lakes@{ACCOUNT}.dfs.core.windows.net/{tmp_path.name}", LakePlace("here", tmp_path / "here")
+    polled = fl.spark_sync(spark, there.url, lake=far, access=there.access)
+    assert (polled.read, polled.closed, polled.unread) == (71, 71, 0)
+    for place in (here, locate_lake(far, fl.Access())):
+        local = Sync(stores([there.url], there.access), lambda at=place: open_lake(at, create=True))
+        again = local.poll()
+        local.close()
+        assert again.read == (71 if place is here else 0)
+    assert_same_lake(open_lake(locate_lake(far, fl.Access())), open_lake(here))

@@ -21,6 +21,8 @@ from flowlens.errors import LedgerError
 REJECTS_KEPT = 100
 """How many rejects a ledger lists; all are counted."""
 SAMPLE_LENGTH = 200
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_MICROSECOND = dt.timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,25 @@ class Window:
     def contains(self, time: dt.datetime) -> bool:
         """Whether ``time`` lies in the window."""
         return (self.start is None or time >= self.start) and (self.end is None or time < self.end)
+
+    @property
+    def microseconds(self) -> tuple[int, int]:
+        """Start and end in microseconds since 1970; the least and the largest integer of 64 bits where it is unbounded.
+
+        >>> Window(None, dt.datetime(1970, 1, 1, 0, 0, 1, tzinfo=dt.timezone.utc)).microseconds
+        (-9223372036854775808, 1000000)
+        """
+        start = -(2**63) if self.start is None else microseconds(self.start)
+        return start, 2**63 - 1 if self.end is None else microseconds(self.end)
+
+
+def microseconds(moment: dt.datetime) -> int:
+    """Microseconds since 1970.
+
+    >>> microseconds(dt.datetime(1970, 1, 1, 0, 1, tzinfo=dt.timezone.utc))
+    60000000
+    """
+    return (moment - _EPOCH) // _MICROSECOND
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
+from operator import add, attrgetter
 from typing import BinaryIO
 
 import polars as pl
@@ -150,18 +151,20 @@ class Ledger:
         >>> (Ledger(blobs=1, tuples=2) + Ledger(blobs=1, tuples=3)).tuples
         5
         """
-        counts = {name: getattr(self, name) + getattr(other, name) for name in COUNTS}
         return replace(
             self,
-            **counts,
-            unknown_codes=dict(Counter(self.unknown_codes) + Counter(other.unknown_codes)),
+            **dict(zip(COUNTS, map(add, _counts(self), _counts(other)), strict=True)),
+            unknown_codes=dict(Counter(self.unknown_codes) + Counter(other.unknown_codes))
+            if other.unknown_codes
+            else self.unknown_codes,
             rejects=(*self.rejects, *other.rejects)[:REJECTS_KEPT],
-            notes=tuple(dict.fromkeys((*self.notes, *other.notes))),
+            notes=tuple(dict.fromkeys((*self.notes, *other.notes))) if other.notes else self.notes,
         )
 
 
 COUNTS = tuple(name for name in Ledger.__slots__ if isinstance(getattr(Ledger(), name), int))
 """The counts of a ledger, which add up."""
+_counts = attrgetter(*COUNTS)
 
 
 def checked(ledger: Ledger, where: str) -> Ledger:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import BinaryIO
@@ -87,11 +88,11 @@ def _flows_of(selected: Selected, plan: Plan) -> Iterator[pa.Table]:
             for document in gathered.of(item):
                 gathered.add(document)
                 if gathered.is_enough:
-                    yield gathered.taken()
+                    yield schema.plain(gathered.taken())
         except FlowlensError:
-            yield gathered.taken()
+            yield schema.plain(gathered.taken())
             raise
-    yield gathered.taken()
+    yield schema.plain(gathered.taken())
 
 
 class _Documents:
@@ -123,16 +124,19 @@ class _Documents:
         return self._rows >= ENOUGH_ROWS
 
     def taken(self) -> pa.Table:
-        """FLOWS of the documents inside the window in their order; none is gathered after it.
+        """The flows of the documents inside the window in their order, as schema.ENCODED_FLOWS; none is gathered after it.
 
         Raises LedgerError where they are not as many as each document told.
         """
         kept, outside = inside_window(flows_of(self._documents), self._plan.window)
+        if outside:
+            # Of what lies outside no word is to be left.
+            kept = schema.encoded(kept)
         checked(Ledger(tuples=self._inside + outside, rows=kept.num_rows, outside_window=outside), self._where)
         self._documents, self._rows, self._inside = [], 0, 0
         if self._reader is not None:
             self._reader.clear()
-        return schema.plain(kept)
+        return kept
 
 
 def _kept_flows(part: KeptPart, plan: Plan) -> Iterator[tuple[pa.Table, int]]:
@@ -152,7 +156,11 @@ def write_flows(plan: Plan, selected: Selected, file: BinaryIO) -> Ledger:
 
 def _write_items(plan: Plan, selected: Selected, file: BinaryIO) -> Ledger:
     ledger = Ledger(sources=len(plan.sources), notes=selected.notes, unread=selected.unread)
-    with pq.ParquetWriter(file, schema.FLOWS, compression="zstd", compression_level=1) as writer:
+    # Written by their dictionaries, read as text: the schema that readers go by is that of FLOWS, with its descriptions.
+    with pq.ParquetWriter(
+        file, schema.ENCODED_FLOWS, compression="zstd", compression_level=1, store_schema=False
+    ) as writer:
+        writer.add_key_value_metadata({"ARROW:schema": b64encode(schema.FLOWS.serialize()).decode()})
         pending: list[pa.Table] = []
         rows = 0
 
@@ -166,7 +174,7 @@ def _write_items(plan: Plan, selected: Selected, file: BinaryIO) -> Ledger:
         def write() -> None:
             nonlocal rows
             if rows:
-                writer.write_table(pa.concat_tables(pending).combine_chunks())
+                writer.write_table(pa.concat_tables(pending).unify_dictionaries().combine_chunks())
                 pending.clear()
                 rows = 0
 
@@ -175,7 +183,7 @@ def _write_items(plan: Plan, selected: Selected, file: BinaryIO) -> Ledger:
             inside = 0
             for kept, _ in _kept_flows(part, plan):
                 inside += kept.num_rows
-                put(schema.plain(kept))
+                put(schema.encoded(kept))
             ledger += replace(counts, rows=inside, outside_window=counts.rows - inside)
         gathered = _Documents(plan)
         for item in selected.flow_logs:

@@ -189,7 +189,8 @@ def _decoded(
     fitted = [(number, span) for number, span in spans if isinstance(span, Record) and span.fitted is not None]
     others = [(number, span) for number, span in spans if isinstance(span, Broken) or span.fitted is None]
     parts, left = fast.decode_records(fitted, where)
-    others = sorted([*others, *left], key=itemgetter(0))
+    if left:
+        others = sorted([*others, *left], key=itemgetter(0))
     if others:
         parts.append(reference.decode_records(others, where))
     rest = fast.reordered([table for table, _ in parts], None) if parts else None

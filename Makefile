@@ -132,7 +132,7 @@ sanitize: $(VENV)/.installed-dev
 	FLOWLENS_KERNEL_FLAGS="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all" \
 		$(BIN)/python setup.py --quiet build_ext --build-lib $(SANITIZED) --build-temp $(SANITIZED)
 	LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
-		$(BIN)/python -m tests.sanitize $(SANITIZED)/flowlens/_kernel.*.so $(SEEDS)
+		$(BIN)/python -m tests.sanitize $(SANITIZED)/flowlens/kernel $(SEEDS)
 
 # One wheel that runs anywhere, with the portable decoder, and one with the kernel for this platform. Without the old build
 # folder, which would carry modules that are gone into the wheel.
@@ -143,7 +143,9 @@ wheel: $(VENV)/.installed-dev
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
 clean:
-	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis flowlens/_kernel.*.so
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis flowlens/kernel/*.so
+
+KERNEL := $(wildcard flowlens/kernel/*.pyx flowlens/kernel/*.pxd)
 
 # Some systems ship venv without the pip inside it; the pip beside Python then installs one.
 $(BIN)/pip:
@@ -151,10 +153,10 @@ $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV) || { \
 		$(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; }
 
-$(VENV)/.installed: pyproject.toml setup.py constraints.txt flowlens/_kernel.pyx | $(BIN)/pip
+$(VENV)/.installed: pyproject.toml setup.py constraints.txt $(KERNEL) | $(BIN)/pip
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
 	touch $@
 
-$(VENV)/.installed-dev: pyproject.toml setup.py constraints.txt flowlens/_kernel.pyx | $(BIN)/pip
+$(VENV)/.installed-dev: pyproject.toml setup.py constraints.txt $(KERNEL) | $(BIN)/pip
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
 	touch $(VENV)/.installed $@

@@ -25,7 +25,8 @@ from flowlens import kernel, schema
 from flowlens.pieces import temporary_file
 
 if TYPE_CHECKING:
-    from flowlens._kernel import Reader, Rollup
+    from flowlens.kernel.reader import Reader
+    from flowlens.kernel.rollup import Rollup
 
 SUMS = tuple(c.name for c in schema.CONVERSATION_SUMS)
 MINS = tuple(c.name for c in schema.CONVERSATION_MINS)
@@ -113,10 +114,9 @@ def new_sums() -> Rollup:
     """An empty rollup of the compiled kernel, which must be there."""
     module = kernel.compiled()
     assert module is not None, "only what the kernel has read comes here"
-    sums: Rollup = module.Rollup(
+    return module.Rollup(
         _PORT_SPAN - 1, schema.REPLY_SOURCE_PORT_BELOW, schema.REPLY_DESTINATION_PORT_FROM, schema.SMALL_REPLY_BYTES
     )
-    return sums
 
 
 def summed(sums: Rollup) -> pl.DataFrame:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
+from operator import add, attrgetter
 from typing import BinaryIO, Protocol
 
 import polars as pl
@@ -21,6 +22,8 @@ from flowlens.errors import LedgerError
 REJECTS_KEPT = 100
 """How many rejects a ledger lists; all are counted."""
 SAMPLE_LENGTH = 200
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_MICROSECOND = dt.timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,25 @@ class Window:
     def contains(self, time: dt.datetime) -> bool:
         """Whether ``time`` lies in the window."""
         return (self.start is None or time >= self.start) and (self.end is None or time < self.end)
+
+    @property
+    def microseconds(self) -> tuple[int, int]:
+        """Start and end in microseconds since 1970; the least and the largest integer of 64 bits where it is unbounded.
+
+        >>> Window(None, dt.datetime(1970, 1, 1, 0, 0, 1, tzinfo=dt.timezone.utc)).microseconds
+        (-9223372036854775808, 1000000)
+        """
+        start = -(2**63) if self.start is None else microseconds(self.start)
+        return start, 2**63 - 1 if self.end is None else microseconds(self.end)
+
+
+def microseconds(moment: dt.datetime) -> int:
+    """Microseconds since 1970.
+
+    >>> microseconds(dt.datetime(1970, 1, 1, 0, 1, tzinfo=dt.timezone.utc))
+    60000000
+    """
+    return (moment - _EPOCH) // _MICROSECOND
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,18 +151,20 @@ class Ledger:
         >>> (Ledger(blobs=1, tuples=2) + Ledger(blobs=1, tuples=3)).tuples
         5
         """
-        counts = {name: getattr(self, name) + getattr(other, name) for name in COUNTS}
         return replace(
             self,
-            **counts,
-            unknown_codes=dict(Counter(self.unknown_codes) + Counter(other.unknown_codes)),
+            **dict(zip(COUNTS, map(add, _counts(self), _counts(other)), strict=True)),
+            unknown_codes=dict(Counter(self.unknown_codes) + Counter(other.unknown_codes))
+            if other.unknown_codes
+            else self.unknown_codes,
             rejects=(*self.rejects, *other.rejects)[:REJECTS_KEPT],
-            notes=tuple(dict.fromkeys((*self.notes, *other.notes))),
+            notes=tuple(dict.fromkeys((*self.notes, *other.notes))) if other.notes else self.notes,
         )
 
 
 COUNTS = tuple(name for name in Ledger.__slots__ if isinstance(getattr(Ledger(), name), int))
 """The counts of a ledger, which add up."""
+_counts = attrgetter(*COUNTS)
 
 
 def checked(ledger: Ledger, where: str) -> Ledger:

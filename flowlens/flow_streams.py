@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 import polars as pl
 import pyarrow as pa
@@ -14,13 +15,11 @@ from polars.io.plugins import register_io_source
 from flowlens import schema
 from flowlens.errors import FlowlensError
 from flowlens.evidence import Ledger, Reject, Window, checked, total
-from flowlens.formats import decode_flow_log
-from flowlens.formats.compiled import new_reader
+from flowlens.formats import flow_log_documents
+from flowlens.formats.compiled import ENOUGH_ROWS, new_reader
+from flowlens.formats.flow_log import Document, flows_of
 from flowlens.lake.reading import BLOB, KeptPart
 from flowlens.selecting import Item, Plan, Selected
-
-if TYPE_CHECKING:
-    from flowlens._kernel import Reader
 
 _ROW_GROUP = 131_072
 _FLOWS_BATCH_SCHEMA = schema.polars_schema(schema.FLOWS)
@@ -80,11 +79,64 @@ def scan_flows(plan: Plan, choose: Callable[[], Selected]) -> pl.LazyFrame:
 
 
 def _flows_of(selected: Selected, plan: Plan) -> Iterator[pa.Table]:
+    """FLOWS inside the window; a blob that ends in the middle gives what it has before its error is raised."""
     for part in selected.kept:
         yield from (table for table, _ in _kept_flows(part, plan))
-    reader = new_reader()
+    gathered = _Documents(plan)
     for item in selected.flow_logs:
-        yield from _blob_flows(item, plan, reader)
+        try:
+            for document in gathered.of(item):
+                gathered.add(document)
+                if gathered.is_enough:
+                    yield schema.plain(gathered.taken())
+        except FlowlensError:
+            yield schema.plain(gathered.taken())
+            raise
+    yield schema.plain(gathered.taken())
+
+
+class _Documents:
+    """Documents of one or several blobs, gathered until they are enough for a table."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._reader = None if plan.strict else new_reader()
+        self._documents: list[Document] = []
+        self._where = ""
+        self._rows = self._inside = 0
+
+    def of(self, item: Item) -> Iterator[Document]:
+        """The documents of a blob."""
+        self._where = item.blob.name
+        return flow_log_documents(item.chunks(), where=item.blob.name, strict=self._plan.strict, reader=self._reader)
+
+    def add(self, document: Document) -> Ledger:
+        """The ledger of a document with its flows inside the window and outside; it is gathered."""
+        self._documents.append(document)
+        inside, outside = document.rows_by(self._plan.window)
+        self._inside += inside
+        self._rows += inside + outside
+        return replace(document.ledger, rows=inside, outside_window=outside)
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether it is time for a table."""
+        return self._rows >= ENOUGH_ROWS
+
+    def taken(self) -> pa.Table:
+        """The flows of the documents inside the window in their order, as schema.ENCODED_FLOWS; none is gathered after it.
+
+        Raises LedgerError where they are not as many as each document told.
+        """
+        kept, outside = inside_window(flows_of(self._documents), self._plan.window)
+        if outside:
+            # Of what lies outside no word is to be left.
+            kept = schema.encoded(kept)
+        checked(Ledger(tuples=self._inside + outside, rows=kept.num_rows, outside_window=outside), self._where)
+        self._documents, self._rows, self._inside = [], 0, 0
+        if self._reader is not None:
+            self._reader.clear()
+        return kept
 
 
 def _kept_flows(part: KeptPart, plan: Plan) -> Iterator[tuple[pa.Table, int]]:
@@ -92,14 +144,6 @@ def _kept_flows(part: KeptPart, plan: Plan) -> Iterator[tuple[pa.Table, int]]:
     for table in part.tables():
         kept, outside = inside_window(table.drop_columns([BLOB]), plan.window)
         yield kept, outside
-
-
-def _blob_flows(item: Item, plan: Plan, reader: Reader | None) -> Iterator[pa.Table]:
-    """FLOWS of one blob inside the window; a blob that ends in the middle gives what it has."""
-    for decoded in decode_flow_log(item.chunks(), where=item.blob.name, strict=plan.strict, reader=reader):
-        kept, _ = inside_window(decoded.flows, plan.window)
-        if kept.num_rows:
-            yield schema.plain(kept)
 
 
 def write_flows(plan: Plan, selected: Selected, file: BinaryIO) -> Ledger:
@@ -111,36 +155,47 @@ def write_flows(plan: Plan, selected: Selected, file: BinaryIO) -> Ledger:
 
 
 def _write_items(plan: Plan, selected: Selected, file: BinaryIO) -> Ledger:
-    ledger = Ledger(sources=len(plan.sources))
-    pending: list[pa.Table] = []
-    ledger = replace(ledger, notes=selected.notes, unread=selected.unread)
-    with pq.ParquetWriter(file, schema.FLOWS, compression="zstd", compression_level=1) as writer:
+    ledger = Ledger(sources=len(plan.sources), notes=selected.notes, unread=selected.unread)
+    # Written by their dictionaries, read as text: the schema that readers go by is that of FLOWS, with its descriptions.
+    with pq.ParquetWriter(
+        file, schema.ENCODED_FLOWS, compression="zstd", compression_level=1, store_schema=False
+    ) as writer:
+        writer.add_key_value_metadata({"ARROW:schema": b64encode(schema.FLOWS.serialize()).decode()})
+        pending: list[pa.Table] = []
+        rows = 0
 
         def put(flows: pa.Table) -> None:
-            pending.append(schema.plain(flows))
-            if sum(table.num_rows for table in pending) >= _ROW_GROUP:
-                writer.write_table(pa.concat_tables(pending).combine_chunks())
+            nonlocal rows
+            pending.append(flows)
+            rows += flows.num_rows
+            if rows >= _ROW_GROUP:
+                write()
+
+        def write() -> None:
+            nonlocal rows
+            if rows:
+                writer.write_table(pa.concat_tables(pending).unify_dictionaries().combine_chunks())
                 pending.clear()
+                rows = 0
 
         for part in selected.kept:
             counts = total(blob.ledger for blob in part.blobs)
             inside = 0
             for kept, _ in _kept_flows(part, plan):
                 inside += kept.num_rows
-                put(kept)
+                put(schema.encoded(kept))
             ledger += replace(counts, rows=inside, outside_window=counts.rows - inside)
-        reader = new_reader()
+        gathered = _Documents(plan)
         for item in selected.flow_logs:
             blob = Ledger(blobs=1)
-            where = item.blob.name
             try:
-                for decoded in decode_flow_log(item.chunks(), where=where, strict=plan.strict, reader=reader):
-                    kept, outside = inside_window(decoded.flows, plan.window)
-                    blob += replace(decoded.ledger, rows=kept.num_rows, outside_window=outside)
-                    put(kept)
+                for document in gathered.of(item):
+                    blob += gathered.add(document)
+                    if gathered.is_enough:
+                        put(gathered.taken())
             except FlowlensError as error:
                 blob += unread_item(item, blob.bytes, error)
-            ledger += checked(blob, where)
-        if pending:
-            writer.write_table(pa.concat_tables(pending).combine_chunks())
+            ledger += checked(blob, item.blob.name)
+        put(gathered.taken())
+        write()
     return replace(ledger, notes=(*ledger.notes, *selected.given_up()))

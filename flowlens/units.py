@@ -14,10 +14,10 @@ import pyarrow.compute as pc
 
 from flowlens import conversations, schema
 from flowlens.errors import FlowlensError
-from flowlens.evidence import Ledger, checked
+from flowlens.evidence import Ledger, checked, microseconds
 from flowlens.flow_streams import in_window, inside_window, unread_item
 from flowlens.formats import flow_log_documents
-from flowlens.formats.compiled import HOUR, Batch, NicHour, add, new_reader
+from flowlens.formats.compiled import HOUR, Batch, Held, NicHour, add, new_reader
 from flowlens.gathering import BlobResult
 from flowlens.lake.reading import BLOB, KeptBlob, KeptPart
 from flowlens.pieces import Pieces
@@ -32,8 +32,6 @@ _UNIT_BYTES = 4_000_000
 _UNIT_BLOBS = 100
 _ENDS = pa.schema([schema.FLOWS.field(name) for name in (*FLOW, "time", "restarted", *schema.COUNTERS)])
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-_EVER = (-(2**63), 2**63 - 1)
-"""Microseconds."""
 
 _Count = tuple[int, int]
 """Flow tuples inside the window, and all that were seen."""
@@ -100,18 +98,16 @@ class Meter:
 class _Unit:
     """One thread's piece of work: a large blob, or many small ones whose tuples are rolled up together.
 
-    What the compiled kernel decodes it also rolls up, document by document. Without it, rolling up costs the same for a hundred
-    tuples as for ten thousand, so the tuples of small blobs are gathered first.
+    Rolling up costs the same for a hundred tuples as for ten thousand, so the tuples of small blobs are gathered first: in the
+    compiled kernel where it decodes them, else as tables.
     """
 
     def __init__(self, work: Work, rollup: conversations.BlobRollup, plan: Plan, meter: Meter) -> None:
         self._plan = plan
         self._meter = meter
         self._rollup = rollup
-        start, end = plan.window.start, plan.window.end
-        self._start = _EVER[0] if start is None else _microseconds(start)
-        self._end = _EVER[1] if end is None else _microseconds(end)
-        self._edges = sorted(_microseconds(edge) for edge in plan.edges)
+        self._start, self._end = plan.window.microseconds
+        self._edges = sorted(microseconds(edge) for edge in plan.edges)
         self._reader = None if plan.strict else new_reader()
         self._pending: list[pa.Table] = []
         self._rows = 0
@@ -128,6 +124,8 @@ class _Unit:
         else:
             for number, item in enumerate(work):
                 self._read.append(self._decode(number, item))
+        if self._reader is not None:
+            self._roll_up(self._reader)
         self._flush()
         self._sift_ends()
 
@@ -154,9 +152,11 @@ class _Unit:
             ):
                 ledger += document.ledger
                 if document.batch is not None:
-                    self._take(number, document.batch)
+                    self._count_batch(number, document.batch)
                 if document.rest is not None:
                     self._gather(_numbered(document.rest, number))
+                if self._reader is not None and self._reader.is_full:
+                    self._roll_up(self._reader)
         except FlowlensError as error:
             failed = True
             ledger += unread_item(item, ledger.bytes, error)
@@ -164,16 +164,22 @@ class _Unit:
             chunks.close()
         return BlobResult(ledger, failed=failed)
 
-    def _take(self, number: int, batch: Batch) -> None:
-        """Roll up what the kernel has decoded."""
+    def _count_batch(self, number: int, batch: Batch) -> None:
+        """Count what the kernel has decoded of one document."""
         for key, counts in batch.hours(self._start, self._end).items():
             add(self._hours[number], key, *counts)
         if None in batch.times:
-            untimed = batch.flows.filter(pc.is_null(batch.flows["record_time"]))
-            self._count_hours(_numbered(untimed, number))
-        self._rollup.add_compiled(batch.reader, batch.contexts(self._edges), self._start, self._end)
-        if batch.reader.restarted or self._restarted:
-            self._keep_ends(batch.ends(self._start, self._end))
+            flows = batch.flows()
+            self._count_hours(_numbered(flows.filter(pc.is_null(flows["record_time"])), number))
+
+    def _roll_up(self, held: Held) -> None:
+        """Roll up what the kernel has decoded, of all documents since the last time."""
+        if not held.reader.row_count:
+            return
+        self._rollup.add_compiled(held.reader, held.contexts(self._edges), self._start, self._end)
+        if held.reader.restarted or self._restarted:
+            self._keep_ends(held.ends(self._start, self._end))
+        held.clear()
 
     def _flush(self) -> None:
         if not self._pending:
@@ -226,10 +232,6 @@ class _Unit:
 
 def _numbered(flows: pa.Table, number: int) -> pa.Table:
     return flows.append_column(BLOB, pa.repeat(number, flows.num_rows))
-
-
-def _microseconds(moment: dt.datetime) -> int:
-    return (moment - _EPOCH) // dt.timedelta(microseconds=1)
 
 
 def read_flow_logs(

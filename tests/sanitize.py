@@ -1,4 +1,4 @@
-"""``python -m tests.sanitize KERNEL SEEDS``: the kernel at the path KERNEL, built with sanitizers, over the corpus and its mutations.
+"""``python -m tests.sanitize KERNEL SEEDS``: the kernel in the folder KERNEL, built with sanitizers, over the corpus and its mutations.
 
 What a sanitizer finds ends the process with a report. Nothing but the kernel is loaded, so that all time goes to it; that its
 answers are right is for tests/test_kernel.py.
@@ -7,10 +7,11 @@ answers are right is for tests/test_kernel.py.
 from __future__ import annotations
 
 import array
-import importlib.util
 import random
 import sys
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 TOP = Path(__file__).parents[1]
@@ -34,13 +35,15 @@ PIECES = (
 )
 
 
-def loaded(path: str) -> Any:
-    """The kernel as a module."""
-    spec = importlib.util.spec_from_file_location("flowlens._kernel", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def loaded(folder: str) -> tuple[Any, Any]:
+    """The classes Reader and Rollup of the kernel in a folder."""
+    for name in ("flowlens", "flowlens.kernel"):
+        # Packages of nothing but the folder, since those of flowlens load much else.
+        package = ModuleType(name)
+        package.__path__ = [folder]
+        sys.modules[name] = package
+    reader, rollup = (import_module(f"flowlens.kernel.{name}") for name in ("reader", "rollup"))
+    return reader.Reader, rollup.Rollup
 
 
 def mutated(rng: random.Random, data: bytes) -> bytes:
@@ -62,17 +65,18 @@ def mutated(rng: random.Random, data: bytes) -> bytes:
     return bytes(text)
 
 
-def exercised(module: Any, reader: Any, rollup: Any, data: bytes) -> int:
+def exercised(reader: Any, rollup: Any, data: bytes) -> int:
     """Every record that the kernel takes, and all that it gives of them."""
     rows = at = 0
     while (at := data.find(b"{", at)) >= 0:
         records, _, _, end, _ = reader.read(data, at, 2**20)
         at = end if records else at + 1
-    reader.word_list(), reader.record_list(), reader.encryption_counts(), reader.rows_inside(0, 2**62)
+    reader.word_list(0), reader.encryption_counts(0), reader.rows_inside(0, reader.record_count, 0, 2**62)
+    times = array.array("q", [moment if word is None else -1 for moment, word, *_ in reader.record_list(0)])
     contexts = reader.context_list(array.array("q", [1_663_146_003_000_000, 1_663_147_000_000_000]))
     rollup.add(reader, array.array("i", range(len(contexts))), 0, 2**62)
     if reader.row_count:
-        reader.columns(bytearray), reader.address_texts(bytearray)
+        reader.columns(bytearray, 0, reader.row_count, times, -1), reader.address_texts(bytearray)
     rows += reader.row_count
     if rollup.count > 20_000:
         rollup.columns(bytearray), rollup.address_texts(bytearray)
@@ -83,19 +87,17 @@ def exercised(module: Any, reader: Any, rollup: Any, data: bytes) -> int:
 
 def main() -> None:
     """Whole files first, then so many mutations of each."""
-    module, seeds = loaded(sys.argv[1]), int(sys.argv[2])
-    reader = module.Reader(1_420_070_400_000_000, 4_133_980_800_000_000, 2**16, 2**8, 2**48, 2**25)
-    rollup = module.Rollup(2**16, 1024, 32768, 500)
+    (reader_type, rollup_type), seeds = loaded(sys.argv[1]), int(sys.argv[2])
+    reader = reader_type(1_420_070_400_000_000, 4_133_980_800_000_000, 2**16, 2**8, 2**48, 2**25)
+    rollup = rollup_type(2**16, 1024, 32768, 500)
     texts = [path.read_bytes()[: 2**18] for path in CORPUS if path.is_file()]
-    rows = sum(exercised(module, reader, rollup, text) for text in texts)
+    rows = sum(exercised(reader, rollup, text) for text in texts)
     assert rows, "the corpus holds flow logs"
     for seed in range(seeds):
         rng = random.Random(seed)
         for text in texts:
             start = rng.randrange(max(1, len(text) - 8_000))
-            rows += exercised(
-                module, reader, rollup, mutated(rng, text[start : start + 8_000] if seed % 2 else text[:8_000])
-            )
+            rows += exercised(reader, rollup, mutated(rng, text[start : start + 8_000] if seed % 2 else text[:8_000]))
     print(f"{len(texts)} files, {seeds} mutations of each, {rows} rows: nothing found")
 
 

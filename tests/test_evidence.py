@@ -19,7 +19,6 @@ from flowlens import conversations, flow_streams, nic_hours, units
 from flowlens.evidence import (
     REJECTS_KEPT,
     SAMPLE_LENGTH,
-    Decoded,
     Evidence,
     Inventory,
     Ledger,
@@ -30,7 +29,7 @@ from flowlens.evidence import (
     sample,
     total,
 )
-from flowlens.formats import decode_flow_log, flow_log_documents
+from flowlens.formats import flow_log_documents
 from flowlens.formats.flow_log import Document
 from flowlens.kernel import ENGINES, VARIABLE
 from tests.make_logs import MACS, NINE, TEN, at, flow, nic_log, vnet_log, write_blob
@@ -242,16 +241,12 @@ def test_a_blob_that_does_not_add_up_ends_the_run(tmp_path, monkeypatch, lost):
     def fewer(ledger):
         return replace(ledger, **{name: getattr(ledger, name) - n for name, n in lost.items() if name != "rows"})
 
-    def losing_flows(*chunks, **options):
-        for decoded in decode_flow_log(*chunks, **options):
-            yield Decoded(decoded.flows.slice(lost.get("rows", 0)), fewer(decoded.ledger))
-
     def losing_documents(*chunks, **options):
         for document in flow_log_documents(*chunks, **options):
             rest = document.flows().slice(lost.get("rows", 0))
             yield Document(fewer(document.ledger), None, rest)
 
-    monkeypatch.setattr(flow_streams, "decode_flow_log", losing_flows)
+    monkeypatch.setattr(flow_streams, "flow_log_documents", losing_documents)
     monkeypatch.setattr(units, "flow_log_documents", losing_documents)
     scan = fl.scan(log, threads=1)
     with pytest.raises(fl.LedgerError, match=r"log\.json: expected \d+ tuples"):

@@ -47,9 +47,9 @@ def by_kernel(
     rows = 0
     for document in flow_log_documents([data], where="PT1H.json"):
         if document.batch is not None:
-            rows += document.batch.reader.row_count
-            contexts = document.batch.contexts([microseconds(edge) for edge in edges])
-            whole.add_compiled(document.batch.reader, contexts, *window)
+            held = document.batch.held
+            rows += held.reader.row_count
+            whole.add_compiled(held.reader, held.contexts([microseconds(edge) for edge in edges]), *window)
         if document.rest is not None:
             times = document.rest["time"].cast(pa.int64()).to_pylist()
             whole.add(document.rest.filter(pa.array([window[0] <= time < window[1] for time in times], pa.bool_())))
@@ -226,10 +226,13 @@ def test_the_engine_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         kernel.engine()
 
 
-def test_without_the_module_flowlens_works_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("missing", ["words", "records", "reader", "rollup"])
+def test_without_any_one_of_its_modules_flowlens_works_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
     monkeypatch.delenv(kernel.VARIABLE)
     program = (
-        "import sys; sys.modules['flowlens._kernel'] = None\n"
+        f"import sys; sys.modules['flowlens.kernel.{missing}'] = None\n"
         "import flowlens as fl; from flowlens import kernel\n"
         "print(kernel.engine(), fl.scan(sys.argv[1]).ledger.tuples, sep='|')\n"
     )

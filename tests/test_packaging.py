@@ -16,7 +16,7 @@ TOP = Path(__file__).parents[1]
 PACKED = {"flowlens": TOP / "flowlens", "flowlens/kql": TOP / "kql"}
 
 
-NOT_SHIPPED = (".pyx", ".so", ".pyd")
+NOT_SHIPPED = (".pyx", ".pxd", ".so", ".pyd")
 """The kernel's source, and what an installation for development made of it."""
 
 
@@ -98,11 +98,14 @@ def test_the_wheel_of_this_platform_holds_the_kernel(tmp_path: Path) -> None:
     assert not wheel.name.endswith("-none-any.whl")
     with zipfile.ZipFile(wheel) as packed:
         inside = {name for name in packed.namelist() if ".dist-info/" not in name}
-    (kernel,) = inside - shipped_files()
-    assert kernel.startswith("flowlens/_kernel.")
+    modules = {path.stem for path in (TOP / "flowlens" / "kernel").glob("*.pyx")}
+    assert "reader" in modules
+    assert {name.partition(".")[0] for name in inside - shipped_files()} == {
+        f"flowlens/kernel/{name}" for name in modules
+    }
     place = tmp_path / "installed"
     pip("install", "--no-deps", "--target", place, wheel)
-    program = "import flowlens._kernel as kernel; from flowlens.kernel import engine; print(kernel.__file__, engine(), sep='|')"
+    program = "import flowlens.kernel.reader as reader; from flowlens.kernel import engine; print(reader.__file__, engine(), sep='|')"
     where, engine = run(place, tmp_path, "-c", program).strip().split("|")
     assert Path(where).is_relative_to(place)
     assert engine == "compiled kernel"

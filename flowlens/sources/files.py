@@ -274,12 +274,15 @@ def _walk(root: Path, patterns: _Patterns) -> Iterator[_Met]:
     Links are followed after all real folders, so that a file keeps the name of its real place and a loop ends at the
     folder where it closes.
     """
-    folders = deque([(root, patterns)])
+    folders = deque([(root, os.path.realpath(root), patterns)])
     links: deque[tuple[Path, _Patterns]] = deque()
     visited = set()
     while folders or links:
-        folder, sought = folders.popleft() if folders else links.popleft()
-        real = os.path.realpath(folder)
+        if folders:
+            folder, real, sought = folders.popleft()
+        else:
+            folder, sought = links.popleft()
+            real = os.path.realpath(folder)
         if (real, sought) in visited:
             yield _Met(folder, _Fate.LOOP, root, real)
             continue
@@ -313,7 +316,11 @@ def _walk(root: Path, patterns: _Patterns) -> Iterator[_Met]:
                     yield _Met(path, _Fate.UNREADABLE if wanted or not linked else _Fate.ENDING, root, str(path))
                 continue
             if stat.S_ISDIR(status.st_mode):
-                (links if linked else folders).append((path, rest | _EVERYTHING if () in rest else rest))
+                below = rest | _EVERYTHING if () in rest else rest
+                if linked:
+                    links.append((path, below))
+                else:
+                    folders.append((path, os.path.join(real, entry.name), below))
             elif ends:
                 target = os.path.realpath(path) if linked else os.path.join(real, entry.name)
                 fate = _Fate.READ if stat.S_ISREG(status.st_mode) else _Fate.SPECIAL

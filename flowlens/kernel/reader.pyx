@@ -1,0 +1,297 @@
+# cython: language_level=3, boundscheck=True, wraparound=False, cdivision=True, initializedcheck=False, show_performance_hints=False
+"""What a reader holds, as columns, contexts and records."""
+
+from cython.view cimport array
+from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t
+from libc.string cimport memcpy, memset
+
+from flowlens.kernel.records cimport AS_MOMENT, DENY, END, Group, Record, Records, Row
+from flowlens.kernel.words cimport Words, writable
+
+cdef int64_t HOUR = 3_600_000_000
+
+
+cdef struct Context:
+    int64_t hour
+    int32_t log, target, mac, rule, acl, encryption, direction, denied
+
+
+cdef class Met:
+    """The words that were met, in order, and the place of each among them."""
+
+    def __cinit__(self, size_t words):
+        self.places = array(shape=(words + 1,), itemsize=4, format="i")
+        self.places[:] = -1
+        self.found = []
+
+    cdef int32_t place(self, int32_t word) except -2 nogil:
+        """The place of a word; -1 for none."""
+        if word < 0:
+            return -1
+        if self.places[word] < 0:
+            with gil:
+                self.places[word] = len(self.found)
+                self.found.append(word)
+        return self.places[word]
+
+
+cdef class Columns:
+    """Columns as Arrow lays them out, made empty and filled where they stand: name to validity bits, or None, and values."""
+
+    def __cinit__(self, allocate, size_t rows):
+        self.allocate = allocate
+        self.rows = rows
+        self.made = {}
+
+    cdef values(self, str name, str form, size_t width):
+        """Room for the values of a new column."""
+        memory, view = writable(self.allocate, width * self.rows)
+        self.made[name] = [None, memory]
+        return view.cast(form)
+
+    cdef uint8_t[::1] validity(self, str name):
+        """Room for the validity bits of a column, all 0."""
+        memory, view = writable(self.allocate, (self.rows + 7) // 8)
+        self.made[name][0] = memory
+        cdef uint8_t[::1] bits = view
+        bits[:] = 0
+        return bits
+
+
+cdef class Reader(Records):
+    """Records, and what they hold."""
+
+    def __cinit__(self, *_limits):
+        self.contexts = Words()
+
+    @property
+    def states(self):
+        """The letters of states, each at the place by which rows name it."""
+        return "B", "C", "E", "D"
+
+    @property
+    def directions(self):
+        """The letters of directions, each at the place by which rows name it."""
+        return "I", "O"
+
+    def word_list(self, int32_t first):
+        """All words from number ``first`` on as bytes; numbers elsewhere are places among all of them, -1 is null."""
+        cdef int32_t number
+        return [self.words.text(number) for number in range(first, self.words.count)]
+
+    def record_list(self, int32_t first):
+        """For each record from number ``first`` on its time, the words of its MAC address, target and flow log, and its first row
+        and the one behind its last.
+
+        A time is a moment in microseconds with the word None, or 0 with its word.
+        """
+        cdef Record *record
+        cdef list found = []
+        cdef int32_t number
+        for number in range(first, self.record_count):
+            record = &self.records[number]
+            found.append(
+                (
+                    record.moment if record.time == AS_MOMENT else 0,
+                    None if record.time == AS_MOMENT else record.time,
+                    record.mac,
+                    record.target,
+                    record.log,
+                    record.first_row,
+                    record.end_row,
+                )
+            )
+        return found
+
+    def rows_inside(self, int32_t first, int32_t behind, int64_t start, int64_t end):
+        """For each record from number ``first`` to before ``behind`` how many of its rows are from ``start`` to before ``end``."""
+        cdef list found = []
+        cdef int32_t number
+        cdef int64_t at, inside
+        for number in range(first, behind):
+            inside = 0
+            for at in range(self.records[number].first_row, self.records[number].end_row):
+                inside += start <= self.rows[at].time < end
+            found.append(inside)
+        return found
+
+    def keep_ends(self, int64_t start, int64_t end):
+        """Forget all rows but the Ends from ``start`` to before ``end``; records keep none."""
+        cdef int32_t at, kept = 0
+        for at in range(self.row_count):
+            if self.rows[at].state == END and start <= self.rows[at].time < end:
+                self.rows[kept] = self.rows[at]
+                kept += 1
+        self.row_count = kept
+
+    def encryption_counts(self, int64_t first):
+        """How many rows from ``first`` on have each word as encryption code."""
+        cdef int64_t[::1] found = array(shape=(self.words.count + 1,), itemsize=8, format="q")
+        cdef int64_t at
+        cdef int32_t number
+        found[:] = 0
+        with nogil:
+            for at in range(first, self.row_count):
+                found[self.rows[at].encryption + 1] += 1
+        return {number: found[number + 1] for number in range(self.words.count) if found[number + 1]}
+
+    def context_list(self, const int64_t[::1] edges):
+        """Give each row the number of its context; for each number its bucket in microseconds, the words of flow log, target,
+        MAC address, rule, acl and encryption code, the place of its direction, and whether it was denied.
+
+        Buckets start at full hours and at the sorted ``edges`` in microseconds.
+        """
+        cdef Context key
+        cdef int64_t time, full = 0
+        cdef int32_t at, group = -1, number = 0
+        cdef Py_ssize_t edge
+        cdef Row *row
+        cdef Group *of_group
+        cdef Record *of_record
+        cdef list found = []
+        memset(&key, 0, sizeof(Context))
+        self.contexts.clear()
+        with nogil:
+            for at in range(self.row_count):
+                row = &self.rows[at]
+                time = row.time
+                if not key.hour <= time < full:
+                    key.hour = time - time % HOUR
+                    full = key.hour + HOUR
+                    for edge in range(edges.shape[0]):
+                        if key.hour < edges[edge] <= time:
+                            key.hour = edges[edge]
+                        elif time < edges[edge] < full:
+                            full = edges[edge]
+                    group = -1
+                if (
+                    row.group != group
+                    or row.encryption != key.encryption
+                    or row.direction != key.direction
+                    or (row.state == DENY) != key.denied
+                ):
+                    group = row.group
+                    of_group = &self.groups[group]
+                    of_record = &self.records[of_group.record]
+                    key.log, key.target, key.mac = of_record.log, of_record.target, of_record.mac
+                    key.rule, key.acl = of_group.rule, of_group.acl
+                    key.encryption, key.direction, key.denied = row.encryption, row.direction, row.state == DENY
+                    number = self.contexts.number(&key, sizeof(Context))
+                row.context = number
+        for number in range(self.contexts.count):
+            memcpy(&key, &self.contexts.pool[number * <int64_t>sizeof(Context)], sizeof(Context))
+            found.append(
+                (key.hour, key.log, key.target, key.mac, key.rule, key.acl, key.encryption, key.direction, key.denied)
+            )
+        return found
+
+    def address_texts(self, allocate):
+        """Offsets and bytes of the canonical text of each address."""
+        return self.addresses.texts(allocate)
+
+    def columns(self, allocate, int64_t first, int64_t end, const int64_t[::1] times, int64_t none):
+        """Each column of the rows from ``first`` to before ``end`` as Arrow lays it out: validity bits, or None, and values.
+
+        There must be a row. Addresses are numbers; directions, states and statuses (allowed, denied) are places. ``times`` are
+        microseconds by record, ``none`` among them says that there is none. Columns of text have a third part: the words that occur, and their values
+        are places in it. ``allocate`` gives writable memory of a size in bytes.
+        """
+        cdef Columns columns = Columns(allocate, end - first)
+        cdef int64_t[::1] time = columns.values("time", "q", 8)
+        cdef int32_t[::1] source = columns.values("src_ip", "i", 4)
+        cdef int32_t[::1] destination = columns.values("dst_ip", "i", 4)
+        cdef int32_t[::1] source_port = columns.values("src_port", "i", 4)
+        cdef int32_t[::1] destination_port = columns.values("dst_port", "i", 4)
+        cdef int16_t[::1] protocol = columns.values("protocol", "h", 2)
+        cdef int32_t[::1] direction = columns.values("direction", "i", 4)
+        cdef int32_t[::1] state = columns.values("flow_state", "i", 4)
+        cdef int32_t[::1] status = columns.values("flow_status", "i", 4)
+        cdef int32_t[::1] encryption = columns.values("encryption_code", "i", 4)
+        cdef int64_t[::1] packets_sent = columns.values("packets_sent", "q", 8)
+        cdef int64_t[::1] bytes_sent = columns.values("bytes_sent", "q", 8)
+        cdef int64_t[::1] packets_received = columns.values("packets_received", "q", 8)
+        cdef int64_t[::1] bytes_received = columns.values("bytes_received", "q", 8)
+        cdef int32_t[::1] rule = columns.values("acl_rule", "i", 4)
+        cdef int32_t[::1] acl = columns.values("acl_id", "i", 4)
+        cdef int32_t[::1] mac = columns.values("mac_address", "i", 4)
+        cdef int32_t[::1] target = columns.values("target_resource_id", "i", 4)
+        cdef int32_t[::1] log = columns.values("flow_log_id", "i", 4)
+        cdef int64_t[::1] record_time = columns.values("record_time", "q", 8)
+        columns.made["restarted"] = [None, None]
+        cdef uint8_t[::1] restarted = columns.validity("restarted")
+        cdef uint8_t[::1] has_source_port = columns.validity("src_port")
+        cdef uint8_t[::1] has_destination_port = columns.validity("dst_port")
+        cdef uint8_t[::1] has_encryption = columns.validity("encryption_code")
+        cdef uint8_t[::1] has_packets_sent = columns.validity("packets_sent")
+        cdef uint8_t[::1] has_bytes_sent = columns.validity("bytes_sent")
+        cdef uint8_t[::1] has_packets_received = columns.validity("packets_received")
+        cdef uint8_t[::1] has_bytes_received = columns.validity("bytes_received")
+        cdef uint8_t[::1] has_rule = columns.validity("acl_rule")
+        cdef uint8_t[::1] has_acl = columns.validity("acl_id")
+        cdef uint8_t[::1] has_mac = columns.validity("mac_address")
+        cdef uint8_t[::1] has_target = columns.validity("target_resource_id")
+        cdef uint8_t[::1] has_log = columns.validity("flow_log_id")
+        cdef uint8_t[::1] has_record_time = columns.validity("record_time")
+        cdef size_t words = self.words.count
+        cdef Met codes = Met(words), rules = Met(words), acls = Met(words)
+        cdef Met macs = Met(words), targets = Met(words), logs = Met(words)
+        cdef int64_t at
+        cdef int32_t group = -1, code = -2, code_place = -1
+        cdef int32_t rule_place = -1, acl_place = -1, mac_place = -1, target_place = -1, log_place = -1
+        cdef int64_t moment = none
+        cdef Py_ssize_t byte
+        cdef int bit
+        cdef Row *row
+        cdef Record *record
+        with nogil:
+            for at in range(end - first):
+                row = &self.rows[first + at]
+                byte, bit = at >> 3, at & 7
+                if row.group != group:
+                    group = row.group
+                    record = &self.records[self.groups[group].record]
+                    rule_place = rules.place(self.groups[group].rule)
+                    acl_place = acls.place(self.groups[group].acl)
+                    mac_place = macs.place(record.mac)
+                    target_place = targets.place(record.target)
+                    log_place = logs.place(record.log)
+                    moment = times[self.groups[group].record]
+                if row.encryption != code:
+                    code = row.encryption
+                    code_place = codes.place(code)
+                time[at] = row.time
+                source[at], destination[at] = row.source, row.destination
+                source_port[at], destination_port[at] = row.source_port, row.destination_port
+                has_source_port[byte] |= (row.source_port >= 0) << bit
+                has_destination_port[byte] |= (row.destination_port >= 0) << bit
+                protocol[at] = row.protocol
+                direction[at], state[at], status[at] = row.direction, row.state, row.state == DENY
+                packets_sent[at], bytes_sent[at] = row.counters[0], row.counters[1]
+                packets_received[at], bytes_received[at] = row.counters[2], row.counters[3]
+                has_packets_sent[byte] |= (row.counters[0] >= 0) << bit
+                has_bytes_sent[byte] |= (row.counters[1] >= 0) << bit
+                has_packets_received[byte] |= (row.counters[2] >= 0) << bit
+                has_bytes_received[byte] |= (row.counters[3] >= 0) << bit
+                restarted[byte] |= row.restarted << bit
+                encryption[at], rule[at], acl[at] = max(code_place, 0), max(rule_place, 0), max(acl_place, 0)
+                mac[at], target[at], log[at] = max(mac_place, 0), max(target_place, 0), max(log_place, 0)
+                has_encryption[byte] |= (code_place >= 0) << bit
+                has_rule[byte] |= (rule_place >= 0) << bit
+                has_acl[byte] |= (acl_place >= 0) << bit
+                has_mac[byte] |= (mac_place >= 0) << bit
+                has_target[byte] |= (target_place >= 0) << bit
+                has_log[byte] |= (log_place >= 0) << bit
+                record_time[at] = moment
+                has_record_time[byte] |= (moment != none) << bit
+        # A column of bits has its values where others have their validity.
+        columns.made["restarted"].reverse()
+        for name, met in (
+            ("encryption_code", codes),
+            ("acl_rule", rules),
+            ("acl_id", acls),
+            ("mac_address", macs),
+            ("target_resource_id", targets),
+            ("flow_log_id", logs),
+        ):
+            columns.made[name].append((<Met>met).found)
+        return columns.made

@@ -1,0 +1,16 @@
+from collections.abc import Callable
+from typing import Any
+
+from flowlens.kernel.reader import Reader
+
+_Allocate = Callable[[int], Any]
+
+class Rollup:
+    count: int
+    def __init__(
+        self, port_limit: int, reply_source_below: int, reply_destination_from: int, small_reply: int
+    ) -> None: ...
+    def clear(self) -> None: ...
+    def add(self, reader: Reader, contexts: Any, start: int, end: int) -> None: ...
+    def address_texts(self, allocate: _Allocate) -> tuple[Any, Any]: ...
+    def columns(self, allocate: _Allocate) -> dict[str, list[Any]]: ...

@@ -41,7 +41,9 @@ def twice(job: LakeJob) -> list[Outcome]:
     return once(job)
 
 
-def sync(blobs: Path, lake: Path, run: Run | None, now: dt.datetime = CLOSED, *, window: Window = Window()) -> Polled:
+def sync(
+    blobs: Path, lake: Path, run: Run | None, now: dt.datetime = CLOSED, *, window: Window | None = None
+) -> Polled:
     """One poll, by tasks where there is ``run``."""
     far = run and far_by(run, str(lake), Access(), Access(), cores=2, tries=4)
     place = LakePlace(str(lake), lake)

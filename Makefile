@@ -102,7 +102,7 @@ lowest: $(VENV)/.installed-dev
 	rm -rf $(LOWEST)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(LOWEST) $$($(BIN)/python scripts/lowest_versions.py)
 	PYTHONPATH=$(LOWEST) $(BIN)/python -c 'import polars, pyarrow; print("polars", polars.__version__, "pyarrow", pyarrow.__version__)'
-	PYTHONPATH=$(LOWEST) $(BIN)/pytest --no-skips tests/test_spark_tasks.py tests/test_conversations.py tests/test_answers.py tests/formats
+	PYTHONPATH=$(LOWEST) $(BIN)/pytest --no-skips tests/test_spark_tasks.py tests/test_spark_lake.py tests/test_spark_views.py tests/test_conversations.py tests/test_answers.py tests/formats
 
 scenario: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.scenario $(SEED)

@@ -69,7 +69,7 @@ if TYPE_CHECKING:
 PART_ROWS = 250_000
 """Conversations that the driver takes over at a time, or an executor works on."""
 DRIVER_ROWS = 20_000_000
-"""From so many conversations on, about 10 GB as the driver works on them, they stay on the cluster with all that is asked of them."""
+"""From so many conversations on they stay on the cluster with all that is asked of them. Below, some ten jobs cost more than they save."""
 
 
 class SparkScan(Scan):

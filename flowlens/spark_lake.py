@@ -30,7 +30,7 @@ from flowlens.lake.growth import Reading, check, facts_of, read_blob, rows_of
 from flowlens.lake.ledger import Cursor, ledger_table
 from flowlens.lake.syncing import Far, Parcel, Polled, Progress, Sync
 from flowlens.sources.accounts import Access, Location
-from flowlens.sources.delta import DataFile, open_lake, write_facts, write_flows
+from flowlens.sources.delta import LEDGER_FOLDER, DataFile, open_lake, write_facts, write_flows
 from flowlens.sources.lake_places import LakePlace, locate_lake
 from flowlens.sources.ranges import Reader
 from flowlens.sources.refusals import declared
@@ -169,8 +169,7 @@ def far_by(
         if all(given_up):
             raise on_executor(*given_up[0][0])
         for outcome in outcomes:
-            for file in outcome.flows:
-                _check_there(folder, file)
+            _check_there(folder, outcome)
         return [_parcel(task, outcome) for task, outcome in zip(job.tasks, outcomes, strict=True)]
 
     return Far(read, TASKS_PER_CORE * TASK_BYTES * cores, mark)
@@ -210,12 +209,13 @@ def _shares(blobs: Iterable[Due], cores: int) -> Iterator[tuple[Due, ...]]:
         yield tuple(share)
 
 
-def _check_there(folder: Path | None, file: DataFile) -> None:
+def _check_there(folder: Path | None, outcome: Outcome) -> None:
     """What executors wrote to a folder must be in the folder that the driver sees under its name."""
     if folder is None:
         return
-    path = folder / file.path
-    if not path.is_file() or path.stat().st_size != file.size:
+    paths = [(folder / file.path, file.size) for file in outcome.flows]
+    paths += [(folder / LEDGER_FOLDER / file.path, file.size) for file in outcome.facts]
+    if not all(path.is_file() and path.stat().st_size == size for path, size in paths):
         raise declared("FL-C12", str(folder))
 
 

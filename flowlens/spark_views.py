@@ -86,7 +86,8 @@ class FarParts:
         with spark_errors("Spark"):
             told = self._rows.groupBy(PART).applyInArrow(work, _TOLD_DDL)
             found: dict[int, dict[int, pl.DataFrame]] = {}
-            for row in told.toLocalIterator():
+            # All at once: an iterator would have executors work on one partition after the other.
+            for row in told.collect():
                 found.setdefault(row.part, {})[row.number] = pl.read_ipc_stream(io.BytesIO(row.frame))
         for _, frames in sorted(found.items()):
             yield tuple(frames[number] for number in range(len(frames)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import pickle
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import polars as pl
 import pytest
 
 from flowlens.errors import SourceError
+from flowlens.evidence import Window
 from flowlens.lake.care import status
 from flowlens.lake.ledger import current
 from flowlens.lake.syncing import Polled, Sync
@@ -41,12 +41,18 @@ def twice(job: LakeJob) -> list[Outcome]:
     return once(job)
 
 
-def sync(blobs: Path, lake: Path, run: Run | None, now: dt.datetime = CLOSED) -> Polled:
+def sync(
+    blobs: Path, lake: Path, run: Run | None, now: dt.datetime = CLOSED, *, window: Window | None = None
+) -> Polled:
     """One poll, by tasks where there is ``run``."""
     far = run and far_by(run, str(lake), Access(), Access(), cores=2, tries=4)
     place = LakePlace(str(lake), lake)
     running = Sync(
-        stores([str(blobs)], Access()), lambda: open_lake(place, create=True), clock=lambda: now, far=far or None
+        stores([str(blobs)], Access()),
+        lambda: open_lake(place, create=True),
+        clock=lambda: now,
+        window=window,
+        far=far or None,
     )
     try:
         return running.poll()
@@ -136,15 +142,13 @@ def test_a_cluster_goes_on_where_one_machine_was(tmp_path: Path) -> None:
 
 def test_another_sync_that_is_first_doubles_nothing(day: Path, tmp_path: Path) -> None:
     lake, fresh = tmp_path / "lake", tmp_path / "fresh"
-    part = tmp_path / "part" / CONTAINER
-    shutil.copytree(day, part, ignore=lambda folder, names: [n for n in names if n.startswith("h=") and n > "h=05"])
 
     others: list[Polled] = []
 
     def beside(job: LakeJob) -> list[Outcome]:
         outcomes = once(job)
         if not others:
-            others.append(sync(part, lake, None))
+            others.append(sync(day, lake, None, window=Window(end=HOUR - dt.timedelta(hours=6))))
         return outcomes
 
     polled = sync(day, lake, beside)

@@ -146,7 +146,7 @@ class Sync:
         self._listed_all: dt.datetime | None = None
         self._ends: list[Fact] = []
         self._overtook = False
-        self._contested = False
+        self._written: set[str] = set()
 
     def close(self) -> None:
         """End what is being read; nothing is left to be tidied up."""
@@ -189,10 +189,9 @@ class Sync:
 
     def _tidied(self) -> tuple[str, ...]:
         """Remove what attempts wrote elsewhere that do not count; in words, how much that was."""
-        if self._far is None or self._contested:
-            # What was committed at the same time as another sync's is not for certain known; vacuum finds the rest.
+        if self._far is None:
             return ()
-        removed = self.lake.remove_unnamed(self._far.mark)
+        removed = self.lake.remove_marked(self._far.mark, self._written)
         return (f"removed {removed} file(s) of attempts that do not count",) if removed else ()
 
     def _recent(self, now: dt.datetime) -> Window:
@@ -212,20 +211,23 @@ class Sync:
         while pending:
             far = None if pending[0].key in own else self._far
             batch = _batch(pending, far.batch_bytes if far else self._batch_bytes, own if far else set())
-            # What another sync did in the meantime is known once the lake was asked again.
+            # What another sync did in the meantime is known once the lake was asked again: of a blob that it has finished no
+            # cursor is known, only that there is nothing to do.
             self._learn(batch)
+            left = [blob for blob in batch if self._may_have_more(blob)]
             if far is not None:
-                readings, here = self._have_read(far, store, batch)
+                readings, here = self._have_read(far, store, left)
                 own |= here
             else:
-                readings = self._read_all(store, batch)
+                readings = self._read_all(store, left)
                 self._commit(readings)
             for reading in readings:
                 polled = self._settle(reading, polled)
-            finished = {reading.listed.key for reading in readings if not reading.more}
-            pending.extendleft(blob for blob in batch if blob.key not in finished)
-            number += len(finished)
-            done += sum(blob.size for blob in batch if blob.key in finished)
+            read = {reading.listed.key for reading in readings if not reading.more}
+            again = [blob for blob in left if blob.key not in read]
+            pending.extendleft(again)
+            number += len(batch) - len(again)
+            done += sum(blob.size for blob in batch) - sum(blob.size for blob in again)
             if self._progress is not None:
                 self._progress(number, done, total)
         return polled
@@ -290,6 +292,7 @@ class Sync:
         here = {key for key, cursor in cursors.items() if cursor.older}
         parcels = far.read(store, [(blob, cursors[blob.key]) for blob in batch if blob.key not in here])
         here |= {each.listed.key for parcel in parcels for each in parcel.readings if each.replaces}
+        self._written |= {file.path for parcel in parcels for file in (*parcel.facts, *parcel.flows)}
         ends, self._ends = self._ends, []
         self.lake.append_ledger(ledger_table(ends), [file for parcel in parcels for file in parcel.facts])
         readings = [each for parcel in parcels for each in parcel.readings if not each.replaces]
@@ -342,7 +345,7 @@ class Sync:
         """The cursors of some blobs as the lake has them now; what was known before, of whatever blob, is void."""
         self.lake.reload()
         self._cursors.clear()
-        self._overtook = self._contested = True
+        self._overtook = True
         return known(self.lake, [reading.listed for reading in readings], exact=True)
 
     def _left(self, readings: Sequence[Reading], rows: pa.Table) -> pa.Table:
@@ -381,7 +384,7 @@ class Sync:
             place = units[-1].place
             cursor = replace(cursor, place=place, known=place.offset, version=reading.etag, prefix=reading.prefixes[-1])
         cursor = replace(cursor, older=(), created=blob.created)
-        if reading.error is None:
+        if reading.error is None and not reading.more:
             cursor = replace(cursor, seen=reading.etag)
         if reading.rest is not None:
             told += reading.rest.ledger

@@ -13,7 +13,7 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,19 +109,17 @@ class Lake:
             self._commit(self.flows, "", files, schema.LAKE_FLOWS, self._next_fence())
         self._settle()
 
-    def remove_unnamed(self, mark: str) -> int:
-        """Remove the files that were written with ``mark`` and that no version names; how many there were.
+    def remove_marked(self, mark: str, but: Set[str]) -> int:
+        """Remove the files that were written with ``mark`` and whose paths are not in ``but``; how many there were.
 
-        Whoever writes with this mark must have ended, and every commit of what it wrote be behind.
+        In ``but`` stands whatever a commit may have named: even where compaction has replaced it, somebody may read it.
         """
-        removed = 0
+        kept = {path.rpartition("/")[2] for path in but}
         with _told(self.place, "written"):
-            self.reload()
-            uris = [*self.flows.file_uris(), *self.ledger.file_uris()]
-            named = {unquote(uri).rpartition("/")[2] for uri in uris}
-            for part in ("", LEDGER_FOLDER):
-                removed += _remove(self.place, part, lambda name: f"part-{mark}-" in name and name not in named)
-        return removed
+            return sum(
+                _remove(self.place, part, lambda name: f"part-{mark}-" in name and name not in kept)
+                for part in ("", LEDGER_FOLDER)
+            )
 
     def replace_flows(self, rows: pa.Table, *, date: dt.date, gone: Sequence[str]) -> None:
         """Put ``rows``, all of one blob, in the place of those of the blobs ``gone``, in one commit under the fence."""
@@ -382,7 +380,7 @@ def _stored(place: LakePlace, part: str) -> Any:
 def write_flows(place: LakePlace, rows: pa.Table, mark: str = "") -> list[DataFile]:
     """Rows of LAKE_FLOWS as one data file for each date, on the disk for good; they count once `Lake.add_flows` commits them.
 
-    ``mark`` stands in their names, see `Lake.remove_unnamed`. Raises SourceError where the lake can't be written.
+    ``mark`` stands in their names, see `Lake.remove_marked`. Raises SourceError where the lake can't be written.
     """
     return _write_files(place, "", rows, mark)
 
@@ -415,7 +413,7 @@ def _remove(place: LakePlace, part: str, chosen: Callable[[str], bool]) -> int:
 
     files = _stored(place, part)
     there = files.get_file_info(FileSelector("", recursive=True))
-    paths = [each.path for each in there if each.is_file and chosen(each.base_name)]
+    paths = [each.path for each in there if each.is_file and each.path.startswith("date=") and chosen(each.base_name)]
     for path in paths:
         files.delete_file(path)
     return len(paths)

@@ -187,6 +187,24 @@ def test_the_fence_refuses_a_commit_from_cursors_that_are_not_the_newest(lake: P
     assert rows_of(opened(lake)) == expected(blob)
 
 
+def test_what_another_sync_has_finished_meanwhile_is_not_read_again(lake: Path, clock: Clock) -> None:
+    """The blobs of a later batch, which were pending when this sync began."""
+    store = MemoryStore()
+    for number in (1, 2, 3):
+        store.put(new_blob(number, HOUR)).commit([minute(new_blob(number, HOUR), 5)])
+    clock.now = HOUR + dt.timedelta(days=1)
+    other: list[Sync] = []
+
+    def beside(request: str, _name: str) -> None:
+        if request == "range" and not other:
+            other.append(sync_of(store, lake, clock))
+            assert other[0].poll().closed == 3
+
+    store.step = beside
+    sync_of(store, lake, clock, batch_bytes=1).poll()
+    assert rows_of(opened(lake)) == Counter(row for blob in store.blobs.values() for row in blob.expected())
+
+
 def test_compaction_and_syncs_do_not_disturb_each_other(lake: Path, clock: Clock) -> None:
     store = MemoryStore()
     blob = store.put(new_blob(1, HOUR))

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from flowlens import kernel, schema
-from flowlens.pieces import temporary_file
+from flowlens.pieces import temporary_file, write_temporary
 
 if TYPE_CHECKING:
     from flowlens.kernel.reader import Reader
@@ -107,7 +107,7 @@ def rollup(flows: pa.Table, *, edges: Sequence[dt.datetime] = ()) -> pl.DataFram
     ['hour', 'flow_log_id', 'target_resource_id']
     """
     contexts = Contexts()
-    return contexts.expand(compact(flows, contexts, edges)).collect().sort(KEYS, nulls_last=True)
+    return contexts.expand(compact(flows, contexts, edges)).sort(KEYS, nulls_last=True)
 
 
 def new_sums() -> Rollup:
@@ -125,17 +125,18 @@ def summed(sums: Rollup) -> pl.DataFrame:
     texts = pl.Series(pl.from_arrow(pa.Array.from_buffers(schema.TEXT, len(offsets) // 4 - 1, [None, offsets, data])))
     columns = sums.columns(pa.allocate_buffer)
 
-    def column(name: str) -> pl.Series:
+    def column(name: str) -> pa.Array:
         kind = pa.int32() if name in (*_ADDRESSES, "context") else pa.int64()
         kind = schema.TIMESTAMP if name in (*MINS, *MAXS) else kind
-        return pl.Series(name, pl.from_arrow(pa.Array.from_buffers(kind, sums.count, list(columns[name]))))
+        return pa.Array.from_buffers(kind, sums.count, columns[name])
 
-    return pl.DataFrame(
-        [
-            *(texts.gather(column(name)).alias(name) for name in _ADDRESSES),
-            *(column(name) for name in (*_COMPACT_KEYS[len(_ADDRESSES) :], *SUMS, *MINS, *MAXS)),
-        ]
-    )
+    rows = pl.DataFrame(pl.from_arrow(pa.table({name: column(name) for name in (*_COMPACT_KEYS, *SUMS, *MINS, *MAXS)})))
+    return rows.with_columns(_at(texts, name).alias(name) for name in _ADDRESSES)
+
+
+def _at(values: pl.Series, places: str) -> pl.Expr:
+    """The values at the places that a column holds."""
+    return pl.lit(values).gather(pl.col(places))
 
 
 class Contexts:
@@ -153,22 +154,20 @@ class Contexts:
         rows = [(number, *context) for context, number in self._numbers.items()]
         return pl.DataFrame(rows, schema={"context": pl.Int32, **{k: SCHEMA[k] for k in _CONTEXT}}, orient="row")
 
-    def expand(self, rows: pl.DataFrame | pl.LazyFrame) -> pl.LazyFrame:
+    def expand(self, rows: pl.DataFrame) -> pl.DataFrame:
         """Compact rows with the columns of CONVERSATIONS again."""
+        contexts = self.frame()
         ports = pl.col("ports")
         reply = ports // _PROTOCOL_SPAN % _PORT_SPAN
         port = ports // (_PROTOCOL_SPAN * _PORT_SPAN)
         none = _PORT_SPAN - 1
-        return (
-            rows.lazy()
-            .join(self.frame().lazy(), on="context", how="left", maintain_order="left")
-            .with_columns(
-                protocol=(ports % _PROTOCOL_SPAN).cast(SCHEMA["protocol"]),
-                reply_from_port=pl.when(reply != none).then(reply).cast(SCHEMA["reply_from_port"]),
-                dst_port=pl.when(port != none).then(port).cast(SCHEMA["dst_port"]),
-            )
-            .select(COLUMNS)
-        )
+        return rows.with_columns(
+            # Contexts stand in the order of their numbers.
+            *(_at(contexts[name], "context").alias(name) for name in _CONTEXT),
+            protocol=(ports % _PROTOCOL_SPAN).cast(SCHEMA["protocol"]),
+            reply_from_port=pl.when(reply != none).then(reply).cast(SCHEMA["reply_from_port"]),
+            dst_port=pl.when(port != none).then(port).cast(SCHEMA["dst_port"]),
+        ).select(COLUMNS)
 
 
 class _Coded(NamedTuple):
@@ -369,7 +368,7 @@ def _united(pieces: Iterable[pl.DataFrame]) -> pl.DataFrame:
 
 def _taken(path: Path) -> pl.DataFrame:
     """The rows of a file, which is gone after it."""
-    rows = pl.read_parquet(path, memory_map=False)
+    rows = pl.read_ipc(path.read_bytes())
     path.unlink()
     return rows
 
@@ -450,20 +449,20 @@ class BlobRollup:
         self._sums = None
         if not any(self._parts):
             if held is not None:
-                yield self._contexts.expand(held).collect()
+                yield self._contexts.expand(held)
             return
         if held is not None:
             self._to_disk(held)
             held = None
         for paths in self._parts:
             if paths:
-                yield self._contexts.expand(_united(map(_taken, paths))).collect()
+                yield self._contexts.expand(_united(map(_taken, paths)))
 
     def _to_disk(self, rows: pl.DataFrame) -> None:
         parts = rows.with_columns(part=pl.struct(_COMPACT_KEYS).hash(seed=0) % _SPILL_PARTS)
         for (number,), part in parts.partition_by("part", as_dict=True, include_key=False).items():
             path = temporary_file(self._folder)
-            part.write_parquet(path, compression="zstd", compression_level=1)
+            write_temporary(part, path)
             self._parts[int(number)].append(path)
 
 

@@ -1,4 +1,4 @@
-"""Rows of any number, held in memory while they are few and in temporary Parquet files once they are many.
+"""Rows of any number, held in memory while they are few and in temporary Arrow files once they are many.
 
 They are worked on piece by piece, so that memory follows the size of a piece and not the number of rows. Polars' own
 streaming engine was measured beside this: where several joins follow each other it holds most of the rows at once.
@@ -55,14 +55,13 @@ class Pieces:
             self._total += rows.height
             if self._rows > self._keep_rows:
                 path = temporary_file(self._folder)
-                whole = pl.concat(self._kept)
-                whole.write_parquet(path, compression="zstd", compression_level=1, row_group_size=PIECE_ROWS)
+                write_temporary(pl.concat(self._kept), path)
                 self._files.append(path)
                 self._kept, self._rows = [], 0
 
     def lazy(self) -> pl.LazyFrame:
         """All rows."""
-        frames = [pl.scan_parquet(self._files)] if self._files else []
+        frames = [pl.scan_ipc(self._files)] if self._files else []
         if self._kept or not frames:
             frames.append(pl.concat([pl.DataFrame(schema=self._schema), *self._kept]).lazy())
         return pl.concat(frames)
@@ -89,7 +88,7 @@ class Pieces:
     def pieces(self) -> Iterator[pl.DataFrame]:
         """All rows, at most `PIECE_ROWS` at a time."""
         for path in self._files:
-            rows = pl.scan_parquet(path)
+            rows = pl.scan_ipc(path)
             for start in range(0, int(rows.select(pl.len()).collect().item()), PIECE_ROWS):
                 yield rows.slice(start, PIECE_ROWS).collect()
         if self._rows:
@@ -104,5 +103,10 @@ class Pieces:
 
 def temporary_file(folder: Path) -> Path:
     """A new empty file in ``folder`` that no other thread will get."""
-    with tempfile.NamedTemporaryFile(dir=folder, suffix=".parquet", delete=False) as handle:
+    with tempfile.NamedTemporaryFile(dir=folder, suffix=".arrow", delete=False) as handle:
         return Path(handle.name)
+
+
+def write_temporary(rows: pl.DataFrame, path: Path) -> None:
+    """Write rows to a file that only this run reads: as Arrow, since Parquet takes more than twice the time."""
+    rows.write_ipc(path, compression="lz4", compat_level=pl.CompatLevel.newest(), record_batch_size=PIECE_ROWS)

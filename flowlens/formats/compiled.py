@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import array
 import datetime as dt
+from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, TypeVar
@@ -160,12 +161,14 @@ class Batch:
         self._records = held.reader.record_list(first)
         self.first_row, self.end_row = self._records[0][5], self._records[-1][6]
         self.rows = [end - start for *_, start, end in self._records]
-        self.times: list[int | None] = []
-        for moment, word, mac, *_ in self._records:
-            self.times.append(moment if word is None else fields.record_time(held.text(word), self.notes))
-            if notes := held.mac(mac)[1]:
-                self.notes.update(notes)
+        self.times = [
+            moment if word is None else fields.record_time(held.text(word), self.notes)
+            for moment, word, *_ in self._records
+        ]
         held.times.extend([_NO_TIME if time is None else time for time in self.times])
+        for mac, count in Counter([mac for _, _, mac, *_ in self._records]).items():
+            for note in held.mac(mac)[1]:
+                self.notes[note] += count
         for word, count in held.reader.encryption_counts(self.first_row).items():
             if (code := held.text(word)) is not None and code not in schema.ENCRYPTION_STATUS:
                 self.notes[f"encryption {fields.shown(code)}"] += count
@@ -179,17 +182,17 @@ class Batch:
 
         Records without a time are left out: their tuples count by their own.
         """
-        words: dict[tuple[int, int, int, int], tuple[int, int]] = {}
         inside = self.rows_inside(start, end)
-        for (_, _, mac, target, log, *_), rows, time, kept in zip(
-            self._records, self.rows, self.times, inside, strict=True
-        ):
+        facts = zip(self._records, self.times, self.rows, inside, strict=True)
+        words: dict[tuple[int, int, int, int], list[tuple[int, int]]] = {}
+        for (_, _, mac, target, log, *_), time, rows, kept in facts:
             if time is not None and rows:
-                add(words, (log, target, mac, time // HOUR), kept, rows)
+                words.setdefault((log, target, mac, time // HOUR), []).append((kept, rows))
         found: dict[NicHour, tuple[int, int]] = {}
         for (log, target, mac, hour), counts in words.items():
+            key = self.held.text(log), self.held.text(target), self.held.mac(mac)[0], hour
             # Several words are the same MAC address, in other forms.
-            add(found, (self.held.text(log), self.held.text(target), self.held.mac(mac)[0], hour), *counts)
+            add(found, key, sum(kept for kept, _ in counts), sum(rows for _, rows in counts))
         return found
 
     def flows(self) -> pa.Table:

@@ -105,23 +105,25 @@ cdef class Reader(Records):
 
     def rows_inside(self, int32_t first, int32_t behind, int64_t start, int64_t end):
         """For each record from number ``first`` to before ``behind`` how many of its rows are from ``start`` to before ``end``."""
-        cdef list found = []
+        cdef int64_t[::1] found = array(shape=(behind - first + 1,), itemsize=8, format="q")
         cdef int32_t number
         cdef int64_t at, inside
-        for number in range(first, behind):
-            inside = 0
-            for at in range(self.records[number].first_row, self.records[number].end_row):
-                inside += start <= self.rows[at].time < end
-            found.append(inside)
-        return found
+        with nogil:
+            for number in range(first, behind):
+                inside = 0
+                for at in range(self.records[number].first_row, self.records[number].end_row):
+                    inside += start <= self.rows[at].time < end
+                found[number - first] = inside
+        return [found[number] for number in range(behind - first)]
 
     def keep_ends(self, int64_t start, int64_t end):
         """Forget all rows but the Ends from ``start`` to before ``end``; records keep none."""
         cdef int32_t at, kept = 0
-        for at in range(self.row_count):
-            if self.rows[at].state == END and start <= self.rows[at].time < end:
-                self.rows[kept] = self.rows[at]
-                kept += 1
+        with nogil:
+            for at in range(self.row_count):
+                if self.rows[at].state == END and start <= self.rows[at].time < end:
+                    self.rows[kept] = self.rows[at]
+                    kept += 1
         self.row_count = kept
 
     def encryption_counts(self, int64_t first):

@@ -51,6 +51,7 @@ cdef class Records:
     cdef Words words
     cdef Addresses addresses
     cdef text.Address[::1] ends
+    cdef int32_t[::1] end_numbers
     cdef Row[::1] rows
     cdef Group[::1] groups
     cdef Record[::1] records

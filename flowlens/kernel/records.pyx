@@ -161,6 +161,7 @@ cdef class Records:
         self.words = Words()
         self.addresses = Addresses()
         self.ends = addresses_room(512)
+        self.end_numbers = array(shape=(512,), itemsize=4, format="i")
         self.rows = rows_room(4096)
         self.groups = groups_room(256)
         self.records = records_room(64)
@@ -445,10 +446,12 @@ cdef class Records:
         """What needs look-ups, for the rows of one array from ``first`` on: in short loops, where one need not wait for another."""
         cdef int32_t at
         cdef int64_t end
+        if self.row_count == first:
+            return 0
+        self.addresses.numbers(&self.ends[0], 2 * <size_t>(self.row_count - first), &self.end_numbers[0])
         for at in range(first, self.row_count):
             end = 2 * <int64_t>(at - first)
-            self.rows[at].source = self.addresses.number(&self.ends[end])
-            self.rows[at].destination = self.addresses.number(&self.ends[end + 1])
+            self.rows[at].source, self.rows[at].destination = self.end_numbers[end], self.end_numbers[end + 1]
         for at in range(first, self.row_count):
             if self.rows[at].state == END or self.rows[at].state == BEGIN:
                 self.match_restart(at, first)
@@ -504,6 +507,7 @@ cdef class Records:
         cdef text.Address[::1] ends = addresses_room(2 * self.ends.shape[0])
         ends[: self.ends.shape[0]] = self.ends
         self.ends = ends
+        self.end_numbers = array(shape=(ends.shape[0],), itemsize=4, format="i")
         return 0
 
     cdef int grow_groups(self) except -1:

@@ -31,7 +31,7 @@ SOME_TIMES = ("first_traffic", "last_traffic", "last_answered", "last_unanswered
 cdef enum:
     FIRST_TRAFFIC, LAST_TRAFFIC, LAST_ANSWERED, LAST_UNANSWERED
 
-cdef int64_t NEVER = -1
+cdef int64_t NEVER = -1, LATER = 2**63 - 1
 
 
 cdef struct Key:
@@ -99,21 +99,22 @@ cdef class Rollup:
         cdef int32_t first = 0, last
         cdef int64_t near = 0
         with nogil:
-            for at in range(reader.addresses.count):
-                addresses[at] = self.addresses.number(&reader.addresses.known[at])
+            if reader.addresses.count:
+                self.addresses.numbers(&reader.addresses.known[0], reader.addresses.count, &addresses[0])
             while first < reader.row_count:
                 last = min(first + BLOCK, reader.row_count)
-                # Look-ups in large tables wait for memory. So each block makes them all at once, one not waiting for another,
-                # and what they find is near when it is wanted.
+                # As in Addresses.numbers, slots are looked up at once, and then what stands in them.
                 for at in range(first, last):
                     row = &reader.rows[at]
                     self.make_key(
                         &keys[at - first], row, addresses[row.source], addresses[row.destination], contexts[row.context]
                     )
+                for at in range(first, last):
                     met[at - first] = self.slots[keys[at - first].hash & <uint32_t>(self.slots.shape[0] - 1)].number
                 for at in range(first, last):
                     if met[at - first]:
-                        near ^= self.cells[met[at - first] - 1].ports ^ self.cells[met[at - first] - 1].times[LAST_UNANSWERED]
+                        near ^= self.cells[met[at - first] - 1].ports ^ self.cells[met[at - first] - 1].last_seen
+                        near ^= self.cells[met[at - first] - 1].times[LAST_UNANSWERED]
                 for at in range(first, last):
                     row = &reader.rows[at]
                     if start <= row.time < end:
@@ -160,33 +161,36 @@ cdef class Rollup:
                 ):
                     break
             place = (place + 1) & mask
-        cell.tallies[TUPLES] += 1
-        cell.first_seen = min(cell.first_seen, row.time)
-        cell.last_seen = max(cell.last_seen, row.time)
-        if row.state == BEGIN:
-            cell.tallies[STARTED] += 1
-        elif row.state == DENY:
-            cell.tallies[DENIED] += 1
-        else:
-            if row.state == END:
-                cell.tallies[ENDED] += 1
-                cell.tallies[RESTARTED] += row.restarted
-            if cell.times[FIRST_TRAFFIC] == NEVER or row.time < cell.times[FIRST_TRAFFIC]:
-                cell.times[FIRST_TRAFFIC] = row.time
-            cell.times[LAST_TRAFFIC] = max(cell.times[LAST_TRAFFIC], row.time)
-        for counter in range(4):
-            if row.counters[counter] >= 0:
-                cell.counters[counter] += <uint64_t>row.counters[counter]
-                cell.has |= 1 << counter
-        if row.counters[2] > 0:
-            cell.tallies[ANSWERED] += 1
-            cell.times[LAST_ANSWERED] = max(cell.times[LAST_ANSWERED], row.time)
-            if 0 <= row.counters[3] < self.small_reply:
-                cell.tallies[SMALL_REPLY] += 1
-        elif row.counters[2] == 0 and row.counters[0] > 0:
-            cell.tallies[UNANSWERED] += 1
-            cell.times[LAST_UNANSWERED] = max(cell.times[LAST_UNANSWERED], row.time)
+        self.sum_up(cell, row)
         return 0
+
+    cdef inline void sum_up(self, Cell *cell, const Row *row) noexcept nogil:
+        # Without branches, since no processor foresees the state of a flow tuple.
+        cdef int64_t time = row.time, received = row.counters[2]
+        cdef bint is_end = row.state == END, is_denied = row.state == DENY, is_started = row.state == BEGIN
+        cdef bint is_traffic = not (is_started or is_denied)
+        cdef bint is_answered = received > 0
+        cdef bint is_unanswered = received == 0 and row.counters[0] > 0
+        cdef bint is_there
+        cdef int counter
+        cell.tallies[TUPLES] += 1
+        cell.tallies[STARTED] += is_started
+        cell.tallies[DENIED] += is_denied
+        cell.tallies[ENDED] += is_end
+        cell.tallies[RESTARTED] += is_end & row.restarted
+        cell.tallies[ANSWERED] += is_answered
+        cell.tallies[UNANSWERED] += is_unanswered
+        cell.tallies[SMALL_REPLY] += is_answered and 0 <= row.counters[3] < self.small_reply
+        for counter in range(4):
+            is_there = row.counters[counter] >= 0
+            cell.counters[counter] += <uint64_t>row.counters[counter] if is_there else 0
+            cell.has |= is_there << counter
+        cell.first_seen = min(cell.first_seen, time)
+        cell.last_seen = max(cell.last_seen, time)
+        cell.times[FIRST_TRAFFIC] = min(cell.times[FIRST_TRAFFIC], time if is_traffic else LATER)
+        cell.times[LAST_TRAFFIC] = max(cell.times[LAST_TRAFFIC], time if is_traffic else NEVER)
+        cell.times[LAST_ANSWERED] = max(cell.times[LAST_ANSWERED], time if is_answered else NEVER)
+        cell.times[LAST_UNANSWERED] = max(cell.times[LAST_UNANSWERED], time if is_unanswered else NEVER)
 
     cdef Cell *new_cell(self, Slot *slot, uint32_t short_hash) except NULL nogil:
         """An empty cell, entered in ``slot``."""
@@ -198,7 +202,7 @@ cdef class Rollup:
         cell = &self.cells[self.count]
         memset(cell, 0, sizeof(Cell))
         for time in range(4):
-            cell.times[time] = NEVER
+            cell.times[time] = LATER if time == FIRST_TRAFFIC else NEVER
         self.count += 1
         slot.hash = short_hash
         slot.number = self.count
@@ -252,5 +256,5 @@ cdef class Rollup:
             with nogil:
                 for at in range(self.count):
                     values[at] = self.cells[at].times[place]
-                    bits[at >> 3] |= (values[at] != NEVER) << (at & 7)
+                    bits[at >> 3] |= (values[at] != NEVER and values[at] != LATER) << (at & 7)
         return columns.made

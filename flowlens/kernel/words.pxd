@@ -57,8 +57,10 @@ cdef class Addresses:
     cdef Place[::1] places
     cdef Address[::1] known
     cdef int32_t count
+    cdef uint64_t near
 
     cdef int clear(self) except -1
-    cdef size_t first_place(self, const Address *address) noexcept nogil
-    cdef int32_t number(self, const Address *address) except -1 nogil
+    cdef uint32_t hashed(self, const Address *address) noexcept nogil
+    cdef int numbers(self, const Address *found, size_t count, int32_t *numbers) except -1 nogil
+    cdef int32_t number(self, const Address *address, uint32_t hash) except -1 nogil
     cdef int grow(self) except -1

@@ -14,6 +14,7 @@ import os
 
 cdef enum:
     LONGEST_ADDRESS = 40
+    BLOCK = 64
 
 
 cdef array room(sample, size_t count):
@@ -154,12 +155,34 @@ cdef class Addresses:
         self.count = 0
         return 0
 
-    cdef size_t first_place(self, const Address *address) noexcept nogil:
+    cdef inline uint32_t hashed(self, const Address *address) noexcept nogil:
         return finished(mixed(mixed(self.seed, address.low), address.high))
 
-    cdef int32_t number(self, const Address *address) except -1 nogil:
+    cdef int numbers(self, const Address *found, size_t count, int32_t *numbers) except -1 nogil:
+        """The numbers of so many addresses.
+
+        Look-ups in large tables wait for memory. So each block makes them all at once, one not waiting for another, and what they
+        find is near when it is wanted.
+        """
+        cdef uint32_t hashes[BLOCK]
+        cdef size_t done = 0, block, at, mask
+        cdef uint64_t near = 0
+        while done < count:
+            block = min(count - done, <size_t>BLOCK)
+            for at in range(block):
+                hashes[at] = self.hashed(&found[done + at])
+            mask = self.places.shape[0] - 1
+            for at in range(block):
+                near ^= self.places[hashes[at] & mask].low
+            for at in range(block):
+                numbers[done + at] = self.number(&found[done + at], hashes[at])
+            done += block
+        self.near = near
+        return 0
+
+    cdef inline int32_t number(self, const Address *address, uint32_t hash) except -1 nogil:
         cdef size_t mask = self.places.shape[0] - 1
-        cdef size_t at = self.first_place(address) & mask
+        cdef size_t at = hash & mask
         cdef Place *place
         while True:
             place = &self.places[at]
@@ -172,7 +195,7 @@ cdef class Addresses:
             with gil:
                 self.grow()
                 mask = self.places.shape[0] - 1
-            at = self.first_place(address) & mask
+            at = hash & mask
             while self.places[at].number:
                 at = (at + 1) & mask
             place = &self.places[at]
@@ -192,7 +215,7 @@ cdef class Addresses:
         known[: self.count] = self.known
         with nogil:
             for number in range(self.count):
-                at = self.first_place(&known[number]) & mask
+                at = self.hashed(&known[number]) & mask
                 while places[at].number:
                     at = (at + 1) & mask
                 places[at].high, places[at].low, places[at].number = known[number].high, known[number].low, number + 1

@@ -352,12 +352,13 @@ def _name(met: _Met) -> str:
     File names that are not Unicode keep their odd bytes in escaped form, so that every table can hold them.
     """
     shown = []
-    for parts in (met.path.parts, Path(met.real).parts):
+    for path in (met.path,) if str(met.path) == met.real else (met.path, Path(met.real)):
+        parts = path.parts
         keys = [index for index, part in enumerate(parts[:-1]) if _ROOT_KEY.match(part)]
         if keys and ".." not in parts:
             key = keys[-1]
             shown.append("/".join(parts[key - 1 if parts[key - 1].lower().startswith(_CONTAINER) else key :]))
-    name = max(shown, key=len, default=met.path.relative_to(met.root).as_posix())
+    name = max(shown, key=len) if shown else met.path.relative_to(met.root).as_posix()
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 

@@ -203,7 +203,7 @@ class _Cluster:
             times.append(time.perf_counter())
             rows = self._gather(expected, gathered)
             times.append(time.perf_counter())
-            rolled = self._kept(rows) if rows >= self._driver_rows else self._taken_over(rows, store)
+            rolled = self._kept(rows) if rows >= max(1, self._driver_rows) else self._taken_over(rows, store)
             times.append(time.perf_counter())
         spans = (after - before for before, after in pairwise(times))
         self.seconds = dict(zip(("read", "ledger", "merge"), spans, strict=True))

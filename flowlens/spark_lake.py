@@ -37,11 +37,13 @@ from flowlens.sources.refusals import declared
 from flowlens.sources.stored_blobs import StoredBlob, StoredBlobs
 from flowlens.sources.stores import Container, Folder, Listed, Store, listed_in, stores
 from flowlens.spark_sessions import cores_of, followed, on_executor, spark_errors, tries_of
-from flowlens.spark_tasks import BLOB_BYTES, TASK_BYTES, TASKS_PER_CORE, attempt_of, connected, most_of
+from flowlens.spark_tasks import BLOB_BYTES, TASKS_PER_CORE, attempt_of, connected, most_of
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+TASK_BYTES = 16 << 20
+"""What a task reads at most, unless a blob is larger: its rows, some six times as many bytes, are in memory until they are written."""
 READERS = 4
 """How many blobs a task reads at once: most of the time is waiting for the account."""
 OUTPUT = pa.schema([pa.field("task", pa.int64()), pa.field("outcome", pa.string())])
@@ -196,7 +198,7 @@ def _due(store: Store, blobs: Sequence[tuple[Listed, Cursor]]) -> Iterator[Due]:
 def _shares(blobs: Iterable[Due], cores: int) -> Iterator[tuple[Due, ...]]:
     """The blobs of each task, in the order of the listing, about equal in cost."""
     due = list(blobs)
-    most = most_of(sum(each.cost for each in due), cores)
+    most = min(TASK_BYTES, most_of(sum(each.cost for each in due), cores))
     share: list[Due] = []
     taken = 0
     for each in due:

@@ -1,4 +1,4 @@
-"""Of several attempts of a task that left rows one counts. Runs with ``make spark``."""
+"""What a scan on a cluster gives as DataFrames, and that of several attempts of a task one counts. Runs with ``make spark``."""
 
 from __future__ import annotations
 
@@ -8,12 +8,26 @@ import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as sf
 
+import flowlens as fl
 from flowlens import conversations, spark_tasks
-from flowlens.distributed import attempts, merged, spark_scan
+from flowlens.distributed import SparkScan, attempts, merged, spark_scan
 from tests.faults.day import write_day
 from tests.flow_logs import CONTAINER
-from tests.spark.conftest import Put
+from tests.spark.conftest import Put, Stored
 from tests.spark.test_cluster import END, START
+
+
+def assert_tables(far: SparkScan, there: Stored) -> None:
+    """The DataFrames are the same evidence, and name the version of each blob that was read."""
+    rows = far.spark_conversations.toArrow().cast(fl.schema.CONVERSATIONS)
+    whole = conversations.merge(far.conversations.collect())
+    assert whole.to_arrow().cast(fl.schema.CONVERSATIONS).equals(rows)
+    blobs = far.spark_blobs.collect()
+    listed = {f"{there.name}/{b.name}": (b.etag, b.size) for b in there.server.container(there.name).list_blobs()}
+    assert len(blobs) == far.ledger.blobs
+    assert all((blob.etag.strip('"'), blob.length) == listed[blob.blob] for blob in blobs)
+    for name in ("tuples", "rows", "rejected", "bytes", "unread"):
+        assert sum(blob[name] for blob in blobs) == getattr(far.ledger, name)
 
 
 def test_rows_of_a_second_attempt_double_nothing(
@@ -25,6 +39,7 @@ def test_rows_of_a_second_attempt_double_nothing(
     monkeypatch.setattr(spark_tasks, "LEAST_TASK_BYTES", 1 << 20)
     far = spark_scan(spark, there.url, access=there.access, start=START, end=END)
     assert far.ledger.balanced
+    assert_tables(far, there)
     rows = far._cluster.rows()
     # A part of a blob may hold no conversation at all; what cannot be lost is of no use here.
     busy = rows.filter(sf.col("outcome").isNull()).select("task").distinct()

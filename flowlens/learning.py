@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from flowlens.errors import ConfigError
-from flowlens.outputs.delivery import say
+from flowlens.outputs.saying import say
 from flowlens.outputs.tables import atomic
 from flowlens.outputs.text import clean, counted, listed, size, utc
 from flowlens.prefixes import subnet_of

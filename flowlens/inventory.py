@@ -36,6 +36,7 @@ _NIC = r"(?i)/networkinterfaces/([^/]+)"
 _MAC = re.compile(r"[0-9A-F]{12}")
 _FORWARDED = ("mac_address", "src_ip", "dst_ip", "dst_port", "reply_from_port", "protocol")
 
+_UNITED_FROM = 10_000
 INTERNAL, PLATFORM, EXTERNAL = "internal", "platform", "external"
 
 
@@ -87,6 +88,7 @@ def vnet_key(target: pl.Expr) -> pl.Expr:
 
 def learn(
     conversations: pl.LazyFrame,
+    pieces: Iterable[pl.DataFrame],
     *,
     known: pl.DataFrame | None = None,
     networks: Networks | None = None,
@@ -95,12 +97,13 @@ def learn(
 ) -> Inventory:
     """Inventory learned from CONVERSATIONS and completed by ``known`` rows (INVENTORY columns, any number of sources).
 
+    ``pieces`` are the addresses of the same conversations (src_ip, dst_ip) piece by piece, since they may be more than memory holds.
     ``forwarders`` are MACs already known to forward, as Traffic Analytics says of UDR hops. ``logged`` (mac_address,
     target_resource_id) are NICs with a log, those among them whose log holds no flow.
     """
     networks = networks or Networks()
     known = known if known is not None else pl.DataFrame(schema=SCHEMA)
-    places = _places(conversations, networks)
+    places = _places(pieces, networks)
     internal = places.lazy().filter(pl.col("place") == INTERNAL).select("address")
     rows = conversations.select("target_resource_id", "direction", "flow_status", *_FORWARDED)
     targets = rows.select("mac_address", "target_resource_id").unique().collect(engine="streaming")
@@ -119,12 +122,20 @@ def learn(
     return Inventory(table, nics, places, peers, frozenset(forwarding))
 
 
-def _places(conversations: pl.LazyFrame, networks: Networks) -> pl.DataFrame:
+def _places(pieces: Iterable[pl.DataFrame], networks: Networks) -> pl.DataFrame:
     """Internal and platform addresses among all that were seen; external ones are left out, since they are many."""
-    source = conversations.select(address="src_ip").unique()
-    both = pl.concat([source, conversations.select(address="dst_ip").unique()]).unique().collect(engine="streaming")
-    placed = both.with_columns(networks.places(both["address"]))
-    return placed.filter(pl.col("place") != EXTERNAL).sort("address")
+    found = [pl.DataFrame(schema={"address": pl.String, "place": pl.String})]
+    held, once = 0, 0
+    for piece in pieces:
+        addresses = pl.concat([piece["src_ip"].alias("address"), piece["dst_ip"].alias("address")]).unique().to_frame()
+        placed = addresses.with_columns(networks.places(addresses["address"])).filter(pl.col("place") != EXTERNAL)
+        found.append(placed)
+        held += placed.height
+        # The same few come in every piece.
+        if held > 2 * once + _UNITED_FROM:
+            found = [pl.concat(found).unique()]
+            held = once = found[0].height
+    return pl.concat(found).unique().sort("address")
 
 
 def _vnet_of_nic(targets: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
@@ -144,20 +155,18 @@ def _vnet_of_nic(targets: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
 
 def _forwarding(rows: pl.LazyFrame, internal: pl.LazyFrame, told: Iterable[str]) -> tuple[set[str], pl.DataFrame]:
     """MACs that forward, and the conversations that they log in both directions."""
-    forwarded = (
-        rows.join(internal, left_on="src_ip", right_on="address", how="semi")
-        .group_by(_FORWARDED)
-        # A letter that nobody documented is no direction.
-        .agg(
-            pl.col("direction")
-            .filter(pl.col("direction").is_in(["Inbound", "Outbound"]))
-            .n_unique()
-            .alias("directions")
-        )
-        .filter(pl.col("directions") > 1, pl.col("mac_address").is_not_null())
-        .select(_FORWARDED)
-        .collect(engine="streaming")
-    )
+    # A letter that nobody documented is no direction.
+    directed = rows.filter(pl.col("mac_address").is_not_null(), pl.col("direction").is_in(["Inbound", "Outbound"]))
+    directed = directed.join(internal, left_on="src_ip", right_on="address", how="semi")
+
+    def both_ways(key: Sequence[str], among: pl.LazyFrame) -> pl.LazyFrame:
+        return among.group_by(key).agg(pl.col("direction").n_unique()).filter(pl.col("direction") > 1).select(key)
+
+    # First by the few sources that a NIC logs both ways: who scans the Internet has millions of conversations one way.
+    source = ("mac_address", "src_ip")
+    sources = both_ways(source, directed).collect(engine="streaming")
+    among = directed.join(sources.lazy(), on=source, how="semi")
+    forwarded = both_ways(_FORWARDED, among).collect(engine="streaming")
     return {*forwarded["mac_address"].unique().to_list(), *told}, forwarded
 
 

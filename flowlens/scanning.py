@@ -318,7 +318,14 @@ def _evidence(
         known_rows = inventory.qualify(
             known_rows, keys.drop_nulls().filter(keys.drop_nulls().str.contains("/")).to_list()
         )
-    learned = inventory.learn(store.lazy(), known=known_rows, networks=networks, forwarders=gathered.hops, logged=read)
+    learned = inventory.learn(
+        store.lazy(),
+        store.pieces("src_ip", "dst_ip"),
+        known=known_rows,
+        networks=networks,
+        forwarders=gathered.hops,
+        logged=read,
+    )
     if known_rows is not None:
         ledger = replace(ledger, notes=(*ledger.notes, *inventory.unplaced(known_rows, learned)))
     ends = store.mapped(lambda part: views.with_ends(part, learned))

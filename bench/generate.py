@@ -44,6 +44,8 @@ _STEADY = 60
 _UNEVEN = 1.5
 """How far the sizes of an hour's blobs lie apart: the largest of a thousand is some ten thousand times the smallest."""
 _SCANNED = 2**27
+_SWEPT = 2**22
+"""Where a scan's next blob goes on, so that a few million conversations of each are others than those of all before."""
 COUNTERS = ("packets_sent", "bytes_sent", "packets_received", "bytes_received")
 
 
@@ -170,8 +172,9 @@ class _Cycle:
 class _Sweep:
     """Conversations of which none is met twice, made as they are taken: an address and a port after the other."""
 
-    def __init__(self, rule: Rule, own: int) -> None:
+    def __init__(self, rule: Rule, own: int, first: int) -> None:
         self.rule = rule
+        self.first = first
         self.own = f"10.{own >> 14 & 63}.{own >> 6 & 255}.{4 + (own & 63)}"
         self.ports = [f",{port},{rule.protocol},{rule.direction},".encode() for port in rule.ports]
         self.met = 0
@@ -179,7 +182,7 @@ class _Sweep:
     def take(self, count: int) -> list[tuple[bytes, bytes]]:
         """The next ``count`` conversations."""
         taken = []
-        for number in range(self.met, self.met + count):
+        for number in range(self.first + self.met, self.first + self.met + count):
             at, place = divmod(number, len(self.ports))
             host = at * _SCRAMBLE % _SCANNED
             peer = f"{64 + (host >> 24)}.{host >> 16 & 255}.{host >> 8 & 255}.{host & 255}"
@@ -336,7 +339,7 @@ class _Writer:
         """For each rule what a blob's tuples are taken from in equal shares: the busy conversations and the others."""
         order = self.order
         if order.kind == "scan":
-            return [(_Sweep(rule, nic),) for rule in RULES]
+            return [(_Sweep(rule, nic, number * _SWEPT),) for rule in RULES]
         keys = max(len(RULES) * 2, order.conversations() // order.blobs)
         pairs: list[tuple[_Cycle | _Sweep, ...]] = []
         for place, rule in enumerate(RULES):

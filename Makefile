@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SEED ?= 1
 
-.PHONY: demo test truth histories docs fuzz fuzz-bytes agreement literals faults workspace lake lake-bench spark spark-bench lowest scenario screenshots programs browser bench bench-storage matching memory sanitize wheel clean
+.PHONY: demo test truth histories docs fuzz fuzz-bytes agreement literals faults workspace lake lake-bench spark spark-bench lowest scenario screenshots programs browser bench bench-storage matching memory sanitize cardinality portable wheel sbom audit clean
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/.installed
@@ -120,6 +120,11 @@ matching: $(VENV)/.installed-dev
 	MATCHING_LONG=1 $(BIN)/pytest tests/test_prefixes.py
 	$(BIN)/python -m bench.matching
 
+# Five million conversations of a scan under a limit of memory, some minutes; CARDINALITY=50 for fifty million, an hour or two.
+CARDINALITY ?= 5
+cardinality: $(VENV)/.installed-dev
+	$(BIN)/python -m bench.cardinality --millions $(CARDINALITY)
+
 # A gigabyte twice; some minutes.
 memory: $(VENV)/.installed-dev
 	$(BIN)/python -m bench.memory
@@ -133,6 +138,27 @@ sanitize: $(VENV)/.installed-dev
 		$(BIN)/python setup.py --quiet build_ext --build-lib $(SANITIZED) --build-temp $(SANITIZED)
 	LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
 		$(BIN)/python -m tests.sanitize $(SANITIZED)/flowlens/kernel $(SEEDS)
+
+# The decoder that serves without the kernel, which nothing that the compiled one passes would notice.
+portable: $(VENV)/.installed-dev
+	FLOWLENS_ENGINE=portable $(BIN)/pytest -n 2 --dist loadgroup --no-skips tests/formats tests/test_conversations.py tests/test_answers.py \
+		tests/test_sample_logs.py tests/test_invariance.py tests/test_bench.py
+
+# What an installation with all extras for users consists of, as a CycloneDX document, and whether a weakness is known in any of it; the
+# latter asks the network. In an environment of its own, that the tools for tests and releases are not in.
+SHIPPED := build/shipped
+$(SHIPPED)/.installed: pyproject.toml constraints.txt | $(BIN)/pip
+	rm -rf $(SHIPPED)
+	$(BIN)/python -m venv $(SHIPPED)
+	FLOWLENS_PURE=1 $(SHIPPED)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt ".[html,kql,lake,owners]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt ".[release]"
+	touch $@
+
+sbom: $(SHIPPED)/.installed
+	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --output-file build/sbom.json $(SHIPPED)/bin/python
+
+audit: $(SHIPPED)/.installed
+	$(BIN)/python -m pip_audit --requirement constraints.txt --no-deps --disable-pip
 
 # One wheel that runs anywhere, with the portable decoder, and one with the kernel for this platform. Without the old build
 # folder, which would carry modules that are gone into the wheel.

@@ -3,6 +3,11 @@
 Seeded, standard library only. Flow tuples are put together from pieces made once (time, addresses, source port, rest), so that
 writing is about as fast as the disk, and every sum is a difference of two prefix sums. A blob is one NIC's hour in
 the container layout; its conversations are met in a cycle, half of all tuples in the first fiftieth of them, as busy peers are.
+
+Kinds: ``big`` is a blob of a busy NIC, ``small`` are the hours of quiet ones in many short groups, ``hour`` is one hour of many NICs
+of very different size, ``ragged`` has tuples of nine fields, without counters, among the others, ``pretty`` is printed with indents, ``nsg``
+is the format before, ``ipv6`` has 19 IPv6 addresses to each IPv4 one, in ``steady`` long flows are met every minute, some sixty times,
+and in ``scan`` no address is met twice.
 """
 
 from __future__ import annotations
@@ -18,7 +23,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-KINDS = ("big", "small", "ragged", "pretty", "nsg")
+KINDS = ("big", "small", "hour", "ragged", "pretty", "nsg", "ipv6", "steady", "scan")
 START = dt.datetime(2026, 3, 2, tzinfo=dt.UTC)
 EXPECTED = "expected.json"
 BLOBS = "blobs"
@@ -30,8 +35,17 @@ _HOT_SHARE = 50
 """One conversation of this many is busy; busy ones get half of all tuples."""
 _IPV6_EVERY = 20
 _SCRAMBLE = 2_654_435_761  # odd, so that multiplying by it visits every number below a power of two once
-_TUPLES = {"big": 400, "ragged": 400, "pretty": 400, "nsg": 400, "small": 72}
+_TUPLES = {kind: 72 if kind == "small" else 400 for kind in KINDS}
 """Tuples of a record: 32 KB in a large blob; small ones come in many short groups."""
+_TUPLE_BYTES = 80
+_SHORT = 0.02
+_STEADY = 60
+"""Tuples of a conversation where flows are long."""
+_UNEVEN = 1.5
+"""How far the sizes of an hour's blobs lie apart: the largest of a thousand is some ten thousand times the smallest."""
+_SCANNED = 2**27
+_SWEPT = 2**22
+"""Where a scan's next blob goes on, so that a few million conversations of each are others than those of all before."""
 COUNTERS = ("packets_sent", "bytes_sent", "packets_received", "bytes_received")
 
 
@@ -50,6 +64,8 @@ class Rule(NamedTuple):
     encryption: str
 
 
+_SCAN = {"UserRule_AllowWebOutBound": 40, "DefaultRule_DenyAllInBound": 60}
+"""Shares of a scan: one NIC scans the Internet and is scanned from there."""
 RULES = (
     Rule("nsg-app", "UserRule_AllowWebOutBound", 40, 45, "O", True, False, 6, (443, 80), "NX"),
     Rule("nsg-app", "DefaultRule_AllowVnetOutBound", 20, 15, "O", True, True, 6, (1433, 5432, 6379, 443), "X"),
@@ -62,13 +78,21 @@ RULES = (
 
 @dataclass(frozen=True)
 class Order:
-    """What to generate: ``megabytes`` (10^6) in ``blobs`` blobs with about ``keys`` conversations in all."""
+    """What to generate: ``megabytes`` (10^6) in ``blobs`` blobs with about ``keys`` conversations in all.
+
+    Without ``keys`` there are 100,000, or as many as the kind wants; a scan has a conversation for each tuple in any case.
+    """
 
     kind: str = "big"
     megabytes: float = 60.0
     blobs: int = 1
-    keys: int = 100_000
+    keys: int | None = None
     seed: int = 1
+
+    def conversations(self) -> int:
+        """About how many conversations there are in all."""
+        steady = int(self.megabytes * 1e6 / _TUPLE_BYTES / _STEADY)
+        return self.keys or (steady if self.kind == "steady" else 100_000)
 
 
 @dataclass
@@ -98,15 +122,15 @@ class _Tails:
         for _ in range(_POOL):
             state = rng.choices("BCE", (34, 32, 34))[0] if rule.allowed else "D"
             counters = _counters(rng) if state in "CE" else None
-            odd = rng.random() if kind == "ragged" else 1.0
+            short = kind == "ragged" and rng.random() < _SHORT
             if nsg:
                 text = f"{letter}{state if rule.allowed else 'B'}" + (
                     "," + ",".join(map(str, counters)) if counters else ",,,,"
                 )
             elif counters is None:
-                text = f"{state},{rule.encryption}" + ("" if odd < 0.02 else ",0,0,0,0")
+                text = f"{state},{rule.encryption}" + ("" if short else ",0,0,0,0")
             else:
-                text = f"{state},{rule.encryption},%d,%d,%d,%d" % counters + (",1" if odd < 0.02 else "")
+                text = f"{state},{rule.encryption},%d,%d,%d,%d" % counters
             texts.append(text.encode())
             numbers.append((state == "B", state == "D", *(counters or (0, 0, 0, 0))))
         self.texts = texts * 2
@@ -145,22 +169,45 @@ class _Cycle:
         return taken
 
 
-def _address(number: int, internal: bool) -> str:
-    """A peer's address, different for each number: every twentieth is IPv6."""
-    if number % _IPV6_EVERY == _IPV6_EVERY - 1:
+class _Sweep:
+    """Conversations of which none is met twice, made as they are taken: an address and a port after the other."""
+
+    def __init__(self, rule: Rule, own: int, first: int) -> None:
+        self.rule = rule
+        self.first = first
+        self.own = f"10.{own >> 14 & 63}.{own >> 6 & 255}.{4 + (own & 63)}"
+        self.ports = [f",{port},{rule.protocol},{rule.direction},".encode() for port in rule.ports]
+        self.met = 0
+
+    def take(self, count: int) -> list[tuple[bytes, bytes]]:
+        """The next ``count`` conversations."""
+        taken = []
+        for number in range(self.first + self.met, self.first + self.met + count):
+            at, place = divmod(number, len(self.ports))
+            host = at * _SCRAMBLE % _SCANNED
+            peer = f"{64 + (host >> 24)}.{host >> 16 & 255}.{host >> 8 & 255}.{host & 255}"
+            ends = f"{self.own},{peer}," if self.rule.direction == "O" else f"{peer},{self.own},"
+            taken.append((ends.encode(), self.ports[place]))
+        self.met += count
+        return taken
+
+
+def _address(number: int, internal: bool, kind: str) -> str:
+    """A peer's address, different for each number: every twentieth is IPv6, or all but every twentieth."""
+    if (number % _IPV6_EVERY == _IPV6_EVERY - 1) != (kind == "ipv6"):
         return f"{'fd00' if internal else '2001:db8'}::1{number >> 12 & 0xFFF:03x}:1{number & 0xFFF:03x}"
     host = number * _SCRAMBLE % 2**23
     first = 10 if internal else 20 + 25 * (number % 2)
     return f"{first}.{128 + (host >> 16)}.{host >> 8 & 255}.{host & 255}"
 
 
-def _conversations(rule: Rule, count: int, first: int, own: int, nsg: bool) -> list[tuple[bytes, bytes]]:
+def _conversations(rule: Rule, count: int, first: int, own: int, kind: str) -> list[tuple[bytes, bytes]]:
     """What stands before and behind the source port, for ``count`` conversations of the NIC numbered ``own``."""
     found = []
-    protocol = {6: "T", 17: "U"}[rule.protocol] if nsg else str(rule.protocol)
+    protocol = {6: "T", 17: "U"}[rule.protocol] if kind == "nsg" else str(rule.protocol)
     for index in range(count):
         number = first + index // len(rule.ports)
-        peer = _address(number, rule.internal)
+        peer = _address(number, rule.internal, kind)
         mine = f"fd01::{own + 4:x}" if ":" in peer else f"10.{own >> 14 & 63}.{own >> 6 & 255}.{4 + (own & 63)}"
         ends = (mine, peer) if rule.direction == "O" else (peer, mine)
         port = rule.ports[index % len(rule.ports)]
@@ -222,7 +269,13 @@ def _skeleton(order: Order, mac: str, sizes: Sequence[int]) -> bytes:
 
 def _sizes(order: Order) -> list[int]:
     """Tuples of each rule in a record."""
-    return [_TUPLES[order.kind] * rule.weight // 100 for rule in RULES]
+    shares = [_SCAN.get(rule.name, 0) if order.kind == "scan" else rule.weight for rule in RULES]
+    return [_TUPLES[order.kind] * share // 100 for share in shares]
+
+
+def _nic_and_hour(order: Order, number: int) -> tuple[int, int]:
+    """Whose blob is the one with this number, and of which hour of the day."""
+    return (number, 0) if order.kind == "hour" else divmod(number, 24)
 
 
 def _path(order: Order, mac: str, hour: dt.datetime) -> str:
@@ -248,22 +301,16 @@ class _Writer:
     def blob(self, number: int, size: int) -> Iterator[bytes]:
         """The bytes of blob ``number`` in pieces, ``size`` or a record more."""
         order = self.order
-        nic, hour_number = divmod(number, 24)
+        nic, hour_number = _nic_and_hour(order, number)
         hour = START + dt.timedelta(hours=hour_number)
         mac = f"00224{nic:07X}"
-        nsg = order.kind == "nsg"
-        keys = max(len(RULES) * 2, order.keys // order.blobs)
-        pairs = []
-        for place, rule in enumerate(RULES):
-            found = _conversations(rule, max(2, keys * rule.keys // 100), (number * 8 + place) * 100_003, nic, nsg)
-            busy = max(1, len(found) // _HOT_SHARE)
-            pairs.append((_Cycle(found[:busy]), _Cycle(found[busy:])))
+        pairs = self._met(number, nic)
         sizes = _sizes(order)
         skeleton = _skeleton(order, mac, sizes)
         marks = [b"@%d@" % place for place in range(len(RULES))]
         yield b'{"records":['
         written, records = 14, 0
-        expected_records = max(1, size // (sum(sizes) * 80))
+        expected_records = max(1, size // (sum(sizes) * _TUPLE_BYTES))
         while written < size:
             minute = min(59, records * 60 // expected_records)
             moment = hour + dt.timedelta(minutes=minute)
@@ -288,7 +335,21 @@ class _Writer:
         expected.records += records
         expected.keys += sum(cycle.met for pair in pairs for cycle in pair)
 
-    def _group(self, place: int, count: int, cycles: tuple[_Cycle, _Cycle], moment: dt.datetime) -> bytes:
+    def _met(self, number: int, nic: int) -> list[tuple[_Cycle | _Sweep, ...]]:
+        """For each rule what a blob's tuples are taken from in equal shares: the busy conversations and the others."""
+        order = self.order
+        if order.kind == "scan":
+            return [(_Sweep(rule, nic, number * _SWEPT),) for rule in RULES]
+        keys = max(len(RULES) * 2, order.conversations() // order.blobs)
+        pairs: list[tuple[_Cycle | _Sweep, ...]] = []
+        for place, rule in enumerate(RULES):
+            count = max(2, keys * rule.keys // 100)
+            found = _conversations(rule, count, (number * 8 + place) * 100_003, nic, order.kind)
+            busy = max(1, len(found) // _HOT_SHARE)
+            pairs.append((_Cycle(found[:busy]), _Cycle(found[busy:])))
+        return pairs
+
+    def _group(self, place: int, count: int, cycles: tuple[_Cycle | _Sweep, ...], moment: dt.datetime) -> bytes:
         """The tuples of one rule in one record, quotes between them but not around them."""
         rng, pools, expected, rule = self.pools.rng, self.pools, self.expected, RULES[place]
         seconds = int(moment.timestamp())
@@ -298,7 +359,9 @@ class _Writer:
             times = [b"%d," % (seconds + offset // 1000) for offset in offsets]
         else:
             times = [b"%d," % (seconds * 1000 + offset) for offset in offsets]
-        met = cycles[0].take(count // 2) + cycles[1].take(count - count // 2)
+        met = cycles[0].take(count // len(cycles))
+        if len(cycles) > 1:
+            met += cycles[1].take(count - len(met))
         at = rng.randrange(1 << 14)
         tails, sums = pools.tails[place].take(rng.randrange(_POOL), count)
         parts: list[bytes] = [b""] * (6 * count)
@@ -330,10 +393,12 @@ def generate(folder: Path, order: Order) -> Expected:
     writer = _Writer(order, expected)
     # Small blobs have sizes from a third of the mean to almost double of it, as hours of busy and quiet NICs have.
     rng = random.Random(order.seed)
-    weights = [1.0 if order.blobs == 1 else rng.uniform(0.35, 1.65) for _ in range(order.blobs)]
+    weights = [1.0] * order.blobs
+    if order.blobs > 1:
+        weights = [rng.lognormvariate(0, _UNEVEN) if order.kind == "hour" else rng.uniform(0.35, 1.65) for _ in weights]
     scale = order.megabytes * 1e6 / sum(weights)
     for number, weight in enumerate(weights):
-        nic, hour_number = divmod(number, 24)
+        nic, hour_number = _nic_and_hour(order, number)
         path = folder / BLOBS / _path(order, f"00224{nic:07X}", START + dt.timedelta(hours=hour_number))
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb", buffering=1 << 20) as file:
@@ -349,7 +414,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--kind", choices=KINDS, default="big")
     parser.add_argument("--megabytes", type=float, default=Order.megabytes)
     parser.add_argument("--blobs", type=int, default=1)
-    parser.add_argument("--keys", type=int, default=Order.keys)
+    parser.add_argument("--keys", type=int, default=None)
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args(arguments)
     order = Order(given.kind, given.megabytes, given.blobs, given.keys, given.seed)

@@ -11,6 +11,7 @@ import json
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from bench.generate import BLOBS, EXPECTED, Order, generate
 from bench.measure import Measured, measure
@@ -21,28 +22,32 @@ BARS = {100_000: 350, 1_000_000: 512}
 """Megabytes (10^6) that a run may take, by the number of distinct conversations."""
 
 
-def analyzed(folder: Path) -> tuple[Measured, list[str]]:
-    """One run over a folder that ``generate`` made, and what its sums say otherwise than the generator's."""
+def analyzed(folder: Path, *options: str) -> tuple[Measured, list[str], dict[str, Any]]:
+    """One run over a folder that ``generate`` made, what its sums say otherwise than the generator's, and its report."""
     expected = json.loads((folder / EXPECTED).read_text())
     with tempfile.TemporaryDirectory() as place:
         out = Path(place) / "report.json"
-        command = [sys.executable, "-m", "flowlens", "analyze", str(folder / BLOBS), "-o", str(out)]
+        command = [sys.executable, "-m", "flowlens", "analyze", str(folder / BLOBS), "-o", str(out), *options]
         run = measure(command)
         if run.exit_code:
-            return run, [f"exit code {run.exit_code}"]
+            return run, [f"exit code {run.exit_code}"], {}
         report = json.loads(out.read_text())
     rules: dict[str, int] = {}
     for row in report["tables"]["rule_usage"]:
         rules[row["acl_rule"]] = rules.get(row["acl_rule"], 0) + (row["bytes"] or 0)
     sums = expected["sums"]
+    right_rules = {
+        name.partition("_")[2]: count for name, count in expected["rule_bytes"].items() if expected["rule_tuples"][name]
+    }
     pairs = {
         "records": (report["ledger"]["records"], expected["records"]),
         "flow tuples": (report["ledger"]["tuples"], expected["tuples"]),
         "rejected": (report["ledger"]["rejected"], 0),
         "bytes": (report["coverage"]["observed_bytes"], sums["bytes_sent"] + sums["bytes_received"]),
-        "bytes by rule": (rules, {name.partition("_")[2]: count for name, count in expected["rule_bytes"].items()}),
+        "bytes by rule": (rules, right_rules),
     }
-    return run, [f"{what}: {found} instead of {right}" for what, (found, right) in pairs.items() if found != right]
+    wrong = [f"{what}: {found} instead of {right}" for what, (found, right) in pairs.items() if found != right]
+    return run, wrong, report
 
 
 def main() -> int:
@@ -57,7 +62,7 @@ def main() -> int:
         folder = DATA / f"memory-{given.megabytes:g}-{keys}"
         if not (folder / EXPECTED).is_file():
             generate(folder, Order(megabytes=given.megabytes, keys=keys))
-        run, wrong = analyzed(folder)
+        run, wrong, _ = analyzed(folder)
         bar = BARS.get(keys, max(BARS.values()))
         failed |= bool(wrong) or run.memory > bar * 1e6
         sys.stdout.write(

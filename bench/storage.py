@@ -31,7 +31,7 @@ GROWTH = 1.0
 WAYS = ("convert", "analyze")
 COMMAND = "import sys; from flowlens.__main__ import main; sys.argv[0] = 'flowlens'; main()"
 ENVIRONMENT = {"AZURE_STORAGE_KEY": "YmVuY2g="}
-_WINDOW = ("--start", "2026-03-02T00:00Z", "--end", "2026-03-03T00:00Z")
+WINDOW = ("--start", "2026-03-02T00:00Z", "--end", "2026-03-03T00:00Z")
 
 
 @dataclass
@@ -70,7 +70,7 @@ def serving(container: Path | int) -> Iterator[Served]:
 def run(way: str, source: str, out: Path, *options: str) -> tuple[Measured, Any]:
     """One run over ``source`` and what it answered: a digest of the flow tuples, or the report without its settings."""
     target = out / ("flows.parquet" if way == "convert" else "report.json")
-    command = [sys.executable, "-c", COMMAND, way, source, "-o", str(target), *_WINDOW, *options]
+    command = [sys.executable, "-c", COMMAND, way, source, "-o", str(target), *WINDOW, *options]
     measured = measure(command, environment=ENVIRONMENT)
     if measured.exit_code:
         raise SystemExit(f"flowlens {way} {source} ended with exit code {measured.exit_code}")
@@ -130,7 +130,7 @@ def prepared(blobs: int) -> Path:
 
 def _line(way: str, blobs: int, size: float, pair: Pair) -> str:
     disk, far = pair.disk[-1], pair.server[-1]
-    asked = ", ".join(f"{count:,} {name}" for name, count in pair.requests.items())
+    asked = ", ".join(f"{count:,} {name}" for name, count in pair.requests.items() if name != "bytes")
     return (
         f"| {way} | {blobs:,} | {size / disk.wall:.1f} | {size / far.wall:.1f} | {pair.ratio():.2f} | {disk.cpu:.0f} s | "
         f"{far.cpu:.0f} s | {pair.server_cpu[-1]:.0f} s | {disk.memory / 1e6:.0f} MB | {far.memory / 1e6:.0f} MB | {asked} | "

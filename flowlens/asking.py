@@ -28,8 +28,9 @@ from flowlens.mending import Ask, Mend
 from flowlens.options import DONE, GATE_FIRED, INCOMPLETE, Cluster, Common
 from flowlens.outputs import OUTPUTS, terminal
 from flowlens.outputs.content import evidence_lines
-from flowlens.outputs.delivery import SCRIPT, Target, deliver, say, script_target, target_of
+from flowlens.outputs.delivery import SCRIPT, Target, deliver, script_target, target_of
 from flowlens.outputs.progress import progress_on
+from flowlens.outputs.saying import say
 from flowlens.outputs.tables import BY_TABLE, read_baseline
 from flowlens.reporting import Report
 from flowlens.scanning import scan

@@ -6,25 +6,17 @@ import ipaddress
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import polars as pl
 import typer
 
-from flowlens.catalog import ServiceTags, load_profile, load_tags, profile_names, read_names
-from flowlens.catalog.expansion import names_of
-from flowlens.catalog.placeholders import chosen_settings
-from flowlens.catalog.tags import CLOUDS, packed, read_answer, read_update, stored_file
-from flowlens.config import read_config
 from flowlens.errors import ConfigError, near_matches
 from flowlens.options import DONE, INCOMPLETE, CatalogueCloud, Placeholders
-from flowlens.outputs import catalogue
-from flowlens.outputs.delivery import say, standard_output
-from flowlens.outputs.page import Page
-from flowlens.outputs.tables import BY_TABLE, atomic
-from flowlens.sources.accounts import Access
-from flowlens.sources.dns import parse_server, resolve_names, system_servers
-from flowlens.sources.management import ask_for_tags
+from flowlens.outputs.saying import say
+
+if TYPE_CHECKING:
+    from flowlens.catalog import ServiceTags
+    from flowlens.outputs.page import Page
 
 _UNFOLDED = 100_000
 
@@ -34,6 +26,8 @@ tags_app = typer.Typer(no_args_is_help=True, help="Azure service tags; works off
 
 def known_cloud(cloud: str) -> str:
     """The cloud; raises ConfigError, with near matches, for any other word."""
+    from flowlens.catalog.tags import CLOUDS
+
     if cloud not in CLOUDS:
         raise ConfigError(f"--cloud {cloud}", "is not a cloud", hint=near_matches(cloud, CLOUDS))
     return cloud
@@ -41,6 +35,8 @@ def known_cloud(cloud: str) -> str:
 
 def told_lines(lines: Iterable[tuple[str, str]]) -> None:
     """Lines with their styles on stdout."""
+    from flowlens.outputs.delivery import standard_output
+
     with standard_output():
         page = page_of_output()
         for line, style in lines:
@@ -49,6 +45,8 @@ def told_lines(lines: Iterable[tuple[str, str]]) -> None:
 
 def page_of_output() -> Page:
     """A page on stdout: folded for a reader, whole for a program."""
+    from flowlens.outputs.page import Page
+
     return Page(sys.stdout, width=None if sys.stdout.isatty() else _UNFOLDED)
 
 
@@ -58,6 +56,10 @@ def profiles_list() -> None:
 
     Example: flowlens profiles list
     """
+    from flowlens.catalog import load_profile, profile_names
+    from flowlens.outputs import catalogue
+    from flowlens.outputs.delivery import standard_output
+
     with standard_output():
         catalogue.profiles([load_profile(name) for name in profile_names()], page_of_output())
 
@@ -71,6 +73,9 @@ def profiles_show(
 
     Example: flowlens profiles show windows-kms
     """
+    from flowlens.catalog import load_profile
+    from flowlens.outputs import catalogue
+
     told_lines(catalogue.profile(load_profile(name), known_cloud(cloud)))
 
 
@@ -83,6 +88,8 @@ def tags_show(
 
     Example: flowlens tags show AzureMonitor
     """
+    from flowlens.catalog import load_tags
+
     tags = load_tags(known_cloud(cloud))
     told_lines((line, "") for line in (tags.prefixes(name) if name else tags.names))
     _dated(tags)
@@ -97,6 +104,10 @@ def tags_lookup(
 
     Example: flowlens tags lookup 20.118.99.224
     """
+    import polars as pl
+
+    from flowlens.catalog import load_tags
+
     tags = load_tags(known_cloud(cloud))
     for address in addresses:
         try:
@@ -139,6 +150,12 @@ def tags_update(
 
     Example: flowlens tags update --file ServiceTags_Public_20260720.json
     """
+    from flowlens.catalog import load_tags
+    from flowlens.catalog.tags import packed, read_answer, read_update, stored_file
+    from flowlens.outputs.tables import atomic
+    from flowlens.sources.accounts import Access
+    from flowlens.sources.management import ask_for_tags
+
     if file is not None and subscription is None:
         for name, value in (("--location", location), ("--cloud", cloud), ("--management-url", management_url)):
             if value is not None:
@@ -183,6 +200,13 @@ def resolve(
 
     Example: flowlens resolve windows-kms -o names.csv
     """
+    from flowlens.catalog import load_profile, read_names
+    from flowlens.catalog.expansion import names_of
+    from flowlens.catalog.placeholders import chosen_settings
+    from flowlens.config import read_config
+    from flowlens.outputs.tables import atomic, write_csv
+    from flowlens.sources.dns import parse_server, resolve_names, system_servers
+
     settings = read_config(config)
     loaded = [load_profile(name) for name in profiles]
     filling = chosen_settings(placeholders or (), settings.placeholders, loaded)
@@ -192,7 +216,7 @@ def resolve(
     resolution = resolve_names(wanted, servers, timeout=timeout, time_limit=time_limit)
     if resolution.found:
         with atomic(output) as file:
-            BY_TABLE["csv"](resolution.table(), file)
+            write_csv(resolution.table(), file)
     for gap in resolution.gaps:
         say(f"{gap.name}: {gap.reason}")
     for pattern in patterns:

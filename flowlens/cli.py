@@ -2,6 +2,8 @@
 
 Data goes to stdout, everything else to stderr. Exit codes: 0 done; 1 a gate fired; 2 wrong usage; 3 error; 4 something
 selected was unread or rejected, or nothing was selected; 130 and 143 for signals. 1 beats 4.
+
+A command imports what it runs with where it runs: help, version and shell completion load none of it.
 """
 
 from __future__ import annotations
@@ -15,24 +17,8 @@ import typer
 
 import flowlens
 from flowlens import catalogue_cli, compare_cli, lake_cli, query_cli, report_cli
-from flowlens.analyses import ANALYSES
-from flowlens.asking import (
-    answer,
-    check_static,
-    ledger_code,
-    required_of,
-    scan_of,
-    scope_of,
-    told_apart,
-    told_memory,
-)
 from flowlens.catalogue_cli import told_lines
-from flowlens.doctor import describe as doctor_lines
 from flowlens.errors import CatalogError, ConfigError, FlowlensError
-from flowlens.evidence import Window
-from flowlens.flow_search import FlowFilter, find_flows
-from flowlens.learning import learner
-from flowlens.mending import ask_or_mend
 from flowlens.options import (
     DONE,
     ERROR,
@@ -69,18 +55,8 @@ from flowlens.options import (
     window_option,
     with_common,
 )
-from flowlens.outputs import terminal
-from flowlens.outputs.delivery import deliver, discard_output, say, target_of
-from flowlens.outputs.tables import (
-    BY_TABLE,
-    atomic,
-    write_flows_json,
-    write_parquet,
-)
+from flowlens.outputs.saying import discard_output, say
 from flowlens.signals import Interrupts
-from flowlens.sources.accounts import Access
-from flowlens.whatif import dependencies_report
-from flowlens.windows import parse_window
 
 __all__ = ["DONE", "ERROR", "GATE_FIRED", "INCOMPLETE", "WRONG_USAGE", "app", "main"]
 
@@ -133,6 +109,9 @@ def analyze(
 
     Example: flowlens analyze sample_logs --fail-on 'unencrypted > 0'
     """
+    from flowlens.analyses import ANALYSES
+    from flowlens.asking import answer, required_of
+
     answer(
         sources,
         common,
@@ -155,6 +134,8 @@ def encryption(sources: Sources, common: Common, changed_at: ChangedAt = None, a
 
     Example: flowlens encryption sample_logs --changed-at 2026-06-15T11:00Z
     """
+    from flowlens.asking import answer
+
     answer(sources, common, ["encryption_status"], changed_at=changed_at, accept=accept)
 
 
@@ -176,6 +157,9 @@ def egress(
 
     Example: flowlens egress sample_logs --profile windows-kms
     """
+    from flowlens.asking import answer, required_of
+    from flowlens.mending import ask_or_mend
+
     required = required_of(common, profile, placeholders, names)
     ask, mend = ask_or_mend(what_if, fix, common, required, outbound=outbound, changed_at=changed_at)
     if accept is not None and (ask or mend):
@@ -210,6 +194,9 @@ def destinations(
 
     Example: flowlens destinations sample_logs --expect sample_logs/expected.toml
     """
+    from flowlens.asking import answer
+    from flowlens.learning import learner
+
     if learn is not None and only_new:
         raise ConfigError("--learn", "does not go with --only-new: a list of what is new expects nothing else")
     answer(
@@ -232,6 +219,9 @@ def rules(sources: Sources, common: Common, depends: Depends = None) -> None:
 
     Example: flowlens rules sample_logs --format csv
     """
+    from flowlens.asking import answer
+    from flowlens.whatif import dependencies_report
+
     ask = functools.partial(dependencies_report, rule=depends) if depends is not None else None
     answer(sources, common, ["rule_usage"], ask=ask)
 
@@ -243,6 +233,8 @@ def coverage(sources: Sources, common: Common) -> None:
 
     Example: flowlens coverage sample_logs --fail-on incomplete
     """
+    from flowlens.asking import answer
+
     answer(sources, common, ["coverage"])
 
 
@@ -265,6 +257,12 @@ def flows(
 
     Example: flowlens flows sample_logs --dst 20.118.99.224 --port 1688
     """
+    from flowlens.asking import check_static, ledger_code, scan_of, scope_of, told_apart, told_memory
+    from flowlens.flow_search import FlowFilter, find_flows
+    from flowlens.outputs import terminal
+    from flowlens.outputs.delivery import deliver, target_of
+    from flowlens.outputs.tables import BY_TABLE, write_flows_json
+
     _no_gates(common)
     target = target_of(common.format, common.output)
     check_static(common, target)
@@ -300,6 +298,11 @@ def convert(sources: Sources, common: Common) -> None:
 
     Example: flowlens convert sample_logs -o flows.parquet
     """
+    from flowlens.asking import check_static, ledger_code, scan_of, scope_of, told_apart, told_memory
+    from flowlens.flow_search import FlowFilter, find_flows
+    from flowlens.outputs.delivery import target_of
+    from flowlens.outputs.tables import atomic, write_parquet
+
     _no_gates(common)
     target = target_of(common.format, common.output)
     check_static(common, target)
@@ -340,6 +343,11 @@ def doctor(
 
     Example: flowlens doctor sample_logs
     """
+    from flowlens.doctor import describe
+    from flowlens.evidence import Window
+    from flowlens.sources.accounts import Access
+    from flowlens.windows import parse_window
+
     first, last = parse_window(start, end, None, zone=None, now=dt.datetime.now(dt.UTC))
     window = Window(first, last) if first or last else None
     access = Access(auth, cloud, account_url, ca_file, timeout)
@@ -347,7 +355,7 @@ def doctor(
 
     def told() -> Iterator[str]:
         nonlocal found
-        found = yield from doctor_lines(sources or [], access, window)
+        found = yield from describe(sources or [], access, window)
 
     told_lines((line, "") for line in told())
     if not found:

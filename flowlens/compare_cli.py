@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import datetime as dt
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 from zoneinfo import ZoneInfo
 
 import typer
 
-from flowlens.comparing import VERDICTS, compare
 from flowlens.errors import ConfigError
-from flowlens.evidence import Scan
 from flowlens.options import DONE, GATE_FIRED, INCOMPLETE, AccountUrl, Auth, CaFile, Cloud, Timeout, window_option
-from flowlens.outputs.comparison import render_comparison, write_comparison
-from flowlens.outputs.delivery import deliver, say, target_of
-from flowlens.outputs.progress import progress_on
-from flowlens.outputs.tables import BY_TABLE
-from flowlens.scanning import scan
-from flowlens.sources.accounts import Access
-from flowlens.windows import parse_window
+from flowlens.outputs.saying import say
+
+if TYPE_CHECKING:
+    from flowlens.evidence import Scan
 
 _Source = Annotated[
     str,
@@ -53,6 +48,15 @@ def compare_sources(
 
     Example: flowlens compare sample_logs sample_logs/traffic_analytics --start 2026-06-15T00:00Z --end 2026-06-16T00:00Z
     """
+    from flowlens.comparing import VERDICTS, compare
+    from flowlens.outputs.comparison import render_comparison, write_comparison
+    from flowlens.outputs.delivery import deliver, target_of
+    from flowlens.outputs.progress import progress_on
+    from flowlens.outputs.tables import BY_TABLE
+    from flowlens.scanning import scan
+    from flowlens.sources.accounts import Access
+    from flowlens.windows import parse_window
+
     target = target_of(format, output)
     now = dt.datetime.now(dt.UTC)
     zone = _zone(tz)

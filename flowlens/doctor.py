@@ -9,8 +9,7 @@ from collections.abc import Generator, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from urllib.parse import urlsplit
 
-from flowlens import kernel
-from flowlens.budget import QUERY_ROWS
+from flowlens import budget, kernel
 from flowlens.catalog import load_tags, profile_names
 from flowlens.config import read_config
 from flowlens.errors import FlowlensError
@@ -19,7 +18,7 @@ from flowlens.selecting import select_files
 from flowlens.sources import workspace
 from flowlens.sources.accounts import Access, connect, is_remote, parse_location
 from flowlens.sources.files import ENDINGS
-from flowlens.sources.ranges import RANGE
+from flowlens.sources.ranges import reads_of
 from flowlens.sources.refusals import address_words, redact
 from flowlens.sources.slices import Asker
 from flowlens.sources.storage import ROOT_KEYS, Listing, default_window, list_blobs, try_reading
@@ -27,10 +26,12 @@ from flowlens.sources.workspace import is_workspace, parse_workspace
 from flowlens.workspace_rows import count_rows, plan
 
 _ENGINES = ("polars", "pyarrow", "msgspec")
-_MB_PER_SECOND = 25
-_BLOBS_PER_SECOND = 250
-"""What one run decodes and rolls up of plain JSON, and how many blobs, which cost time each; from `make bench` and `make
-bench-storage` on a 2-core machine. Threads share an interpreter, so more cores gain little. An estimate, not a promise."""
+_START_SECONDS = 3
+_MB_PER_SECOND = 40
+_BLOBS_PER_SECOND = 500
+"""What a run takes to start and to judge, what it decodes and rolls up of plain JSON, and how many blobs, which cost time each; CPU
+seconds by `python -m bench.cost` on a 2-core machine. Threads share an interpreter, so more cores gain little. An estimate, not a promise:
+a log with a conversation for every few flow tuples takes some times as long."""
 
 
 Lines = Generator[str, None, bool]
@@ -117,7 +118,7 @@ def _workspace(source: str, access: Access, window: Window | None) -> Lines:
         yield f"  rows of {place.table}: too many to be counted in time; narrow the window"
         return True
     rows, hours = int(counts["flows"].sum()), counts["mark"].dt.truncate("1h").n_unique()
-    parts = len(plan(start, end, (), counts, QUERY_ROWS))
+    parts = len(plan(start, end, (), counts, budget.QUERY_ROWS))
     yield f"  {rows} flow row(s) of {place.table} in {hours} hour(s); a run takes {1 + 2 * parts} queries or more"
     if not rows:
         yield f"  nothing to read: looked for flow rows of {place.table} in the window"
@@ -145,7 +146,8 @@ def _amount(listing: Listing, window: Window) -> Iterator[str]:
     yield from listing.flow_logs
     if hours:
         yield f"hours {hours[0].isoformat()} to {hours[-1].isoformat()}"
-    reads = sum(max(1, -(-blob.size // RANGE)) + blob.is_open for blob in listing.blobs)
+    ahead = budget.shared(None, os.cpu_count() or 1).ahead
+    reads = sum(reads_of(blob.size, is_open=blob.is_open, ahead=ahead) for blob in listing.blobs)
     yield (
         f"a run takes about {_seconds(size, len(listing.blobs))} s on this machine where the network keeps up, {reads} read and "
         f"{listing.requests} list operations, {size / 1e9:.2f} GB out of the account"
@@ -154,7 +156,7 @@ def _amount(listing: Listing, window: Window) -> Iterator[str]:
 
 
 def _seconds(size: int, blobs: int) -> int:
-    return max(1, round(size / 1e6 / _MB_PER_SECOND + blobs / _BLOBS_PER_SECOND))
+    return round(_START_SECONDS + size / 1e6 / _MB_PER_SECOND + blobs / _BLOBS_PER_SECOND)
 
 
 def _source(source: str, window: Window) -> Lines:

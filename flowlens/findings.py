@@ -179,18 +179,19 @@ def _destination_findings(table: pl.DataFrame, groups: Mapping[tuple[str | None,
         return
     for row in table.with_columns(subnet_of(table["dst_ip"]).alias("prefix")).iter_rows(named=True):
         port = row["dst_port"] if row["dst_port"] is not None else ""
+        address = row["dst_ip"] or f"{row['destinations']} other destinations"
         yield Finding(
             id=_id(
                 "unexpected_destinations",
                 row["vnet"],
                 groups.get((row["vnet"], row["workload"]), row["workload"]),
-                row["service_tag"] or row["owner"] or row["prefix"],
+                row["service_tag"] or row["owner"] or row["prefix"] or "others",
                 row["dst_port"],
             ),
             question="unexpected_destinations",
             severity="medium" if row["service_tag"] is None else "low",
             workload=row["workload"],
-            subject=f"{row['dst_ip']} {row['protocol']} {port}".strip(),
+            subject=f"{address} {row['protocol']} {port}".strip(),
             rule=None,
             state="new",
             first_seen=row["first_seen"],

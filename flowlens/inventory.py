@@ -36,6 +36,7 @@ _NIC = r"(?i)/networkinterfaces/([^/]+)"
 _MAC = re.compile(r"[0-9A-F]{12}")
 _FORWARDED = ("mac_address", "src_ip", "dst_ip", "dst_port", "reply_from_port", "protocol")
 
+_UNITED_FROM = 10_000
 INTERNAL, PLATFORM, EXTERNAL = "internal", "platform", "external"
 
 
@@ -157,20 +158,18 @@ def _vnet_of_nic(targets: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
 
 def _forwarded(rows: pl.LazyFrame, internal: pl.LazyFrame) -> pl.DataFrame:
     """The conversations that a NIC logs in both directions, since it forwards."""
-    return (
-        rows.join(internal, left_on="src_ip", right_on="address", how="semi")
-        .group_by(_FORWARDED)
-        # A letter that nobody documented is no direction.
-        .agg(
-            pl.col("direction")
-            .filter(pl.col("direction").is_in(["Inbound", "Outbound"]))
-            .n_unique()
-            .alias("directions")
-        )
-        .filter(pl.col("directions") > 1, pl.col("mac_address").is_not_null())
-        .select(_FORWARDED)
-        .collect(engine="streaming")
-    )
+    # A letter that nobody documented is no direction.
+    directed = rows.filter(pl.col("mac_address").is_not_null(), pl.col("direction").is_in(["Inbound", "Outbound"]))
+    directed = directed.join(internal, left_on="src_ip", right_on="address", how="semi")
+
+    def both_ways(key: Sequence[str], among: pl.LazyFrame) -> pl.LazyFrame:
+        return among.group_by(key).agg(pl.col("direction").n_unique()).filter(pl.col("direction") > 1).select(key)
+
+    # First by the few sources that a NIC logs both ways: who scans the Internet has millions of conversations one way.
+    source = ("mac_address", "src_ip")
+    sources = both_ways(source, directed).collect(engine="streaming")
+    among = directed.join(sources.lazy(), on=source, how="semi")
+    return both_ways(_FORWARDED, among).collect(engine="streaming")
 
 
 def _claims(rows: pl.LazyFrame, internal: pl.LazyFrame, forwarded: pl.DataFrame) -> pl.DataFrame:

@@ -7,14 +7,11 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flowlens.errors import ConfigError, SourceError
-from flowlens.evidence import Window
-from flowlens.lake import care
-from flowlens.lake.syncing import Far, Polled, Sync, follow
 from flowlens.options import (
     DONE,
     INCOMPLETE,
@@ -30,14 +27,12 @@ from flowlens.options import (
     option,
     window_option,
 )
-from flowlens.outputs.delivery import deliver, say, target_of
-from flowlens.outputs.lake import poll_line, render_status, write_status
-from flowlens.outputs.progress import progress_on
-from flowlens.sources.accounts import IDENTITIES, Access
-from flowlens.sources.delta import Lake, open_lake
-from flowlens.sources.lake_places import locate_lake
-from flowlens.sources.stores import stores
-from flowlens.windows import parse_window
+from flowlens.outputs.saying import say
+
+if TYPE_CHECKING:
+    from flowlens.lake.syncing import Far, Polled
+    from flowlens.sources.accounts import Access
+    from flowlens.sources.delta import Lake
 
 lake_app = typer.Typer(no_args_is_help=True, help="The lake that flowlens sync keeps.")
 _NOTES_SHOWN = 20
@@ -63,6 +58,10 @@ _LakeAuth = Annotated[
 
 def opener(text: str, access: Access) -> Callable[[bool], Lake]:
     """Opens the lake ``text``, each time with a credential that is fresh; the argument says whether to make it."""
+    from flowlens.sources.accounts import IDENTITIES
+    from flowlens.sources.delta import open_lake
+    from flowlens.sources.lake_places import locate_lake
+
     if access.auth not in IDENTITIES:
         raise ConfigError(f"--lake-auth {access.auth}", "is not an identity", hint=f"known: {', '.join(IDENTITIES)}")
 
@@ -114,6 +113,14 @@ def sync(
 
     Example: flowlens sync sample_logs lake
     """
+    from flowlens.evidence import Window
+    from flowlens.lake.syncing import Sync, follow
+    from flowlens.outputs.lake import poll_line
+    from flowlens.outputs.progress import progress_on
+    from flowlens.sources.accounts import Access
+    from flowlens.sources.stores import stores
+    from flowlens.windows import parse_window
+
     cluster = cluster_of(engine, master, None)
     access = Access(auth, cloud, account_url, ca_file, timeout)
     first, last = parse_window(start, end, None, zone=None, now=dt.datetime.now(dt.UTC))
@@ -163,6 +170,11 @@ def status(
 
     Example: flowlens lake status lake
     """
+    from flowlens.lake import care
+    from flowlens.outputs.delivery import deliver, target_of
+    from flowlens.outputs.lake import render_status, write_status
+    from flowlens.sources.accounts import Access
+
     target = target_of(format, output)
     found = care.status(opener(lake, Access(lake_auth))(False))
     deliver(
@@ -181,6 +193,9 @@ def compact(lake: _Lake, lake_auth: _LakeAuth = "default") -> None:
 
     Example: flowlens lake compact lake
     """
+    from flowlens.lake import care
+    from flowlens.sources.accounts import Access
+
     before, after = care.compact(opener(lake, Access(lake_auth))(False))
     say(f"{before} file(s) became {after}; the old ones stay until flowlens lake vacuum, for those who read them now")
 
@@ -198,5 +213,8 @@ def vacuum(
 
     Example: flowlens lake vacuum lake --dry-run
     """
+    from flowlens.lake import care
+    from flowlens.sources.accounts import Access
+
     removed = care.vacuum(opener(lake, Access(lake_auth))(False), care.parse_age(older_than), dry_run=dry_run)
     say(f"{len(removed)} file(s) {'would be removed' if dry_run else 'removed'}")

@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from flowlens.errors import ConfigError
-from flowlens.outputs.delivery import say
+from flowlens.outputs.saying import say
 from flowlens.outputs.tables import atomic
 from flowlens.outputs.text import clean, counted, listed, size, utc
 from flowlens.prefixes import subnet_of
@@ -47,7 +47,8 @@ def draft(report: Report) -> str:
     """A TOML list, for ``--expect``, of all destinations of the report that nobody expected yet; most bytes first.
 
     What is in a service tag is drafted as that tag. What is only known to be Azure's, or is in no tag, is drafted as its
-    address, and as its /24 or /64 where several addresses there have the same ports.
+    address, and as its /24 or /64 where several addresses there have the same ports. Nothing is drafted for rows of others
+    without a tag, which have no address left.
 
     >>> import flowlens as fl
     >>> report = fl.report(fl.scan("sample_logs"), questions=["unexpected_destinations"])
@@ -76,6 +77,7 @@ def _rows(table: pl.DataFrame) -> list[Mapping[str, object]]:
             tag=pl.when(in_service).then("service_tag"),
             address=pl.when(in_service).then(None).otherwise("dst_ip"),
         )
+        .filter(pl.col("tag").is_not_null() | pl.col("address").is_not_null())
         .group_by("tag", "address", "protocol")
         .agg(
             pl.col("dst_port").drop_nulls().unique().sort().alias("ports"),

@@ -6,6 +6,7 @@ streaming engine was measured beside this: where several joins follow each other
 
 from __future__ import annotations
 
+import math
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -76,7 +77,8 @@ class Pieces:
     def parted(self, step: Step, by: str) -> tuple[Pieces, ...]:
         """What ``step`` makes of each piece, in parts that fit memory; rows with the same value of ``by`` share a part."""
         columns = step(pl.LazyFrame(schema=self._schema)).collect_schema()
-        count = max(1, -(-self._total // PART_ROWS))
+        # Each part holds some rows of its own in memory, so that with more parts than the root of this not less is held but more.
+        count = max(1, min(-(-self._total // PART_ROWS), math.isqrt(2 * self._total // LEAST_ROWS)))
         parts = tuple(Pieces(columns, self._folder, max(2 * PART_ROWS // count, LEAST_ROWS)) for _ in range(count))
         for piece in self.pieces():
             rows = step(piece.lazy()).collect()
@@ -85,14 +87,15 @@ class Pieces:
                 parts[int(number)].add(part)
         return parts
 
-    def pieces(self) -> Iterator[pl.DataFrame]:
-        """All rows, at most `PIECE_ROWS` at a time."""
+    def pieces(self, *columns: str) -> Iterator[pl.DataFrame]:
+        """All rows with the ``columns``, or with all of them, at most `PIECE_ROWS` at a time."""
+        chosen = columns or self._schema.names()
         for path in self._files:
-            rows = pl.scan_ipc(path)
+            rows = pl.scan_ipc(path).select(chosen)
             for start in range(0, int(rows.select(pl.len()).collect().item()), PIECE_ROWS):
                 yield rows.slice(start, PIECE_ROWS).collect()
         if self._rows:
-            yield from pl.concat(self._kept).iter_slices(PIECE_ROWS)
+            yield from pl.concat(self._kept).select(chosen).iter_slices(PIECE_ROWS)
 
     def discard(self) -> None:
         """Give memory and disk back; the rows are gone."""

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import functools
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flowlens.catalogue_cli import told_lines
 from flowlens.errors import ConfigError, near_matches
 from flowlens.options import DONE, ERROR, AccountUrl, Auth, CaFile, Cloud, Timeout, option
-from flowlens.outputs.delivery import say, standard_output
-from flowlens.queries import Query, bind, find_query, query_names
-from flowlens.query_check import check_query
-from flowlens.query_run_cli import Asked, run, values_of
-from flowlens.sources.accounts import Access
+from flowlens.outputs.saying import say
+
+if TYPE_CHECKING:
+    from flowlens.queries import Query
 
 _run_option = functools.partial(option, "Running it")
 
@@ -66,6 +65,10 @@ def query(
 
     Example: flowlens query denied_egress --profile windows-kms --set start=2026-06-15T00:00Z
     """
+    from flowlens.queries import bind, find_query, query_names
+    from flowlens.query_run_cli import Asked, run, values_of
+    from flowlens.sources.accounts import Access
+
     if listed:
         told_lines((line, "") for one in map(find_query, query_names()) for line in _described(one))
         return
@@ -99,6 +102,8 @@ def query(
 def _write(text: str) -> None:
     """The query on stdout as it is, on a terminal too: folded lines would be another query when pasted."""
     encoding = sys.stdout.encoding or "utf-8"
+    from flowlens.outputs.delivery import standard_output
+
     with standard_output():
         # What the console cannot show stands in a literal, where the escape means the same.
         sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
@@ -112,6 +117,8 @@ def _described(query: Query) -> list[str]:
 
 
 def _passes(query: Query, text: str) -> bool:
+    from flowlens.query_check import check_query
+
     checked = check_query(text)
     for diagnostic in checked.diagnostics:
         say(f"{query.name}.kql: {diagnostic}")

@@ -15,8 +15,9 @@ from flowlens.errors import ConfigError, near_matches
 from flowlens.gates import parse_gate
 from flowlens.options import DONE, GATE_FIRED, INCOMPLETE
 from flowlens.outputs.content import evidence_lines
-from flowlens.outputs.delivery import deliver, say, target_of
+from flowlens.outputs.delivery import deliver, target_of
 from flowlens.outputs.query_result import render_query, write_query
+from flowlens.outputs.saying import say
 from flowlens.outputs.tables import BY_TABLE
 from flowlens.queries import Query, Value, find_query, parse_value
 from flowlens.query_running import run_query

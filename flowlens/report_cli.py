@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flowlens.errors import FlowlensError
 from flowlens.options import DONE, WRONG_USAGE
-from flowlens.outputs.content import TITLES
-from flowlens.outputs.delivery import say
-from flowlens.outputs.progress import progress_on
-from flowlens.schedule import Schedule, read_schedule
-from flowlens.scheduled import Outcome, run_scheduled
+from flowlens.outputs.saying import say
+
+if TYPE_CHECKING:
+    from flowlens.errors import FlowlensError
+    from flowlens.schedule import Schedule
+    from flowlens.scheduled import Outcome
 
 
 def scheduled_report(
@@ -31,6 +31,10 @@ def scheduled_report(
 
     Example: flowlens report report.toml --check
     """
+    from flowlens.outputs.progress import progress_on
+    from flowlens.schedule import read_schedule
+    from flowlens.scheduled import run_scheduled
+
     schedule, errors = read_schedule(config)
     for error in errors:
         _tell(error)
@@ -58,6 +62,8 @@ def _summary(schedule: Schedule) -> str:
 
 
 def _tell_outcome(schedule: Schedule, outcome: Outcome) -> None:
+    from flowlens.outputs.content import TITLES
+
     say(f"window: {outcome.name}")
     for section in outcome.sections:
         name = f"{section.name}: " if len(schedule.sources) > 1 else ""

@@ -165,12 +165,12 @@ def report(
         name: _of_rows(tables[name].height, rows[_ROW], ids[name]) for name, rows in problems.items() if name in ids
     }
     window = _told_window(scan, evidence.coverage)
-    notes: list[str] = []
+    notes = _of_others(tables)
     if isinstance(baseline, Scan) and only_new:
         baseline = _judged_baseline(baseline, wanted, expected, known_tags, known_names, whose, asked)
     if isinstance(baseline, Baseline):
         whole = not incomplete(coverage, evidence.ledger)
-        findings, notes = compared(
+        findings, doubts = compared(
             findings,
             baseline,
             asked=tables,
@@ -179,6 +179,7 @@ def report(
             coverage=evidence.coverage,
             whole=whole,
         )
+        notes += doubts
     findings, more = accepted_of(findings, acceptances, today or dt.datetime.now(dt.UTC).date())
     accepted = {finding.id for finding in findings if finding.accepted is not None}
     told = {
@@ -206,6 +207,17 @@ def report(
         charts=charts_of(scan, tables),
     )
     return new_part(whole_report) if only_new else whole_report
+
+
+def _of_others(tables: Mapping[str, pl.DataFrame]) -> list[str]:
+    """In words what of a table is no row of its own."""
+    found = tables.get("unexpected_destinations")
+    if found is None or not found["dst_ip"].null_count():
+        return []
+    listed, others = (found.filter(pl.col("dst_ip").is_not_null() == is_so) for is_so in (True, False))
+    every = int(found["destinations"].sum())
+    told = f"{listed.height:,} of {every:,} destinations are listed, the largest"
+    return [f"{told}; the others are added up in {others.height:,} row(s)."]
 
 
 def _asked_tables(

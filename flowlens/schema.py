@@ -377,8 +377,8 @@ UNEXPECTED_DESTINATIONS_COLUMNS = (
     Column("vnet", TEXT, "VNet of the workload, sub/rg/vnet.", True),
     Column("subnet", TEXT, "Subnet of the workload.", True),
     Column("workload", TEXT, "Workload that talks to the destination."),
-    Column("dst_ip", TEXT, "Destination address."),
-    Column("dst_port", PORT, "Destination port; null where there is none.", True),
+    Column("dst_ip", TEXT, "Destination address; null in a row of others.", True),
+    Column("dst_port", PORT, "Destination port; null where there is none, and in a row of others.", True),
     Column("protocol", TEXT, "Protocol name."),
     Column("service_tag", TEXT, "Most specific service tag that holds the address.", True),
     Column("region", TEXT, "Azure region of that tag.", True),
@@ -391,6 +391,7 @@ UNEXPECTED_DESTINATIONS_COLUMNS = (
     Column("last_seen", TIMESTAMP, "Latest tuple."),
     Column("is_new", FLAG, "Not in the baseline; null without a baseline.", True),
     Column("reason", TEXT, "Why the row is here."),
+    Column("destinations", COUNT, "How many destinations the row is of: 1, or those added up in a row of others."),
 )
 
 RULE_USAGE_COLUMNS = (

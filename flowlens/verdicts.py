@@ -219,17 +219,22 @@ def _beside(accepted: int) -> str:
 
 def _destinations_verdict(table: pl.DataFrame, judged: bool) -> Verdict:
     if not judged:
-        untagged = table["service_tag"].null_count()
+        untagged = _destinations(table.filter(pl.col("service_tag").is_null()))
         return Verdict(
             NOT_DETERMINED,
-            f"Not determined: no expected list or baseline was given. {table.height} destination(s) are listed, "
+            f"Not determined: no expected list or baseline was given. {_destinations(table)} destination(s) are listed, "
             f"{untagged} of them in no Azure service tag.",
         )
-    bad, accepted = table.filter(~pl.col("accepted")), table.filter("accepted").height
-    if bad.is_empty():
+    bad, accepted = (_destinations(table.filter(pl.col("accepted") == is_so)) for is_so in (False, True))
+    if not bad:
         but = f" but {accepted}, which are accepted" if accepted else ""
         return Verdict(OK, f"Every destination was expected{but}.", 0)
-    return Verdict(FINDINGS, f"{bad.height} destination(s) nobody expected{_beside(accepted)}.", bad.height)
+    return Verdict(FINDINGS, f"{bad} destination(s) nobody expected{_beside(accepted)}.", bad)
+
+
+def _destinations(table: pl.DataFrame) -> int:
+    """How many destinations the rows are of; the rows of a query are of one each."""
+    return int(table["destinations"].sum()) if "destinations" in table.columns else table.height
 
 
 def counted_rows(tables: Mapping[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
@@ -255,7 +260,7 @@ def table_metrics(tables: Mapping[str, pl.DataFrame]) -> dict[str, int]:
         metrics["denied_required"] = max(rows.filter(pl.col("requirement") == "required").height for rows in bad)
         metrics["unanswered"] = max(rows.filter(pl.col("status") == "Unanswered").height for rows in bad)
     if (found := tables.get("unexpected_destinations")) is not None:
-        metrics["unexpected_destinations"] = found.height
+        metrics["unexpected_destinations"] = _destinations(found)
         if "is_new" in found.columns:
-            metrics["new_destinations"] = int(found["is_new"].fill_null(True).sum())
+            metrics["new_destinations"] = _destinations(found.filter(pl.col("is_new").fill_null(True)))
     return metrics

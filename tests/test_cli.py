@@ -116,7 +116,7 @@ def test_every_example_runs(name: str, tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "sample_logs").symlink_to(SAMPLE)
     if name == "resolve":
         # Nothing listens there: a gap, told in a line, and no list.
-        monkeypatch.setattr("flowlens.catalogue_cli.system_servers", lambda: [Server("127.0.0.1", 9)])
+        monkeypatch.setattr("flowlens.sources.dns.system_servers", lambda: [Server("127.0.0.1", 9)])
     if name == "report":
         guide = (TOP / "docs" / "scheduled-reports.md").read_text("utf-8")
         (tmp_path / "report.toml").write_text(guide.split("```toml\n")[1].split("```")[0], encoding="utf-8")

@@ -73,7 +73,7 @@ def test_threads_may_add_at_the_same_time(tmp_path: Path) -> None:
 
 def test_rows_of_a_value_share_a_part_and_none_is_lost(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(pieces, "PART_ROWS", 50)
-    monkeypatch.setattr(pieces, "LEAST_ROWS", 0)
+    monkeypatch.setattr(pieces, "LEAST_ROWS", 1)
     monkeypatch.setattr(pieces, "PIECE_ROWS", 30)
     held = in_pieces(tmp_path, 100, [90, 90, 20])
     parts = held.parted(lambda rows: rows.with_columns(value=pl.col("number") % 23), "value")

@@ -241,8 +241,9 @@ def egress_grid(table: pl.LazyFrame) -> pl.LazyFrame:
 def destination_groups(table: pl.LazyFrame) -> pl.LazyFrame:
     """Destinations of unexpected_destinations by owner, else service tag, else address, the largest first.
 
-    Columns: named (TAGGED, UNTAGGED or OWNED), group, region, country, addresses, workloads, flows, bytes (both ways; null
-    where there are no counters), new (destinations that the baseline did not know; null without one).
+    Columns: named (TAGGED, UNTAGGED or OWNED), group, region, country, addresses (of rows of others as many as destinations),
+    workloads, flows, bytes (both ways; null where there are no counters), new (destinations that the baseline did not know; null
+    without one).
 
     >>> import flowlens as fl
     >>> "203.0.113.77" in destination_groups(fl.unexpected_destinations(fl.scan("sample_logs"))).collect()["group"]
@@ -255,7 +256,7 @@ def destination_groups(table: pl.LazyFrame) -> pl.LazyFrame:
         .then(pl.lit(TAGGED))
         .otherwise(pl.lit(UNTAGGED))
     )
-    placed = table.with_columns(named=named, group=pl.coalesce("owner", "service_tag", "dst_ip"))
+    placed = table.with_columns(named=named, group=pl.coalesce("owner", "service_tag", "dst_ip", pl.lit(OTHERS)))
     return _destinations_by(placed, ["named", "group", "region", "country"])
 
 
@@ -276,11 +277,12 @@ def _destinations_by(table: pl.LazyFrame, key: list[str]) -> pl.LazyFrame:
         table.with_columns(bytes=both_ways())
         .group_by(key)
         .agg(
-            addresses=pl.col("dst_ip").n_unique().cast(pl.Int64),
+            addresses=pl.col("dst_ip").drop_nulls().n_unique().cast(pl.Int64)
+            + pl.col("destinations").filter(pl.col("dst_ip").is_null()).sum(),
             workloads=pl.struct("vnet", "workload").n_unique().cast(pl.Int64),
             flows=pl.col("flows").sum(),
             bytes=null_sum(pl.col("bytes")),
-            new=null_sum(pl.col("is_new").cast(pl.Int64)),
+            new=null_sum(pl.col("is_new").cast(pl.Int64) * pl.col("destinations")),
         )
         .sort("bytes", "flows", *key, descending=[True, True, *(False for _ in key)], nulls_last=True)
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 import polars as pl
 
 from flowlens import schema
+from flowlens.analyses.others import largest_and_others
 from flowlens.analyses.tables import each_of, flows_of, null_sum, protocol_name, result, slim
 from flowlens.catalog import Owners, ServiceTags, load_tags, read_owners
 from flowlens.config import SECTIONS
@@ -21,7 +22,7 @@ from flowlens.views import is_egress
 _FIELDS = {"prefix", "service_tag", "port", "ports", "protocol", "name"}
 _TALK = ["vnet", "workload", "dst_ip", "dst_port", "protocol"]
 _KEY = ["vnet", "subnet", "workload", "dst_ip", "dst_port", "protocol"]
-"""What a row is of; the first columns of the table."""
+"""What a row is of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,8 @@ def unexpected_destinations(
     ``expected`` is a TOML file or its entries; ``baseline`` an earlier scan, or the rows of an earlier table; ``required``
     picks of destinations, by workload, those that active profiles explain; ``owners`` are files that name whose an address
     is (see flowlens.catalog.owners). Without expected list and baseline the table is an
-    inventory of destinations and says so in ``reason``. Bytes are null where the source has no counters; times are UTC.
+    inventory of destinations and says so in ``reason``. Of more than 100,000 destinations the smallest share rows of others, where
+    the address is null and ``destinations`` says how many they are. Bytes are null where the source has no counters; times are UTC.
 
     >>> import flowlens as fl
     >>> table = fl.unexpected_destinations(fl.scan("sample_logs")).collect()
@@ -104,7 +106,6 @@ def unexpected_destinations(
     return result(
         "unexpected_destinations",
         lambda: _destinations(scan, entries, baseline, required, tags or load_tags(cloud), named).lazy(),
-        key=len(_KEY),
     )
 
 
@@ -136,13 +137,15 @@ def _destinations(
         if (told := scan.evidence.countries) is not None:
             names = names.join(told.rename({"country": "told"}), left_on="dst_ip", right_on="address", how="left")
             names = names.with_columns(country=pl.coalesce("country", "told")).drop("told")
-        found = found.join(names, on="dst_ip", how="left").with_columns(protocol=protocol_name(), reason=reason)
+        found = found.join(names, on="dst_ip", how="left").with_columns(
+            protocol=protocol_name(), reason=reason, destinations=pl.lit(1, pl.Int64)
+        )
         return slim(
             found, ["vnet", "subnet", "workload", "protocol", "service_tag", "region", "owner", "country", "reason"]
         )
 
     # Files with names of owners are here.
-    return pl.concat(named(found) for found in each_of(scan.evidence.parts, unnamed))
+    return largest_and_others(map(named, each_of(scan.evidence.parts, unnamed)))
 
 
 def destinations(views: pl.LazyFrame) -> pl.DataFrame:
@@ -204,7 +207,8 @@ def _known(baseline: Scan | Sequence[Mapping[str, object]] | None) -> pl.DataFra
     number = pl.col("protocol").str.to_lowercase().replace_strict(schema.PROTOCOL_NUMBER, default=None)
     kinds = schema.polars_schema(schema.RESULTS["unexpected_destinations"])
     rows = [{name: row.get(name) for name in _TALK} for row in baseline]
-    before = pl.DataFrame(rows, schema={name: kinds[name] for name in _TALK})
+    # Which destinations a row of others is of, nobody knows any more.
+    before = pl.DataFrame(rows, schema={name: kinds[name] for name in _TALK}).filter(pl.col("dst_ip").is_not_null())
     return before.with_columns(protocol=number.cast(pl.Int16)).unique()
 
 

@@ -117,6 +117,11 @@ def share(row: Row) -> str:
     return f"{100 * encrypted / (encrypted + clear):.0f} %"
 
 
+def destination(row: Row) -> str:
+    """The address of a row of unexpected_destinations, or of how many others it is."""
+    return str(row["dst_ip"]) if row["dst_ip"] is not None else f"{row['destinations']:,} others"
+
+
 def _service(row: Row) -> str:
     return str(row["protocol"]) + (f" {row['dst_port']}" if row["dst_port"] is not None else "")
 
@@ -151,7 +156,7 @@ def columns_of(name: str, clock: Clock) -> tuple[Shown, ...]:
         ),
         "unexpected_destinations": (
             Shown("workload", _text("workload")),
-            Shown("destination", _text("dst_ip"), whole=True),
+            Shown("destination", destination, whole=True),
             Shown("port", _service, whole=True),
             Shown("service tag", _text("service_tag"), name=True),
             Shown("owner", _text("owner"), name=True),
@@ -270,7 +275,8 @@ def ranked(name: str, rows: pl.DataFrame) -> pl.DataFrame:
         )
     if name == "unexpected_destinations":
         known = pl.col("service_tag").is_not_null()
-        return rows.sort(known, pl.col("bytes_sent").fill_null(0) * -1, "dst_ip", maintain_order=True)
+        others = pl.col("dst_ip").is_null()
+        return rows.sort(others, known, pl.col("bytes_sent").fill_null(0) * -1, "dst_ip", maintain_order=True)
     if name == "encryption_status":
         order = {status: n for n, status in enumerate(("Dropped", "Unencrypted", "Mixed", "Unknown", "Encrypted"))}
         first = pl.col("eligibility") != "eligible"

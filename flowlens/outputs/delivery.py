@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import Any, BinaryIO
 from zoneinfo import ZoneInfo
 
 import polars as pl
 
 from flowlens.errors import ConfigError, SourceError, near_matches
-from flowlens.outputs import OUTPUTS, SUFFIXES, html_charts
+from flowlens.outputs import OUTPUTS, SUFFIXES
 from flowlens.outputs.page import Page
-from flowlens.outputs.progress import CLEAR
+from flowlens.outputs.saying import discard_output, say
 from flowlens.outputs.tables import BY_TABLE, atomic, write_tables
 from flowlens.outputs.terminal import COLOURS
 from flowlens.reporting import Report
@@ -64,6 +63,8 @@ def target_of(face: str | None, output: str | None, *, tables: int = 1, report: 
             f"--format {face}", "shows a report, which this is none of", hint=f"known: {', '.join(_OF_ANYTHING)}"
         )
     if face == "html":
+        from flowlens.outputs import html_charts
+
         html_charts.require()
     if folder and face not in BY_TABLE:
         raise ConfigError(f"-o {output}", f"is a folder, and {face} is one file", hint="name a file")
@@ -158,28 +159,3 @@ def standard_output() -> Iterator[None]:
         discard_output()
         if not isinstance(error, BrokenPipeError):
             raise SourceError("standard output", f"cannot be written: {error.strerror or error}") from error
-
-
-def discard_output() -> None:
-    """Send what is still buffered for stdout nowhere, so that it does not fail again when Python ends."""
-    _discard(sys.stdout)
-
-
-def _discard(stream: TextIO) -> None:
-    # One that is no file of the system, as in a test or notebook, buffers nothing that could fail.
-    with contextlib.suppress(io.UnsupportedOperation), open(os.devnull, "wb") as nothing:
-        os.dup2(nothing.fileno(), stream.fileno())
-
-
-def say(text: str) -> None:
-    """One line to stderr; a terminal folds it, so that it is one line in a file and when it is copied.
-
-    Where nobody reads stderr any more the line is lost and the run goes on: its exit code still tells.
-    """
-    # The line of progress may still stand there.
-    clear = CLEAR if sys.stderr.isatty() else ""
-    try:
-        sys.stderr.write(f"{clear}{Page(sys.stderr).safe(text)}\n")
-        sys.stderr.flush()
-    except OSError:
-        _discard(sys.stderr)

@@ -12,7 +12,7 @@ import polars as pl
 
 from flowlens.analyses.charts import OTHERS
 from flowlens.findings import Finding
-from flowlens.outputs.content import TITLES, acceptance_text, ranked, share, with_bare_addresses
+from flowlens.outputs.content import TITLES, acceptance_text, destination, ranked, share, with_bare_addresses
 from flowlens.outputs.page import Row
 from flowlens.outputs.terminal import COLOURS
 from flowlens.outputs.text import counted, size, utc
@@ -119,7 +119,7 @@ COLUMNS: Mapping[str, tuple[Column, ...]] = {
     "unexpected_destinations": (
         Column("is_new", "new", "flag"),
         Column("workload", "workload", "name"),
-        Column("dst_ip", "destination"),
+        Column("dst_ip", "destination", "destination"),
         Column("dst_port", "port", "service"),
         Column("service_tag", "service tag", "name"),
         Column("region", "region"),
@@ -242,7 +242,7 @@ def result_table(
     """A result table, the rows that matter most first, cut after ``limit`` rows; ``name`` is its id on the page."""
     ordered = with_bare_addresses(ranked(question, rows))
     if question == "unexpected_destinations":
-        ordered = ordered.sort(~pl.col("is_new").fill_null(False), maintain_order=True)
+        ordered = ordered.sort(pl.col("dst_ip").is_null(), ~pl.col("is_new").fill_null(False), maintain_order=True)
     columns = tuple(
         column for column in COLUMNS[question] if column.name != "is_new" or rows["is_new"].null_count() < rows.height
     )
@@ -310,12 +310,13 @@ def _table(
     by_kind = rest.group_by(kinds).len().sort("len", kinds, descending=[True, False]).iter_rows() if kinds else ()
     told = ", ".join(f"{n:,} {str(word).lower()}" for word, n in by_kind)
     sums = [_sum(column, rest[column.name]) for column in filled]
+    beyond = int(rest["destinations"].sum()) if "destinations" in rest.columns else rest.height
     return Table(
         name,
         caption,
         filled,
         cells,
-        others=(Cell(counted(rest.height, "other")), *sums[1:]),
+        others=(Cell(counted(beyond, "other")), *sums[1:]),
         note=f"{limit:,} of {rows.height:,} rows are shown{f'; the others are {told}' if told else ''}. "
         "All rows: --format csv -o FOLDER/.",
         total=rows.height,
@@ -373,6 +374,7 @@ def _port(row: Row, value: object) -> Cell:
 
 
 _CELLS: Mapping[str, Callable[[Row, object], Cell]] = {
+    "destination": lambda row, _: Cell(destination(row)),
     "share": _share,
     "pair": _pair,
     "port": _port,

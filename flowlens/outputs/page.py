@@ -18,7 +18,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from flowlens.outputs.text import clean
+from flowlens.outputs.text import encoding_of, shown_on
 
 Row = Mapping[str, object]
 Clock = Callable[[object], str]
@@ -78,8 +78,7 @@ class Page:
         self._out = out
         self._zone = zone
         self._colours = colours or {}
-        self._encoding = getattr(out, "encoding", None) or "utf-8"
-        self._unicode = self._encoding.lower().replace("-", "").startswith("utf")
+        self._unicode = encoding_of(out).lower().replace("-", "").startswith("utf")
 
     def clock(self, time: object, *, day: bool = True) -> str:
         """A time for people: minutes, in the zone asked for, else UTC; without its date where ``day`` is false."""
@@ -91,10 +90,7 @@ class Page:
 
     def safe(self, text: object) -> str:
         """The text with escapes for what could steer the console and for what its encoding lacks."""
-        shown = clean(text)
-        if self._unicode:
-            return shown
-        return shown.encode(self._encoding, "backslashreplace").decode(self._encoding)
+        return shown_on(self._out, text)
 
     def write(self, content: RenderableType) -> None:
         """Put one renderable, made of safe text, on the console."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import unicodedata
 from collections.abc import Iterable
+from typing import TextIO
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _NAMES_SHOWN = 3
@@ -24,6 +25,27 @@ def clean(text: object) -> str:
     return "".join(
         c.encode("unicode_escape").decode("ascii") if unicodedata.category(c) in _HIDDEN else c for c in shown
     )
+
+
+def encoding_of(stream: TextIO) -> str:
+    """The encoding that a stream writes, UTF-8 where it does not say.
+
+    >>> import io
+    >>> encoding_of(io.StringIO())
+    'utf-8'
+    """
+    return getattr(stream, "encoding", None) or "utf-8"
+
+
+def shown_on(stream: TextIO, text: object) -> str:
+    """The text with escapes for what could steer a terminal and for what the encoding of ``stream`` lacks.
+
+    >>> import io
+    >>> shown_on(io.TextIOWrapper(io.BytesIO(), "ascii"), "é")
+    '\\\\xe9'
+    """
+    encoding = encoding_of(stream)
+    return clean(text).encode(encoding, "backslashreplace").decode(encoding)
 
 
 def is_formula(text: str) -> bool:

@@ -50,6 +50,26 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 
+def range_of(ahead: int) -> int:
+    """Bytes of one request where ``ahead`` bytes may lie ready before a thread: several lie there at a time."""
+    return max(1 << 20, min(RANGE, ahead // 4))
+
+
+def reads_of(size: int, *, is_open: bool, ahead: int) -> int:
+    """How many read operations a blob of so many bytes takes where nothing goes wrong; one that may grow has its blocks listed too.
+
+    >>> reads_of(9_000_000, is_open=False, ahead=16_000_000), reads_of(0, is_open=False, ahead=16_000_000)
+    (3, 0)
+    """
+    if is_open:
+        return 1 + -(-size // range_of(ahead))
+    return len(_starts(size, range_of(ahead))) if size else 0
+
+
+def _starts(size: int, each: int) -> range:
+    return range(0, max(1, size - _LAST), each)
+
+
 class StoppedError(Exception):
     """Reading was ended while someone waited for it: the run is over, and nobody takes what this thread would give."""
 
@@ -106,7 +126,7 @@ class Reader:
         workers = min(WORKERS_LIMIT, max(4, WORKERS_PER_THREAD * threads))
         self._workers = Workers(workers, self._stopped)
         self._ahead = ahead
-        self._range = max(1 << 20, min(RANGE, self._ahead // 4))
+        self._range = range_of(ahead)
         self._tasks: dict[tuple[int, int], Future[Any]] = {}
         self._begun = bytearray(len(blobs))
         self._lock = threading.Lock()
@@ -181,7 +201,7 @@ class Reader:
             return [(0, min(blob.size, self._ahead))]
         if not blob.size:
             return []
-        starts = list(range(0, max(1, blob.size - _LAST), self._range))
+        starts = list(_starts(blob.size, self._range))
         return [(a, b - a) for a, b in zip(starts, [*starts[1:], blob.size], strict=True)]
 
     def _take(self, index: int, part: int) -> list[bytes] | IO[bytes]:

@@ -27,12 +27,14 @@ class Unit:
     """One record or broken stretch, and what became of it.
 
     It takes the bytes [after, place.offset) of the blob: framing up to ``start``, then its own. ``place`` is where reading goes on.
+    ``provisional``: it rests on where the blob ended, and a longer blob would hold another one there.
     """
 
     after: int
     start: int
     place: Place
     ledger: Ledger
+    provisional: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +63,8 @@ class _Batch:
     """Units that are decoded together."""
 
     spans: list[Span] = field(default_factory=list)
-    edges: list[tuple[int, int, Place]] = field(default_factory=list)
-    """After, start, and the place behind each."""
+    edges: list[tuple[int, int, Place, bool]] = field(default_factory=list)
+    """After, start, the place behind each, and whether it is provisional."""
     bytes: int = 0
 
 
@@ -93,7 +95,7 @@ def decode_growing(
             continue
         provisional = provisional or ended
         batch.spans.append(span)
-        batch.edges.append((after, span.offset, place))
+        batch.edges.append((after, span.offset, place, ended))
         batch.bytes += place.offset - after
         after = place.offset
         if batch.bytes >= DOCUMENT_BYTES:
@@ -125,8 +127,9 @@ def _piece(batch: _Batch, where: str, strict: bool) -> Piece:
             at,
             place,
             ledger + Ledger(bytes=place.offset - after, framing_bytes=at - after, record_bytes=_size(s)),
+            ended,
         )
-        for (after, at, place), ledger, s in zip(batch.edges, ledgers, batch.spans, strict=True)
+        for (after, at, place, ended), ledger, s in zip(batch.edges, ledgers, batch.spans, strict=True)
     )
     rows = pa.array([unit.ledger.rows for unit in units], pa.int64())
     ends = pa.array([unit.place.offset for unit in units], pa.int64())

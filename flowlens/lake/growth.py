@@ -146,6 +146,7 @@ def facts_of(readings: Iterable[Reading]) -> list[Fact]:
                 unit.ledger,
                 prefix,
                 etag=reading.etag,
+                provisional=unit.provisional,
             )
             for unit, prefix in zip(reading.units, reading.prefixes, strict=True)
         ]

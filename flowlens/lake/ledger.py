@@ -194,6 +194,10 @@ def _cursor(lake: Lake, blob: Listed, facts: pl.DataFrame, highest: dict[str, in
     records = mine.filter(pl.col("kind") == "record").sort("block")
     committed = highest.get(identity.blob_id, 0)
     at = committed_end(records, committed)
+    noted = mine.filter((pl.col("kind") == "end") & pl.col("closed") & (pl.col("after") == at))
+    if noted.is_empty():
+        # What rests on where the blob ended, and has no rows, is read again until that end is noted too.
+        at = committed_end(records.filter(~pl.col("provisional")), committed)
     place = Place()
     if at:
         found = records.filter(pl.col("block") == at)
@@ -218,7 +222,7 @@ def _cursor(lake: Lake, blob: Listed, facts: pl.DataFrame, highest: dict[str, in
         version=last["etag"],
         prefix=last["prefix"],
         done=blob.etag if blob.etag in versions else (versions[-1] if versions else None),
-        void=bool(ends["provisional"].any()),
+        void=bool(ends["provisional"].any() or records["provisional"].any()),
         older=older,
         met=identity.met,
     )

@@ -25,7 +25,7 @@ from flowlens.sources.lake_places import LakePlace, parse_lake
 from flowlens.sources.stores import Store, stores
 from tests.flow_logs import blob_path
 from tests.lake.block_store import HEAD, TAIL, MemoryBlob, MemoryStore, minute, new_blob, record
-from tests.lake.histories import rows_of
+from tests.lake.histories import Killed, KilledLake, rows_of
 
 LONG = bool(os.environ.get("LAKE_LONG"))
 HOUR = dt.datetime(2026, 6, 15, 9, tzinfo=dt.UTC)
@@ -417,6 +417,32 @@ def test_a_cut_off_file_that_was_taken_for_whole_is_read_anew_once_it_is(
     path.write_bytes(whole)
     again = sync.poll()
     assert again.replaced == 1 and again.ledger.complete
+    assert opened(lake).scan_flows().collect().height == 6
+    assert status(opened(lake)).days["rejected_records"].to_list() == [0]
+
+
+@pytest.mark.parametrize("left", [1, 2, 3])
+@pytest.mark.parametrize("grown", [False, True])
+def test_a_kill_before_the_end_is_noted_neither_doubles_nor_keeps_what_rests_on_it(
+    folder: Path, lake: Path, clock: Clock, left: int, grown: bool
+) -> None:
+    """Of a file that is cut off: its last record is a reject, told once, and another one once the file is whole."""
+    path = written(folder, 3)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-40])
+    clock.now = HOUR + dt.timedelta(hours=2)
+    places = stores([str(folder)], Access())
+    with pytest.raises(Killed):
+        Sync(places, lambda: KilledLake(opened(lake), [left]), clock=clock).poll()  # type: ignore[arg-type,return-value]
+    if grown:
+        path.write_bytes(whole)
+    sync = Sync(places, lambda: opened(lake), clock=clock)
+    sync.poll()
+    assert opened(lake).scan_flows().collect().height == (6 if grown else 4)
+    assert status(opened(lake)).days["rejected_records"].to_list() == [0 if grown else 1]
+    assert not Sync(places, lambda: opened(lake), clock=clock).poll().read
+    path.write_bytes(whole)
+    sync.poll()
     assert opened(lake).scan_flows().collect().height == 6
     assert status(opened(lake)).days["rejected_records"].to_list() == [0]
 

@@ -1,7 +1,7 @@
 """From sources to a Scan: one pass with threads, bounded memory, progress and a ledger.
 
 Each blob is decoded and rolled up by one thread; finished rollups are appended, never grouped across blobs, and go to
-temporary Parquet where they are many. Inventory, coverage and the preferred view are then derived from the same rollup, so
+temporary files where they are many. Inventory, coverage and the preferred view are then derived from the same rollup, so
 that every answer is about the same bytes.
 """
 

@@ -151,14 +151,14 @@ $(SHIPPED)/.installed: pyproject.toml constraints.txt | $(BIN)/pip
 	rm -rf $(SHIPPED)
 	$(BIN)/python -m venv $(SHIPPED)
 	FLOWLENS_PURE=1 $(SHIPPED)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt ".[html,kql,lake,owners]"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt ".[release]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[release]"
 	touch $@
 
 sbom: $(SHIPPED)/.installed
 	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --output-file build/sbom.json $(SHIPPED)/bin/python
 
 audit: $(SHIPPED)/.installed
-	$(BIN)/python -m pip_audit --requirement constraints.txt --no-deps --disable-pip
+	$(BIN)/python -m pip_audit --strict --requirement constraints.txt --no-deps --disable-pip
 
 # One wheel that runs anywhere, with the portable decoder, and one with the kernel for this platform. Without the old build
 # folder, which would carry modules that are gone into the wheel.

@@ -21,6 +21,7 @@ from flowlens.budget import parse_size
 DATA = Path(__file__).parent / "data"
 TUPLE_BYTES = 69.4
 """Bytes of the file for each flow tuple of a scan."""
+_EXPLAINED = 0.001
 WEB = "UserRule_AllowWebOutBound"
 """The rule that lets the scan out: each of its flow tuples is a destination of its own."""
 
@@ -43,8 +44,10 @@ def scanned(millions: float, limit: str, data: Path = DATA) -> Scanned:
     run, wrong, report = analyzed(folder, "--memory-limit", limit)
     rows = report["tables"]["unexpected_destinations"] if report else []
     destinations = sum(row["destinations"] for row in rows)
-    if destinations != expected["rule_tuples"][WEB]:
-        wrong.append(f"destinations: {destinations} instead of {expected['rule_tuples'][WEB]}")
+    met = expected["rule_tuples"][WEB]
+    # A scan of the Internet meets some addresses of Azure that a profile explains; those are in no list of destinations.
+    if not (1 - _EXPLAINED) * met <= destinations <= met:
+        wrong.append(f"destinations: {destinations} of {met}")
     return Scanned(expected["keys"], run, wrong, destinations, sum(row["dst_ip"] is not None for row in rows))
 
 

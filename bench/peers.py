@@ -13,6 +13,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -349,7 +350,8 @@ THREADED = ("flowlens-scan", "polars-decode", "polars-rollup", "duckdb-decode", 
 
 def _cpu() -> float:
     """CPU seconds of this process and of those that it waited for."""
-    return sum(os.times()[:4])
+    waited = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + waited.ru_utime + waited.ru_stime
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def wheel(file: Path, engine: str) -> None:
         python = Path(place) / ("Scripts" if os.name == "nt" else "bin") / "python"
         install = [python, "-m", "pip", "install", "--quiet", "--constraint", TOP / "constraints.txt", file.resolve()]
         _run(*install, folder=Path(place))
-        _run(python, Path(__file__).resolve(), "installed", engine, folder=Path(place))
+        sys.stdout.write(_run(python, Path(__file__).resolve(), "installed", engine, folder=Path(place)))
 
 
 def installed(engine: str) -> None:

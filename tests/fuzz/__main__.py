@@ -42,9 +42,12 @@ def main() -> None:
     asked = parser.parse_args()
     corpus = FOUND / asked.target
     corpus.mkdir(parents=True, exist_ok=True)
-    for number, data in enumerate(seeds(asked.target)):
+    begun = seeds(asked.target)
+    for number, data in enumerate(begun):
         (corpus / f"seed-{number}").write_bytes(data)
-    options = [f"-max_total_time={asked.seconds}", f"-seed={asked.seed}", "-max_len=20000", "-timeout=120"]
+    # An input longer than that is cut, and a file of service tags that is cut is no JSON at all.
+    longest = max(20_000, *(2 * len(data) for data in begun))
+    options = [f"-max_total_time={asked.seconds}", f"-seed={asked.seed}", f"-max_len={longest}", "-timeout=120"]
     options += ["-rss_limit_mb=2048", f"-artifact_prefix={FOUND}/{asked.target}-", str(corpus)]
     with subprocess.Popen(
         [sys.executable, "-c", _FUZZ, asked.target, *options], stderr=subprocess.PIPE, text=True

@@ -21,7 +21,10 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from flowlens.selecting import Plan
 
 NOW = dt.datetime(2030, 1, 1, tzinfo=dt.UTC)
 """All hours of the data are over by then."""
@@ -267,20 +270,29 @@ def duckdb_rollup(folder: str) -> tuple[int, int]:
 
 
 def flowlens_decode(folder: str) -> tuple[int, int]:
-    """flowlens to FLOWS, batch by batch."""
+    """flowlens to FLOWS, table by table."""
     import pyarrow.compute as pc
 
-    from flowlens.formats import decode_flow_log
-    from flowlens.formats.compiled import new_reader
-    from flowlens.sources.files import find_blobs, read_chunks
+    from flowlens.flow_streams import flow_tables
+    from flowlens.selecting import select
 
     rows, sent = 0, 0
-    reader = new_reader()
-    for blob in find_blobs([folder]).blobs:
-        for decoded in decode_flow_log(read_chunks(blob), where=blob.name, reader=reader):
-            rows += decoded.flows.num_rows
-            sent += pc.sum(decoded.flows["bytes_sent"]).as_py() or 0
+    plan = _plan(folder)
+    for flows in flow_tables(select(plan), plan):
+        rows += flows.num_rows
+        sent += pc.sum(flows["bytes_sent"]).as_py() or 0
     return rows, sent
+
+
+def _plan(folder: str) -> Plan:
+    """Everything in a folder, by one thread."""
+    from flowlens import budget
+    from flowlens.evidence import Window
+    from flowlens.selecting import Plan
+    from flowlens.sources.accounts import Access
+
+    queries = budget.for_queries(None)
+    return Plan((folder,), Window(), None, False, budget.shared(None, 1), None, queries, access=Access(), now=NOW)
 
 
 def _portable(way: Callable[[str], tuple[int, int]]) -> Callable[[str], tuple[int, int]]:
@@ -297,15 +309,12 @@ def flowlens_rollup(folder: str) -> tuple[int, int]:
     """flowlens to CONVERSATIONS, in pieces on disk where they are many."""
     import polars as pl
 
-    from flowlens import budget, conversations
-    from flowlens.evidence import Window
+    from flowlens import conversations
     from flowlens.pieces import Pieces
-    from flowlens.selecting import Plan, select
-    from flowlens.sources.accounts import Access
+    from flowlens.selecting import select
     from flowlens.units import Meter, read_flow_logs, units_of
 
-    queries = budget.for_queries(None)
-    plan = Plan((folder,), Window(), None, False, budget.shared(None, 1), None, queries, access=Access(), now=NOW)
+    plan = _plan(folder)
     selected = select(plan)
     items = selected.items
     meter = Meter(selected, None)

@@ -60,8 +60,8 @@ def scan_flows(plan: Plan, choose: Callable[[], Selected]) -> pl.LazyFrame:
         left = n_rows
         selected = choose()
         try:
-            for flows in _flows_of(selected, plan):
-                frame = pl.DataFrame(pl.from_arrow(flows))
+            for flows in flow_tables(selected, plan):
+                frame = pl.DataFrame(pl.from_arrow(schema.plain(flows)))
                 if predicate is not None:
                     frame = frame.filter(predicate)
                 if with_columns is not None:
@@ -78,8 +78,11 @@ def scan_flows(plan: Plan, choose: Callable[[], Selected]) -> pl.LazyFrame:
     return register_io_source(batches, schema=_FLOWS_BATCH_SCHEMA, validate_schema=True)
 
 
-def _flows_of(selected: Selected, plan: Plan) -> Iterator[pa.Table]:
-    """FLOWS inside the window; a blob that ends in the middle gives what it has before its error is raised."""
+def flow_tables(selected: Selected, plan: Plan) -> Iterator[pa.Table]:
+    """FLOWS inside the window, texts as dictionaries where they were just decoded; those of small blobs are in one table.
+
+    A blob that ends in the middle gives what it has before its error is raised.
+    """
     for part in selected.kept:
         yield from (table for table, _ in _kept_flows(part, plan))
     gathered = _Documents(plan)
@@ -88,11 +91,11 @@ def _flows_of(selected: Selected, plan: Plan) -> Iterator[pa.Table]:
             for document in gathered.of(item):
                 gathered.add(document)
                 if gathered.is_enough:
-                    yield schema.plain(gathered.taken())
+                    yield gathered.taken()
         except FlowlensError:
-            yield schema.plain(gathered.taken())
+            yield gathered.taken()
             raise
-    yield schema.plain(gathered.taken())
+    yield gathered.taken()
 
 
 class _Documents:

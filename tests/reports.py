@@ -101,7 +101,9 @@ def large(nics: int = 500, days: int = 30) -> fl.Report:
             dst_subnet=[f"snet-{n % 47}" for n in range(pairs)],
         ),
         "denied_egress": pl.concat([needed.with_columns(workload=pl.lit(name)) for name in names]),
-        "unexpected_destinations": table("unexpected_destinations", len(places), text, dst_ip=places),
+        "unexpected_destinations": table(
+            "unexpected_destinations", len(places), text, dst_ip=places, destinations=[1] * len(places)
+        ),
         "rule_usage": table("rule_usage", 3 * nics, text),
         "coverage": table(
             "coverage",

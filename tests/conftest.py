@@ -26,6 +26,8 @@ GOLDEN = Path(__file__).parent / "golden"
 
 # One server over TLS serves both. Marks with xdist_group are of no effect: xdist 3.8 writes them where pytest 9 no longer looks.
 OVER_TLS = ("tests/faults/test_secrets.py", "tests/faults/test_sign_in.py")
+# One cluster serves all.
+ON_SPARK = "tests/spark/"
 ONE_BY_ONE = ("tests/faults/", "tests/test_scenarios.py", "tests/lake/test_growth.py")
 
 # A failure prints the blob that repeats it. No deadline: two workers share two cores with whatever else runs.
@@ -48,6 +50,8 @@ class _Scheduling(LoadScopeScheduling):
         file = nodeid.partition("::")[0]
         if file in OVER_TLS:
             return "storage over TLS"
+        if file.startswith(ON_SPARK):
+            return "a cluster"
         return nodeid if file.startswith(ONE_BY_ONE) else file
 
 

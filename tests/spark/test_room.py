@@ -24,6 +24,7 @@ def test_a_cluster_without_room(cluster: Cluster, stored: Put, monkeypatch: pyte
 
 
 def test_nothing_that_a_cluster_wrote_holds_the_key(cluster: Cluster) -> None:
+    """Behind the tests of test_cluster.py on the same cluster."""
     written = [path for path in cluster.folder.rglob("*") if path.is_file() and path.suffix != ".jar"]
     assert [path for path in written if path.name == "stderr"], "executors have run"
     assert [path for path in written if KEY.encode() in path.read_bytes()] == []

@@ -37,7 +37,7 @@ fuzz-bytes: $(VENV)/.installed-dev
 	for target in blob ranges flow_tuple traffic_analytics service_tags names profile; do \
 		$(BIN)/python -m tests.fuzz $$target $(SECONDS) $(SEED) $(RECORD) || exit 1; done
 
-# What .ci/run adds to `make test`: 200 invented networks, and a thousand histories of a lake.
+# What CI adds to `make test`: 200 invented networks, and, in .ci/run, a thousand histories of a lake.
 truth: $(VENV)/.installed-dev
 	SCENARIOS=200 $(BIN)/pytest -n 2 --dist loadgroup --no-skips tests/test_scenarios.py
 

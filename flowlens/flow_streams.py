@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import replace
 from typing import BinaryIO
 
@@ -51,17 +52,15 @@ def unread_item(item: Item, offset: int, error: FlowlensError) -> Ledger:
     return Ledger(unread=1, rejects=(Reject(item.blob.name, offset, reason, ""),))
 
 
-def scan_flows(plan: Plan, choose: Callable[[], Selected]) -> pl.LazyFrame:
-    """FLOWS as a LazyFrame that decodes the source at each collect."""
+def lazily(frames: Callable[[], Generator[pl.DataFrame, None, None]], kind: pl.Schema) -> pl.LazyFrame:
+    """A LazyFrame of what ``frames`` gives, which is called at each collect and closed once enough has come."""
 
     def batches(
         with_columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, _batch_size: int | None
     ) -> Iterator[pl.DataFrame]:
         left = n_rows
-        selected = choose()
-        try:
-            for flows in flow_tables(selected, plan):
-                frame = pl.DataFrame(pl.from_arrow(schema.plain(flows)))
+        with closing(frames()) as given:
+            for frame in given:
                 if predicate is not None:
                     frame = frame.filter(predicate)
                 if with_columns is not None:
@@ -72,10 +71,22 @@ def scan_flows(plan: Plan, choose: Callable[[], Selected]) -> pl.LazyFrame:
                 yield frame
                 if left == 0:
                     return
+
+    return register_io_source(batches, schema=kind, validate_schema=True)
+
+
+def scan_flows(plan: Plan, choose: Callable[[], Selected]) -> pl.LazyFrame:
+    """FLOWS as a LazyFrame that decodes the source at each collect."""
+
+    def frames() -> Generator[pl.DataFrame, None, None]:
+        selected = choose()
+        try:
+            for flows in flow_tables(selected, plan):
+                yield pl.DataFrame(pl.from_arrow(schema.plain(flows)))
         finally:
             selected.close()
 
-    return register_io_source(batches, schema=_FLOWS_BATCH_SCHEMA, validate_schema=True)
+    return lazily(frames, _FLOWS_BATCH_SCHEMA)
 
 
 def flow_tables(selected: Selected, plan: Plan) -> Iterator[pa.Table]:

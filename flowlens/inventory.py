@@ -36,7 +36,6 @@ _NIC = r"(?i)/networkinterfaces/([^/]+)"
 _MAC = re.compile(r"[0-9A-F]{12}")
 _FORWARDED = ("mac_address", "src_ip", "dst_ip", "dst_port", "reply_from_port", "protocol")
 
-_UNITED_FROM = 10_000
 INTERNAL, PLATFORM, EXTERNAL = "internal", "platform", "external"
 
 

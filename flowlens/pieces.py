@@ -87,15 +87,14 @@ class Pieces:
                 parts[int(number)].add(part)
         return parts
 
-    def pieces(self, *columns: str) -> Iterator[pl.DataFrame]:
-        """All rows with the ``columns``, or with all of them, at most `PIECE_ROWS` at a time."""
-        chosen = columns or self._schema.names()
+    def pieces(self) -> Iterator[pl.DataFrame]:
+        """All rows, at most `PIECE_ROWS` at a time."""
         for path in self._files:
-            rows = pl.scan_ipc(path).select(chosen)
+            rows = pl.scan_ipc(path)
             for start in range(0, int(rows.select(pl.len()).collect().item()), PIECE_ROWS):
                 yield rows.slice(start, PIECE_ROWS).collect()
         if self._rows:
-            yield from pl.concat(self._kept).select(chosen).iter_slices(PIECE_ROWS)
+            yield from pl.concat(self._kept).iter_slices(PIECE_ROWS)
 
     def discard(self) -> None:
         """Give memory and disk back; the rows are gone."""

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import io
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import polars as pl
 import pyarrow as pa
-from polars.io.plugins import register_io_source
 
 from flowlens import conversations, schema, views
 from flowlens.evidence import Inventory, Parts, together
+from flowlens.flow_streams import lazily
 from flowlens.pieces import Pieces
 from flowlens.spark_sessions import spark_errors
 
@@ -100,25 +100,14 @@ class FarParts:
         """The rows of all parts, which come here one part after the other when they are asked for."""
         from pyspark.sql import functions as sf
 
-        def batches(
-            with_columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, _batch_size: int | None
-        ) -> Iterator[pl.DataFrame]:
-            left = n_rows
+        def frames() -> Generator[pl.DataFrame, None, None]:
             with spark_errors("Spark"):
                 numbers = sorted(row[PART] for row in self._rows.select(PART).distinct().collect())
                 for number in numbers:
                     rows = _here(self._rows.filter(sf.col(PART) == number).drop(PART).toArrow(), self._kind)
-                    frame = rows.lazy().filter(*self._filters, *([] if predicate is None else [predicate])).collect()
-                    if with_columns is not None:
-                        frame = frame.select(with_columns)
-                    if left is not None:
-                        frame = frame.head(left)
-                        left -= frame.height
-                    yield frame
-                    if left == 0:
-                        return
+                    yield rows.lazy().filter(*self._filters).collect()
 
-        return register_io_source(batches, schema=self._kind, validate_schema=True)
+        return lazily(frames, self._kind)
 
 
 class FarRolled:

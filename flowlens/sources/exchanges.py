@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _BUFFER = 1 << 16
 _LINE = 1 << 16
 _LINES = 100
+_SLOW = 64 << 10
 _STATUS = re.compile(rb"HTTP/1\.1 ([2-5]\d\d)(?: [^\r\n]*)?\r\n")
 
 
@@ -102,6 +103,45 @@ def exchanged(pool: HTTPConnectionPool, target: str, headers: Mapping[str, str],
         if answer is None:
             connection.close()
             pool._put_conn(connection)
+
+
+def asked(
+    pool: HTTPConnectionPool,
+    target: str,
+    headers: Mapping[str, str],
+    timeouts: tuple[float, float],
+    *,
+    through: str = "",
+    plain: bool = True,
+) -> Any:
+    """The answer to a GET, whose connection is made first where none is open; ``timeouts`` are to connect and to read.
+
+    ``through`` is what stands before the path where a proxy takes plain http; an answer that is not ``plain`` may come in whatever
+    form. Raises OSError and urllib3's HTTPError.
+    """
+    from urllib3.util import Timeout
+
+    connect, read = timeouts
+    return (exchanged(pool, through + target, headers, read) if plain else None) or pool.urlopen(
+        "GET",
+        through + target,
+        headers=headers,
+        retries=False,
+        redirect=False,
+        assert_same_host=not through,
+        timeout=Timeout(connect=connect, read=read),
+        preload_content=False,
+        decode_content=False,
+    )
+
+
+def drips(seconds: float, read: int, silent: float) -> bool:
+    """Whether so many bytes in so many seconds are as good as none within ``silent`` seconds.
+
+    >>> drips(61, 1000, 60), drips(61, 1_000_000, 60)
+    (True, False)
+    """
+    return seconds > silent * (1 + read / _SLOW)
 
 
 def _begun(pool: HTTPConnectionPool, connection: Any, file: Any) -> Answer | None:

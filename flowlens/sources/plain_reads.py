@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,13 +20,14 @@ from email.utils import formatdate
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, urlencode, urlsplit
 
-from flowlens.sources.exchanges import exchanged
+from flowlens.sources.exchanges import asked
 
 if TYPE_CHECKING:
     import requests
     from urllib3.connectionpool import HTTPConnectionPool
 
 _PIECE = 1 << 20
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 _ERROR_BYTES = 1 << 14
 _EARLY = 300
 """Seconds before its end from which on another token is asked for."""
@@ -149,14 +151,25 @@ class PlainReads:
 
         Raises azure.core's HttpResponseError where the account refuses, and its other errors where it can't be reached.
         """
-        # An equals sign may stay, and names that need no change are quoted in a tenth of the time.
-        path = f"{self.path}/{quote(key, safe='~/=')}"
-        return self._opened(path, {}, {"x-ms-range": f"bytes={start}-{start + length - 1}", "If-Match": etag})
+        return self._opened(self._path_of(key), {}, _range_headers(start, length, etag))
+
+    def request(self, key: str, start: int, length: int, etag: str) -> tuple[str, Headers]:
+        """What ``range`` asks with, for another process to ask: path with query, and headers, which hold a credential for minutes."""
+        return self._signed(self._path_of(key), {}, _range_headers(start, length, etag))
+
+    @property
+    def direct(self) -> bool:
+        """Whether no proxy stands between."""
+        return not self.origin and self.pool.proxy is None
 
     def page(self, prefix: str, marker: str, most: int) -> AbstractContextManager[Opened]:
         """A page of the list of blobs whose names begin with ``prefix``, from ``marker`` on, as XML; raises as ``range`` does."""
         asked = {"restype": "container", "comp": "list", "maxresults": str(most), "prefix": prefix, "marker": marker}
         return self._opened(self.path, {name: value for name, value in asked.items() if value}, {})
+
+    def _path_of(self, key: str) -> str:
+        # An equals sign may stay, and names that need no change are quoted in a tenth of the time.
+        return f"{self.path}/{quote(key, safe='~/=')}"
 
     @contextmanager
     def _opened(self, path: str, parameters: Mapping[str, str], wanted: Mapping[str, str]) -> Iterator[Opened]:
@@ -195,27 +208,36 @@ class PlainReads:
         return response
 
     def _sent(self, path: str, parameters: Mapping[str, str], wanted: Mapping[str, str]) -> tuple[Any, Headers]:
+        target, headers = self._signed(path, parameters, wanted)
+        return asked(self.pool, target, headers, self.timeouts, through=self.origin, plain=not parameters), headers
+
+    def _signed(self, path: str, parameters: Mapping[str, str], wanted: Mapping[str, str]) -> tuple[str, Headers]:
         headers = {**self.headers, **wanted, "x-ms-date": formatdate(usegmt=True)}
-        target = self.origin + self.authorize(path, parameters, headers)
-        response = None if parameters else exchanged(self.pool, target, headers, self.timeouts[1])
-        return response or self._through_library(target, headers), headers
+        return self.authorize(path, parameters, headers), headers
 
-    def _through_library(self, target: str, headers: Headers) -> Any:
-        """The answer where a connection is to be made first, or the answer may come in whatever form."""
-        from urllib3.util import Timeout
 
-        connect, read = self.timeouts
-        return self.pool.urlopen(
-            "GET",
-            target,
-            headers=headers,
-            retries=False,
-            redirect=False,
-            assert_same_host=not self.origin,
-            timeout=Timeout(connect=connect, read=read),
-            preload_content=False,
-            decode_content=False,
-        )
+def _range_headers(start: int, length: int, etag: str) -> Headers:
+    return {"x-ms-range": f"bytes={start}-{start + length - 1}", "If-Match": etag}
+
+
+def is_range(headers: Mapping[str, str], start: int, length: int) -> bool:
+    """Whether an answer's headers say that the bytes [start, start + length) are in it."""
+    told = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
+    return told is not None and (int(told[1]), int(told[2])) == (start, start + length - 1)
+
+
+def quoted(etag: str) -> str:
+    """An ETag as a condition has it: listings give it without quotes, headers with.
+
+    >>> quoted("0x8D"), quoted('"0x8D"')
+    ('"0x8D"', '"0x8D"')
+    """
+    return f'"{etag.strip(chr(34))}"'
+
+
+def is_of(headers: Mapping[str, str], etag: str) -> bool:
+    """Whether an answer's headers name no other version than ``etag``."""
+    return "ETag" not in headers or quoted(headers["ETag"]) == etag
 
 
 class _Told(NamedTuple):

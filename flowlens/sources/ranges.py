@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import random
-import re
 import tempfile
 import threading
 import time
@@ -23,9 +22,12 @@ from typing import IO, Any, TypeVar
 from flowlens.budget import MOST_AHEAD
 from flowlens.errors import ConfigError, SourceError
 from flowlens.sources.accounts import PATIENCE, Account
+from flowlens.sources.exchanges import drips
 from flowlens.sources.files import inflated
+from flowlens.sources.plain_reads import is_of, is_range, quoted
+from flowlens.sources.reading_process import ReadingProcess, Wanted
 from flowlens.sources.refusals import asked_wait, declared, is_passing, is_throttling, refusal, status_of
-from flowlens.sources.stored_blobs import StoredBlob, quoted
+from flowlens.sources.stored_blobs import StoredBlob
 from flowlens.sources.workers import Gate, Workers
 
 RANGE = 4 << 20
@@ -35,6 +37,8 @@ TOGETHER = 16
 """So many small blobs are read by one thread in a row: waking it costs as much as asking for one of them."""
 WORKERS_PER_THREAD = 6
 WORKERS_LIMIT = 32
+APART_FROM = 2000
+"""From so many blobs on a process of its own reads the small ones: to start it takes as much as it saves on some hundreds."""
 
 _LAST = 64  # so few bytes at the end are no range of their own; it keeps the two closing bytes together
 _TRIES = 8
@@ -46,8 +50,9 @@ _CHUNK = 1 << 20
 _SMALL = 1 << 18
 _RECENT = 1000
 _Result = TypeVar("_Result")
+_Taken = list[bytes] | IO[bytes] | bytes | None
+"""Pieces of a range, a later version as a file, a small blob (empty where it was left unread), None where another version is there."""
 _GZIP_MAGIC = b"\x1f\x8b"
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 
 def range_of(ahead: int) -> int:
@@ -113,10 +118,13 @@ class Version:
 class Reader:
     """Reads blobs in the order given, ahead of whoever takes them; close it to end what is under way.
 
-    At most about ``ahead`` bytes lie ready before each of ``threads``, whatever the size of the blobs.
+    At most about ``ahead`` bytes lie ready before each of ``threads``, whatever the size of the blobs. Of ``apart_from`` blobs and
+    more, and for more than one thread, the small ones are read by a process of its own.
     """
 
-    def __init__(self, blobs: Sequence[StoredBlob], *, threads: int, ahead: int = MOST_AHEAD) -> None:
+    def __init__(
+        self, blobs: Sequence[StoredBlob], *, threads: int, ahead: int = MOST_AHEAD, apart_from: int = APART_FROM
+    ) -> None:
         self._count = len(blobs)
         # Asked for again and again while what lies ahead is looked through.
         self._blob = lru_cache(_RECENT)(blobs.__getitem__)
@@ -135,11 +143,15 @@ class Reader:
         self._failures: dict[int, int] = {}
         self._broken: dict[int, SourceError | ConfigError] = {}
         self._later: dict[int, tuple[str, int]] = {}
+        self._may_be_apart = threads > 1 and len(blobs) >= apart_from
+        self._apart: ReadingProcess | None = None
 
     def close(self) -> None:
         """End all reading; whoever still waits gets `StoppedError`."""
         self._workers.stop()
         with self._lock:
+            if self._apart:
+                self._apart.close()
             dropped = list(self._tasks.values())
             self._tasks.clear()
         for future in dropped:
@@ -216,12 +228,23 @@ class Reader:
         if not within:
             self._read_ahead(index, part)
         taken = self._result(future)
+        if isinstance(taken, bytes):
+            taken = [taken] if taken else self._result(self._read_here(index))
         if taken is None:
             taken = self._result(*self._workers.submit(self._task(index), urgent=True))
-        assert taken is not None
+        assert taken is not None and not isinstance(taken, bytes)
         return taken
 
-    def _result(self, future: Future[list[bytes] | IO[bytes] | None]) -> list[bytes] | IO[bytes] | None:
+    def _read_here(self, index: int) -> Future[Any]:
+        """Read what the other process left unread of a run, the rest too before someone waits for it."""
+        with self._lock:
+            for each in range(index + 1, self._behind(index)):
+                future = self._tasks.get((each, 0))
+                if future and future.done() and not future.cancelled() and future.result() == b"":
+                    self._submit_here([(each, 0)])
+        return self._workers.submit(self._task(index, 0), urgent=True)[0]
+
+    def _result(self, future: Future[_Taken]) -> _Taken:
         while True:
             try:
                 return future.result(timeout=0.5)
@@ -261,10 +284,36 @@ class Reader:
 
     def _submit(self, parts: Sequence[tuple[int, int]]) -> None:
         wanted = [each for each in parts if each not in self._tasks]
+        futures = self._submit_apart(wanted) if len(wanted) > 1 else None
+        if futures is None:
+            self._submit_here(wanted)
+        else:
+            self._tasks.update(zip(wanted, futures, strict=True))
+
+    def _submit_here(self, wanted: Sequence[tuple[int, int]]) -> None:
         if wanted:
-            self._tasks.update(
-                zip(wanted, self._workers.submit(*(self._task(*each) for each in wanted), urgent=False), strict=True)
-            )
+            futures = self._workers.submit(*(self._task(*each) for each in wanted), urgent=False)
+            self._tasks.update(zip(wanted, futures, strict=True))
+
+    def _submit_apart(self, wanted: Sequence[tuple[int, int]]) -> list[Future[bytes]] | None:
+        """What the other process will give for a run of small blobs; None where it can't be asked."""
+        blobs = [self._blob(index) for index, _ in wanted]
+        account = blobs[0].account
+        if (
+            not self._may_be_apart
+            or self._stopped.is_set()
+            or id(account) in self._broken
+            or not account.reads.direct
+            or any(blob.account is not account for blob in blobs)
+        ):
+            return None
+        if self._apart is None:
+            try:
+                self._apart = ReadingProcess(self._most)
+            except OSError:
+                self._may_be_apart = False
+                return None
+        return self._apart.submit(account.reads, [Wanted(blob.key, blob.size, blob.etag) for blob in blobs])
 
     def _small(self, index: int) -> bool:
         """Whether a blob is read by one short request."""
@@ -416,13 +465,11 @@ class Reader:
                         raise StoppedError
                     if read > length:
                         raise _IncompleteError(f"asked for {length} bytes at {start}, more came")
-                    # A server that drips is as good as one that is silent.
-                    if time.monotonic() - began > silent * (1 + read / (64 << 10)):
+                    if drips(time.monotonic() - began, read, silent):
                         raise _IncompleteError(f"{read} of {length} bytes came in time")
-            told = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
-            if "ETag" in headers and quoted(headers["ETag"]) != etag:
+            if not is_of(headers, etag):
                 raise VersionChangedError
-            if read != length or told is None or (int(told[1]), int(told[2])) != (start, start + length - 1):
+            if read != length or not is_range(headers, start, length):
                 raise _IncompleteError(f"asked for {length} bytes at {start}, {read} came")
             return pieces
 
@@ -474,7 +521,7 @@ def _discard(future: Future[Any]) -> None:
     """Give up what nobody will take: a task that waits is not begun, a file that was made is closed."""
 
     def close(ended: Future[Any]) -> None:
-        if not ended.cancelled() and ended.exception() is None and not isinstance(ended.result(), list | None):
+        if not ended.cancelled() and ended.exception() is None and not isinstance(ended.result(), list | bytes | None):
             ended.result().close()
 
     if not future.cancel():

@@ -24,8 +24,9 @@ from flowlens.evidence import Window, sample
 from flowlens.sources.accounts import PATIENCE, Account
 from flowlens.sources.files import parse_blob_path
 from flowlens.sources.pages import Listed, Page, parse_page
+from flowlens.sources.plain_reads import quoted
 from flowlens.sources.refusals import SKEW_LIMIT, asked_wait, clock_skew, declared, is_passing, refusal, status_of
-from flowlens.sources.stored_blobs import StoredBlob, StoredBlobs, quoted
+from flowlens.sources.stored_blobs import StoredBlob, StoredBlobs
 from flowlens.sources.workers import Workers
 
 GRACE = dt.timedelta(minutes=15)

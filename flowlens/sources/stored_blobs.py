@@ -40,15 +40,6 @@ class StoredBlob:
         return f"{self.account.location.container}/{self.key}"
 
 
-def quoted(etag: str) -> str:
-    """An ETag as a condition has it: listings give it without quotes, headers with.
-
-    >>> quoted("0x8D"), quoted('"0x8D"')
-    ('"0x8D"', '"0x8D"')
-    """
-    return f'"{etag.strip(chr(34))}"'
-
-
 class _Folder(NamedTuple):
     """What the blobs of a flow log and an hour share."""
 

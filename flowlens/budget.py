@@ -17,6 +17,8 @@ BASE = 380 * MB
 """The program, its libraries and the tables of an answer with 100,000 conversations; measured, see bench/RESULTS.md."""
 PER_THREAD = 16 * MB
 """A batch that is decoded and the flow tuples that are rolled up together."""
+APART = 40 * MB
+"""A process of its own that reads small blobs; 30 MB were measured."""
 LEAST_AHEAD, MOST_AHEAD = 4 * MB, 16 * MB
 """Bytes that lie ready before a decoding thread: less and it waits for the network, more gains nothing."""
 READY = 256 * MB
@@ -38,10 +40,11 @@ _UNITS = {"mb": MB, "m": MB, "gb": 1000 * MB, "g": 1000 * MB, "mib": 1 << 20, "g
 
 
 class Budget(NamedTuple):
-    """How many threads decode, and how many bytes may lie ready before each of them."""
+    """How many threads decode, how many bytes may lie ready before each, and whether another process may read for them."""
 
     threads: int
     ahead: int
+    apart: bool
 
 
 class Queries(NamedTuple):
@@ -67,13 +70,15 @@ def parse_size(text: str) -> int:
 def shared(limit: int | None, threads: int) -> Budget:
     """At most ``threads`` threads and what lies ready before them, so that both and `BASE` stay below ``limit`` bytes.
 
+    Another process reads where threads leave it room, and where there is more than one.
+
     Raises ConfigError where the limit leaves no room for one thread.
 
     >>> shared(None, 2), shared(420 * MB, 8)
-    (Budget(threads=2, ahead=16000000), Budget(threads=2, ahead=4000000))
+    (Budget(threads=2, ahead=16000000, apart=True), Budget(threads=2, ahead=4000000, apart=False))
     """
     if limit is None:
-        return Budget(threads, min(MOST_AHEAD, READY // threads))
+        return Budget(threads, min(MOST_AHEAD, READY // threads), threads > 1)
     least = BASE + PER_THREAD + LEAST_AHEAD
     if limit < least:
         raise ConfigError(
@@ -82,7 +87,11 @@ def shared(limit: int | None, threads: int) -> Budget:
             hint=f"give it {least // MB}MB or more",
         )
     threads = min(threads, (limit - BASE) // (PER_THREAD + LEAST_AHEAD))
-    return Budget(threads, min(MOST_AHEAD, (limit - BASE) // threads - PER_THREAD, READY // threads))
+    left = limit - BASE
+    apart = threads > 1 and left - APART >= threads * (PER_THREAD + LEAST_AHEAD)
+    if apart:
+        left -= APART
+    return Budget(threads, min(MOST_AHEAD, left // threads - PER_THREAD, READY // threads), apart)
 
 
 def for_queries(limit: int | None) -> Queries:

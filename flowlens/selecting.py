@@ -23,7 +23,7 @@ from flowlens.sources.accounts import Access, Location, connect
 from flowlens.sources.delta import open_lake
 from flowlens.sources.files import Blob, find_blobs, read_chunks
 from flowlens.sources.lake_places import LakePlace
-from flowlens.sources.ranges import Reader
+from flowlens.sources.ranges import APART_FROM, Reader
 from flowlens.sources.storage import list_blobs
 from flowlens.sources.stored_blobs import StoredBlob, StoredBlobs
 from flowlens.sources.workspace import Connection, Workspace
@@ -232,7 +232,9 @@ def _select_stored(locations: Sequence[Location], plan: Plan, others: bool) -> S
     # In an order of their own, so that an answer does not depend on that of the command line.
     if again := sum(blobs.extend(each) for _, each in sorted(found, key=itemgetter(0))):
         notes.append(f"{again} blob(s) were given twice and are read once")
-    reader = Reader(blobs, threads=plan.budget.threads, ahead=plan.budget.ahead) if blobs else None
+    budget = plan.budget
+    apart_from = APART_FROM if budget.apart else None
+    reader = Reader(blobs, threads=budget.threads, ahead=budget.ahead, apart_from=apart_from) if blobs else None
     return Selected(Items((), blobs, reader), (), tuple(notes), len(failures), tuple(identities))
 
 

@@ -119,11 +119,11 @@ class Reader:
     """Reads blobs in the order given, ahead of whoever takes them; close it to end what is under way.
 
     At most about ``ahead`` bytes lie ready before each of ``threads``, whatever the size of the blobs. Of ``apart_from`` blobs and
-    more, and for more than one thread, the small ones are read by a process of its own.
+    more the small ones are read by a process of its own.
     """
 
     def __init__(
-        self, blobs: Sequence[StoredBlob], *, threads: int, ahead: int = MOST_AHEAD, apart_from: int = APART_FROM
+        self, blobs: Sequence[StoredBlob], *, threads: int, ahead: int = MOST_AHEAD, apart_from: int | None = None
     ) -> None:
         self._count = len(blobs)
         # Asked for again and again while what lies ahead is looked through.
@@ -143,7 +143,7 @@ class Reader:
         self._failures: dict[int, int] = {}
         self._broken: dict[int, SourceError | ConfigError] = {}
         self._later: dict[int, tuple[str, int]] = {}
-        self._may_be_apart = threads > 1 and len(blobs) >= apart_from
+        self._may_be_apart = apart_from is not None and len(blobs) >= apart_from
         self._apart: ReadingProcess | None = None
 
     def close(self) -> None:

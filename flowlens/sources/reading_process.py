@@ -22,6 +22,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from itertools import count
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from flowlens.sources.exchanges import asked, drips
@@ -63,6 +64,8 @@ class ReadingProcess:
 
     def __init__(self, connections: int) -> None:
         """Raises OSError where no process can be started."""
+        if not Path(sys.executable or "").stem.startswith("python"):
+            raise OSError("what runs here is a program that has Python in it, not Python")
         self._lock = threading.Lock()
         self._numbers = count()
         self._under_way: dict[int, _Run] = {}

@@ -207,6 +207,15 @@ def test_where_the_process_is_killed_threads_read_the_rest(after: int) -> None:
     assert found == list(blobs.values())
 
 
+@pytest.mark.parametrize("program", ["/usr/bin/uwsgi", "", "/nowhere/python3"])
+def test_where_no_process_can_be_started_threads_read_all(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.executable", program)
+    blobs = small(100)
+    with account_of(blobs, []) as port:
+        reader = Reader(listed(reads(port), blobs), threads=2, apart_from=1)
+        assert contents(reader, len(blobs)) == list(blobs.values())
+
+
 def test_closing_ends_the_process_and_all_waiting() -> None:
     blobs = small(TOGETHER)
     release = threading.Event()

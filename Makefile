@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SEED ?= 1
 
-.PHONY: demo test truth histories docs fuzz fuzz-bytes agreement literals faults workspace lake lake-bench spark spark-bench lowest scenario screenshots programs browser bench bench-storage matching memory sanitize cardinality portable wheel sbom audit clean
+.PHONY: demo test truth histories docs fuzz fuzz-bytes agreement literals faults workspace lake lake-growth lake-kill lake-account lake-million lake-full_disk lake-sync lake-bench spark spark-bench lowest scenario screenshots programs browser bench bench-storage matching memory sanitize cardinality portable wheel sbom audit clean
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/.installed
@@ -52,6 +52,10 @@ faults: $(VENV)/.installed-dev
 # some hours; needs root, and strace (apt-get install strace).
 lake: $(VENV)/.installed-dev
 	LAKE_LONG=1 $(BIN)/pytest -n 2 --dist loadgroup --no-skips tests/lake
+
+# One of them alone: histories; kill -9; faults on the way and commits between list and read; a million names; a full disk; two syncs.
+$(addprefix lake-,growth kill account million full_disk sync): lake-%: $(VENV)/.installed-dev
+	LAKE_LONG=1 $(BIN)/pytest -n 2 --dist loadgroup --no-skips tests/lake/test_$*.py
 
 # What a lake of 1,000 NICs and 30 days costs to open, to ask for cursors and to commit to.
 lake-bench: $(VENV)/.installed-dev

@@ -159,8 +159,11 @@ class PlainReads:
 
     @property
     def direct(self) -> bool:
-        """Whether no proxy stands between."""
-        return not self.origin and self.pool.proxy is None
+        """Whether no proxy stands between, of whatever kind."""
+        from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+        plain = type(self.pool) in (HTTPConnectionPool, HTTPSConnectionPool)
+        return plain and not self.origin and self.pool.proxy is None
 
     def page(self, prefix: str, marker: str, most: int) -> AbstractContextManager[Opened]:
         """A page of the list of blobs whose names begin with ``prefix``, from ``marker`` on, as XML; raises as ``range`` does."""

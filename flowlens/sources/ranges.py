@@ -40,6 +40,7 @@ WORKERS_LIMIT = 32
 APART_FROM = 2000
 """From so many blobs on a process of its own reads the small ones: to start it takes as much as it saves on some hundreds."""
 
+_APART_BYTES = 1 << 20  # of a run; with larger blobs the waking of threads counts for little, and memory for much
 _LAST = 64  # so few bytes at the end are no range of their own; it keeps the two closing bytes together
 _TRIES = 8
 _FIRST_WAIT = 0.25
@@ -228,8 +229,11 @@ class Reader:
         if not within:
             self._read_ahead(index, part)
         taken = self._result(future)
-        if isinstance(taken, bytes):
-            taken = [taken] if taken else self._result(self._read_here(index))
+        if isinstance(taken, bytes) and taken:
+            self._failures[id(self._blob(index).account)] = 0
+            return [taken]
+        if taken == b"":
+            taken = self._result(self._read_here(index))
         if taken is None:
             taken = self._result(*self._workers.submit(self._task(index), urgent=True))
         assert taken is not None and not isinstance(taken, bytes)
@@ -240,7 +244,8 @@ class Reader:
         with self._lock:
             for each in range(index + 1, self._behind(index)):
                 future = self._tasks.get((each, 0))
-                if future and future.done() and not future.cancelled() and future.result() == b"":
+                ended = future and future.done() and not future.cancelled() and not future.exception()
+                if future and ended and future.result() == b"":
                     self._submit_here([(each, 0)])
         return self._workers.submit(self._task(index, 0), urgent=True)[0]
 
@@ -304,7 +309,9 @@ class Reader:
             or self._stopped.is_set()
             or id(account) in self._broken
             or not account.reads.direct
+            or ((gate := self._gates.get(id(account))) and gate.is_narrow())
             or any(blob.account is not account for blob in blobs)
+            or sum(blob.size for blob in blobs) > _APART_BYTES
         ):
             return None
         if self._apart is None:

@@ -36,7 +36,9 @@ _BUFFER = 1 << 20
 _PIECE = 1 << 18
 _UNFINISHED = 3
 _FINISHED_EACH = 16
-"""So many runs may stay unfinished, and one more for each 16 that do not: threads wait for a server that refuses, and this does not."""
+"""So many runs in a row may stay unfinished, or one of each 16: threads wait for a server that refuses, and this does not."""
+_MOST_LEFT = _UNFINISHED * _FINISHED_EACH
+_SECRET = ("AZURE_", "FLOWLENS_")
 _TOLD = ("ETag", "Content-Range")
 
 
@@ -59,7 +61,7 @@ class _Run:
 class ReadingProcess:
     """Reads runs of small blobs over ``connections`` at once; close it to end the process.
 
-    It holds no key: a request comes to it signed, through a pipe.
+    It gets no key: a request comes to it signed, through a pipe.
     """
 
     def __init__(self, connections: int) -> None:
@@ -69,7 +71,7 @@ class ReadingProcess:
         self._lock = threading.Lock()
         self._numbers = count()
         self._under_way: dict[int, _Run] = {}
-        self._left = _UNFINISHED * _FINISHED_EACH
+        self._left = _MOST_LEFT
         self._open = True
         self._runs: queue.SimpleQueue[tuple[int, _Run] | None] = queue.SimpleQueue()
         code = "from flowlens.sources.reading_process import main; main()"
@@ -79,13 +81,16 @@ class ReadingProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             bufsize=_BUFFER,
-            # The package may stand where only this process was told to look.
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            env=_environment(),
         )
         assert self._process.stdin and self._process.stdout
         _widen(self._process.stdout)
-        for run, pipe in ((self._ask, self._process.stdin), (self._receive, self._process.stdout)):
-            threading.Thread(target=run, args=(pipe,), daemon=True, name="flowlens-read-apart").start()
+        try:
+            for run, pipe in ((self._ask, self._process.stdin), (self._receive, self._process.stdout)):
+                threading.Thread(target=run, args=(pipe,), daemon=True, name="flowlens-read-apart").start()
+        except RuntimeError as error:
+            self.close()
+            raise OSError(str(error)) from None
 
     def submit(self, reads: PlainReads, wanted: Sequence[Wanted]) -> list[Future[bytes]] | None:
         """The bytes of each blob in turn, none for one left unread; None in place of all where the process serves no more."""
@@ -130,27 +135,38 @@ class ReadingProcess:
                 pipe.flush()
 
     def _receive(self, pipe: IO[bytes]) -> None:
-        try:
-            with pipe:
-                while line := pipe.readline():
-                    number, answers = json.loads(line)
-                    self._finish(number, [(told, pipe.read(size)) for told, size in answers])
-        finally:
-            self._end()
+        # A process that is killed may leave half a line.
+        with suppress(OSError, ValueError), pipe:
+            while line := pipe.readline():
+                number, answers = json.loads(line)
+                self._finish(number, [(told, pipe.read(size)) for told, size in answers])
+        self._end()
 
     def _finish(self, number: int, answers: Sequence[tuple[Mapping[str, str], bytes]]) -> None:
         with self._lock:
             run = self._under_way.pop(number, None)
             if run is None:
                 return
-            finished = len(answers) == len(run.wanted)
-            self._left += 1 if finished else -_FINISHED_EACH
+        bodies = [
+            body if len(body) == wanted.size and is_range(told, 0, wanted.size) and is_of(told, wanted.etag) else b""
+            for wanted, (told, body) in zip(run.wanted, answers, strict=False)
+        ]
+        finished = len(bodies) == len(run.wanted) and all(bodies)
+        with self._lock:
+            self._left = min(self._left + 1, _MOST_LEFT) if finished else self._left - _FINISHED_EACH
             if self._left <= 0:
                 self._open = False
-        for wanted, future, (told, body) in zip(run.wanted, run.futures, answers, strict=False):
-            good = len(body) == wanted.size and is_range(told, 0, wanted.size) and is_of(told, wanted.etag)
-            future.set_result(body if good else b"")
-        _leave(run.futures[len(answers) :])
+        for future, body in zip(run.futures, bodies, strict=False):
+            future.set_result(body)
+        _leave(run.futures[len(bodies) :])
+
+
+def _environment() -> dict[str, str]:
+    """What another process needs of this one's: no secret, and the folders of packages, which may stand where only this one looked."""
+    own = {name: value for name, value in os.environ.items() if not name.upper().startswith(_SECRET)}
+    folders = os.pathsep.join(folder for folder in sys.path if isinstance(folder, str) and folder)
+    # Each of its threads would keep memory of its own.
+    return {**own, "PYTHONPATH": folders, "MALLOC_ARENA_MAX": "2"}
 
 
 def _leave(futures: Sequence[Future[bytes]]) -> None:
@@ -193,13 +209,18 @@ def main() -> None:
 
 def _pool(connections: int, place: _Place) -> HTTPConnectionPool:
     from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+    from urllib3.util.ssl_ import create_urllib3_context
 
     scheme, host, port, file, folder, *_ = place
     if scheme == "http":
         return HTTPConnectionPool(host, port, maxsize=connections)
-    return HTTPSConnectionPool(
-        host, port, maxsize=connections, cert_reqs="CERT_REQUIRED", ca_certs=file, ca_cert_dir=folder
-    )
+    # One for all connections: the certificates take a megabyte.
+    context = create_urllib3_context()
+    if file or folder:
+        context.load_verify_locations(file, folder)
+    else:
+        context.load_default_certs()
+    return HTTPSConnectionPool(host, port, maxsize=connections, cert_reqs="CERT_REQUIRED", ssl_context=context)
 
 
 def _answer(
@@ -209,6 +230,7 @@ def _answer(
     asks: Sequence[tuple[str, dict[str, str], int]],
     writing: threading.Lock,
 ) -> None:
+    """Read and answer a run; where that cannot be done the process ends, which whoever waits learns of."""
     answers: list[tuple[dict[str, str], int]] = []
     bodies: list[bytes] = []
     for target, headers, size in asks:
@@ -223,16 +245,14 @@ def _answer(
         with writing:
             out.writelines([json.dumps((number, answers)).encode() + b"\n", *bodies])
             out.flush()
-    except OSError:
-        os._exit(0)
+    except BaseException:  # noqa: BLE001 - nobody looks at what a thread ends with
+        os._exit(1)
 
 
 def _read(
     pool: HTTPConnectionPool, timeouts: tuple[float, float], target: str, headers: dict[str, str], size: int
 ) -> tuple[dict[str, str], bytes] | None:
     """What an answer tells and its body, not more than ``size`` bytes; None where it is not a plain one that comes in time."""
-    from urllib3.exceptions import HTTPError
-
     began = time.monotonic()
     body = bytearray()
     try:
@@ -247,6 +267,6 @@ def _read(
             response.release_conn()
         finally:
             response.close()
-    except (HTTPError, OSError, ValueError, LookupError):
+    except Exception:  # noqa: BLE001 - whatever it is, it will be met again where it is told
         return None
     return {name: response.headers[name] for name in _TOLD if name in response.headers}, bytes(body)

@@ -28,6 +28,10 @@ class Gate:
                 self._changed.wait(0.5)
             self._inside += 1
 
+    def is_narrow(self) -> bool:
+        """Whether the account throttled lately."""
+        return self._limit < self._most
+
     def leave(self, *, throttled: bool) -> None:
         with self._changed:
             self._inside -= 1

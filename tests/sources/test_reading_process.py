@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,7 +26,7 @@ from flowlens.sources.reading_process import ReadingProcess, Wanted
 from flowlens.sources.stored_blobs import StoredBlob
 from tests.faults.azurite import make_certificate
 from tests.faults.loopback import Handler, serving
-from tests.faults.proxies import NO_ROLE, Broken, always, fault_proxy, mixed
+from tests.faults.proxies import GONE, NO_ROLE, Broken, Refusal, Request, always, fault_proxy, mixed
 
 HOUR = dt.datetime(2026, 6, 15, 9, tzinfo=dt.UTC)
 ETAG = '"0x8D"'
@@ -159,14 +160,14 @@ def test_one_refusal_among_many_runs_does_not() -> None:
     with account_of(blobs, []) as port:
         process = ReadingProcess(4)
         source = reads(port)
-        for run in range(40):
+        for run in range(60):
             rest = wanted(blobs)
-            if run % 10 == 9:
+            if run % 20 == 19:
                 rest[5] = Wanted(rest[5].key, rest[5].size, '"another"')
             futures = process.submit(source, rest)
             assert futures is not None
             found = [future.result(timeout=20) for future in futures]
-            assert found == ([*blobs.values()][:5] + [b""] * 11 if run % 10 == 9 else [*blobs.values()])
+            assert found == ([*blobs.values()][:5] + [b""] * 11 if run % 20 == 19 else [*blobs.values()])
         process.close()
 
 
@@ -216,6 +217,29 @@ def test_where_no_process_can_be_started_threads_read_all(program: str, monkeypa
         assert contents(reader, len(blobs)) == list(blobs.values())
 
 
+def test_a_blob_that_is_gone_is_told_for_itself_and_the_rest_of_its_run_is_read() -> None:
+    blobs = small(200)
+    gone = {f"b{n:04}" for n in range(3, 200, 25)}
+
+    def plan(request: Request) -> Refusal | None:
+        return GONE if request.path.partition("?")[0].rpartition("/")[2] in gone else None
+
+    with account_of(blobs, []) as port, fault_proxy(f"127.0.0.1:{port}", plan) as proxy:
+        source = reads(int(proxy.host.rpartition(":")[2]))
+        reader = Reader(listed(source, blobs), threads=2, apart_from=1)
+
+        def read(index: int) -> bytes:
+            try:
+                return b"".join(reader.chunks(index))
+            except SourceError as error:
+                return error.where.encode()
+
+        with ThreadPoolExecutor(2) as decoders:
+            found = list(decoders.map(read, range(len(blobs))))
+        reader.close()
+    assert found == [f"logs/{name}".encode() if name in gone else body for name, body in blobs.items()]
+
+
 def test_closing_ends_the_process_and_all_waiting() -> None:
     blobs = small(TOGETHER)
     release = threading.Event()
@@ -251,7 +275,9 @@ def test_only_a_certificate_that_is_trusted_is_talked_to(tmp_path: Path) -> None
     assert len(asked) == TOGETHER
 
 
-def test_the_key_stays_here_and_only_a_pipe_carries_signed_requests() -> None:
+def test_the_key_stays_here_and_only_a_pipe_carries_signed_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AZURE_STORAGE_KEY", "AZURE_CLIENT_SECRET", "FLOWLENS_LAKE_KEY"):
+        monkeypatch.setenv(name, "canary")
     blobs = small(TOGETHER)
     with account_of(blobs, []) as port:
         process = ReadingProcess(2)

@@ -57,6 +57,9 @@ _LENGTH_OF_TIME = re.compile(
     re.DOTALL,
 )
 
+FEW_ROWS = 1000
+"""Of fewer rows, optimizing a query takes longer than running it as it is written."""
+
 Row = Mapping[str, object]
 
 
@@ -94,6 +97,8 @@ def executed(query: str, rows: Sequence[Row], *, now: dt.datetime) -> pl.DataFra
     """The result of the query over ``rows`` of NTANetAnalytics, run at ``now``; times are in UTC."""
     sql, parameters = translated(query, now)
     with database() as connection:
+        if len(rows) < FEW_ROWS:
+            connection.sql("PRAGMA disable_optimizer")
         connection.register("given", pl.DataFrame(rows, infer_schema_length=None))
         connection.sql("INSERT INTO NTANetAnalytics BY NAME SELECT * FROM given")
         # Not as a relation, which is parsed and bound three times.

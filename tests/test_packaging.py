@@ -30,14 +30,20 @@ def shipped_files() -> set[str]:
     }
 
 
-def built(folder: Path, **environment: str) -> Path:
-    """A wheel built offline in ``folder`` from a copy, so that the source tree stays as it is."""
+def built(folder: Path, begun: Path | None = None, **environment: str) -> Path:
+    """A wheel built offline in ``folder`` from a copy, so that the source tree stays as it is.
+
+    ``begun`` is such a copy in which a build came as far as the C of the kernel, which is then not made again.
+    """
     source, made = folder / "source", folder / "made"
     source.mkdir()
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(TOP / name, source)
     for name in ("flowlens", "kql"):
         shutil.copytree(TOP / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.so", "*.pyd"))
+    if begun is not None:
+        for made_c in begun.glob("build/temp*"):
+            shutil.copytree(made_c, source / "build" / made_c.name)
     pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", made, source, **environment)
     (wheel,) = made.glob("*.whl")
     return wheel
@@ -47,6 +53,13 @@ def built(folder: Path, **environment: str) -> Path:
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel that runs anywhere."""
     return built(tmp_path_factory.mktemp("pure"), FLOWLENS_PURE="1")
+
+
+@pytest.fixture(scope="module")
+def uncompiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """What is built of the whole source where there is no compiler, and the source with the kernel in C beside it."""
+    folder = tmp_path_factory.mktemp("uncompiled")
+    return built(folder, CC=str(folder / "no-compiler")), folder / "source"
 
 
 @pytest.fixture(scope="module")
@@ -92,9 +105,9 @@ def test_the_pure_wheel_runs_anywhere(wheel: Path) -> None:
     assert wheel.name.endswith("-py3-none-any.whl")
 
 
-def test_the_wheel_of_this_platform_holds_the_kernel(tmp_path: Path) -> None:
+def test_the_wheel_of_this_platform_holds_the_kernel(uncompiled: tuple[Path, Path], tmp_path: Path) -> None:
     # Without optimization, since only building is at stake.
-    wheel = built(tmp_path, CFLAGS="-O0")
+    wheel = built(tmp_path, uncompiled[1], CFLAGS="-O0")
     assert not wheel.name.endswith("-none-any.whl")
     with zipfile.ZipFile(wheel) as packed:
         inside = {name for name in packed.namelist() if ".dist-info/" not in name}
@@ -111,8 +124,8 @@ def test_the_wheel_of_this_platform_holds_the_kernel(tmp_path: Path) -> None:
     assert engine == "compiled kernel"
 
 
-def test_without_a_compiler_the_wheel_is_built_without_the_kernel(tmp_path: Path) -> None:
-    with zipfile.ZipFile(built(tmp_path, CC=str(tmp_path / "no-compiler"))) as packed:
+def test_without_a_compiler_the_wheel_is_built_without_the_kernel(uncompiled: tuple[Path, Path]) -> None:
+    with zipfile.ZipFile(uncompiled[0]) as packed:
         assert {name for name in packed.namelist() if ".dist-info/" not in name} == shipped_files()
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from flowlens.sources.delta import open_lake
 from flowlens.sources.lake_places import LakePlace
+from tests.flow_logs import run
 from tests.lake.block_store import MemoryBlob, minute, new_blob
 from tests.lake.histories import rows_of
 
@@ -49,10 +50,10 @@ def command(folder: Path) -> list[str]:
 
 def is_right_after_another_run(folder: Path, blobs: list[MemoryBlob]) -> None:
     """One more run, without any step in between, makes the lake whole."""
-    again = subprocess.run(command(folder), capture_output=True, text=True, check=False, timeout=120)
-    assert again.returncode == 0, again.stderr
+    again = run("sync", folder / "blobs", folder / "lake")
+    assert again.code == 0, again.err
     place = LakePlace("lake", folder / "lake")
-    assert rows_of(open_lake(place)) == Counter(row for blob in blobs for row in blob.expected()), again.stderr
+    assert rows_of(open_lake(place)) == Counter(row for blob in blobs for row in blob.expected()), again.err
 
 
 def killed_at(folder: Path, *injection: str) -> int:

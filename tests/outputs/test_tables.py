@@ -102,6 +102,15 @@ def test_json_refuses_what_it_has_no_form_for() -> None:
         as_json(pl.DataFrame(), odd=object())
 
 
+@pytest.mark.parametrize("name", ["né", "a\ud800b", '"[{,\\'])
+def test_what_stands_before_the_tables_is_indented_whatever_a_file_is_called(name: str) -> None:
+    told = as_json(pl.DataFrame(), sources=[name, []], odd={}).decode("ascii")
+    assert told.endswith("\n") and told.partition(',\n "tables"')[0] + "\n}" == json.dumps(
+        {key: value for key, value in json.loads(told).items() if key != "tables"}, indent=1
+    )
+    assert json.loads(told)["settings"]["sources"] == [name, []]
+
+
 @pytest.mark.parametrize("count", [0, 1, 9_999, 10_000, 10_001, 20_001])
 def test_tables_of_any_length_are_whole(count: int) -> None:
     table = pl.DataFrame({"n": range(count)}, schema={"n": pl.Int64})

@@ -85,9 +85,11 @@ cdef class Repeated:
     cdef int fill(self, Py_ssize_t end) except -1 nogil:
         """Write what is due before row number ``end``."""
         cdef Py_ssize_t at
+        cdef int32_t place = max(self.place, 0)
         for at in range(self.filled, end):
-            self.values[at] = max(self.place, 0)
-            if self.place < 0:
+            self.values[at] = place
+        if self.place < 0:
+            for at in range(self.filled, end):
                 self.bits[at >> 3] &= ~(1 << (at & 7))
         self.filled = end
         return 0
@@ -164,12 +166,16 @@ cdef class Reader(Records):
     def encryption_counts(self, int64_t first):
         """How many rows from ``first`` on have each word as encryption code."""
         cdef int64_t[::1] found = array(shape=(self.words.count + 1,), itemsize=8, format="q")
-        cdef int64_t at
-        cdef int32_t number
+        cdef int64_t at, met = first
+        cdef int32_t number = -1
         found[:] = 0
         with nogil:
             for at in range(first, self.row_count):
-                found[self.rows[at].encryption + 1] += 1
+                # Most rows have the code of the one before.
+                if self.rows[at].encryption != number:
+                    found[number + 1] += at - met
+                    number, met = self.rows[at].encryption, at
+            found[number + 1] += self.row_count - met
         return {number: found[number + 1] for number in range(self.words.count) if found[number + 1]}
 
     def context_list(self, const int64_t[::1] edges):

@@ -56,8 +56,9 @@ cdef class Records:
     cdef Group[::1] groups
     cdef Record[::1] records
     cdef int32_t[::1] heads
-    cdef int32_t group_count, code
+    cdef int32_t group_count, end_count, code
     cdef text.Span code_text
+    cdef text.Seen source, destination
     cdef readonly int32_t row_count, record_count, restarted
 
     cdef int forget_ends(self) except -1 nogil
@@ -68,8 +69,9 @@ cdef class Records:
     cdef int flow(self, text.Text *t) except -1 nogil
     cdef int group(self, text.Text *t) except -1 nogil
     cdef int flow_tuple(self, text.Text *t, int32_t group, int32_t first) except -1 nogil
+    cdef int32_t new_end(self, const text.Address *address) except -1 nogil
     cdef int finish_group(self, int32_t first) except -1 nogil
-    cdef int match_restart(self, int32_t number, int32_t first) except -1 nogil
+    cdef int match_restart(self, int32_t number, int32_t first, size_t slot) except -1 nogil
     cdef int grow_rows(self) except -1
     cdef int grow_ends(self) except -1
     cdef int grow_groups(self) except -1

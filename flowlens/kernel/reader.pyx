@@ -5,7 +5,7 @@ from cython.view cimport array
 from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t
 from libc.string cimport memcpy, memset
 
-from flowlens.kernel.records cimport AS_MOMENT, DENY, END, Group, Record, Records, Row
+from flowlens.kernel.records cimport AS_MOMENT, DENY, END, SEVERAL, Group, Record, Records, Row
 from flowlens.kernel.words cimport Words, writable
 
 cdef int64_t HOUR = 3_600_000_000
@@ -145,8 +145,13 @@ cdef class Reader(Records):
         cdef int64_t[::1] found = array(shape=(behind - first + 1,), itemsize=8, format="q")
         cdef int32_t number
         cdef int64_t at, inside
+        # No row has a time outside the limits.
+        cdef bint is_all = start <= self.limits.earliest and self.limits.latest <= end
         with nogil:
             for number in range(first, behind):
+                if is_all:
+                    found[number - first] = self.records[number].end_row - self.records[number].first_row
+                    continue
                 inside = 0
                 for at in range(self.records[number].first_row, self.records[number].end_row):
                     inside += start <= self.rows[at].time < end
@@ -163,19 +168,22 @@ cdef class Reader(Records):
                     kept += 1
         self.row_count = kept
 
-    def encryption_counts(self, int64_t first):
-        """How many rows from ``first`` on have each word as encryption code."""
+    def encryption_counts(self, int32_t first):
+        """How many rows of the records from number ``first`` on have each word as encryption code."""
         cdef int64_t[::1] found = array(shape=(self.words.count + 1,), itemsize=8, format="q")
-        cdef int64_t at, met = first
-        cdef int32_t number = -1
+        cdef int32_t number, at
+        cdef Group *group
         found[:] = 0
         with nogil:
-            for at in range(first, self.row_count):
-                # Most rows have the code of the one before.
-                if self.rows[at].encryption != number:
-                    found[number + 1] += at - met
-                    number, met = self.rows[at].encryption, at
-            found[number + 1] += self.row_count - met
+            for number in range(self.group_count - 1, -1, -1):
+                group = &self.groups[number]
+                if group.record < first:
+                    break
+                if group.encryption != SEVERAL:
+                    found[group.encryption + 1] += group.end_row - group.first_row
+                    continue
+                for at in range(group.first_row, group.end_row):
+                    found[self.rows[at].encryption + 1] += 1
         return {number: found[number + 1] for number in range(self.words.count) if found[number + 1]}
 
     def context_list(self, const int64_t[::1] edges):

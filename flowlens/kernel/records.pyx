@@ -368,12 +368,13 @@ cdef class Records:
         """One rule's flow tuples."""
         cdef text.Span key
         cdef int seen = 0, known, more = 1, tuples
-        cdef int32_t rule = -1, first = self.row_count, number = self.group_count
+        cdef int32_t rule = -1, number = self.group_count
         if not text.take(t, b"{"):
             return 0
         if number == self.groups.shape[0]:
             with gil:
                 self.grow_groups()
+        self.groups[number].first_row = self.row_count
         self.group_count += 1
         text.blanks(t)
         while more == 1:
@@ -398,12 +399,12 @@ cdef class Records:
                 self.source.length = self.destination.length = 0
                 tuples = 0 if text.take(t, b"]") else 1
                 while tuples == 1:
-                    if not self.flow_tuple(t, number, first):
+                    if not self.flow_tuple(t, number):
                         return 0
                     tuples = text.goes_on(t, b"]")
                 if tuples < 0:
                     return 0
-                self.finish_group(first)
+                self.finish_group(&self.groups[number])
             elif not text.scalar(t):
                 return 0
             if seen & known:
@@ -414,7 +415,7 @@ cdef class Records:
         self.groups[number].record = self.record_count
         return more == 0 and seen & 4
 
-    cdef int flow_tuple(self, text.Text *t, int32_t group, int32_t first) except -1 nogil:
+    cdef int flow_tuple(self, text.Text *t, int32_t group) except -1 nogil:
         """One flow tuple as a row; its addresses are kept beside it until `finish_group`."""
         cdef Row *row
         cdef text.Span code
@@ -454,18 +455,22 @@ cdef class Records:
         self.end_count += 1
         return self.end_count - 1
 
-    cdef int finish_group(self, int32_t first) except -1 nogil:
-        """What needs look-ups, for the rows of one array from ``first`` on: in short loops, where one need not wait for another."""
-        cdef int32_t number, before
+    cdef int finish_group(self, Group *group) except -1 nogil:
+        """What needs look-ups, for the rows of one array: in short loops, where one need not wait for another."""
+        cdef int32_t number, before, first = group.first_row
         cdef Row *row
         cdef uint64_t hash
         cdef size_t slot
+        group.end_row, group.encryption = self.row_count, -1
         if self.row_count == first:
             return 0
+        group.encryption = self.rows[first].encryption
         self.addresses.numbers(&self.ends[0], self.end_count, &self.end_numbers[0])
         for number in range(first, self.row_count):
             row = &self.rows[number]
             row.source, row.destination = self.end_numbers[row.source], self.end_numbers[row.destination]
+            if row.encryption != group.encryption:
+                group.encryption = SEVERAL
             hash = mixed(self.words.seed, <uint64_t>row.time)
             hash = mixed(hash, <uint64_t><uint32_t>row.source << 32 | <uint32_t>row.destination)
             hash = mixed(hash, <uint64_t><uint32_t>row.source_port << 32 | <uint32_t>row.destination_port)

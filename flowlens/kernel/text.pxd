@@ -182,13 +182,11 @@ cdef inline const uint8_t *octet(const uint8_t *at, uint8_t closer, uint64_t *nu
 cdef inline const uint8_t *ipv4(const uint8_t *at, Address *address) noexcept nogil:
     """Behind a canonical IPv4 address and its comma, as IPv6 maps it; NULL where none is."""
     cdef uint64_t number = 0
-    at = octet(at, b".", &number)
-    if at != NULL:
-        at = octet(at, b".", &number)
-    if at != NULL:
-        at = octet(at, b".", &number)
-    if at != NULL:
-        at = octet(at, b",", &number)
+    cdef int place
+    for place in range(4):
+        at = octet(at, b"," if place == 3 else b".", &number)
+        if at == NULL:
+            return NULL
     address.high = 0
     address.low = 0xFFFF00000000ULL | number
     return at

@@ -103,6 +103,20 @@ def test_every_file_at_hand_is_rolled_up_the_same(folder: Path, path: Path) -> N
     assert by_kernel(data, folder)[0].equals(by_reference(data))
 
 
+LOOKALIKES = ["10.0.0.4", "10.0.0.40", "110.0.0.4", "10.0.0.44", "1.1.1.1", "::1", "fd00::1:2", "2001:db8::1001:1001"]
+LOOKALIKES += [f"2001:db8:0:{middle}::1:2:3" for middle in ("1", "2", "12")]
+
+
+@settings(max_examples=100)
+@given(st.lists(st.lists(st.tuples(*[st.sampled_from(LOOKALIKES)] * 2, st.sampled_from(["X", "NX", ""])), max_size=12)))
+def test_addresses_that_begin_and_end_alike_are_told_apart(groups: list[list[tuple[str, str, str]]]) -> None:
+    tuples = [
+        [f"1663146003606,{source},{target},23956,443,6,O,E,{code},3,767,2,1580" for source, target, code in group]
+        for group in groups
+    ]
+    agreed(blob(record(*tuples), record(*tuples)))
+
+
 @settings(max_examples=150)
 @given(st.lists(st.lists(strategies.vnet_tuples, max_size=30), min_size=1, max_size=4), st.data())
 def test_restarts_are_found_in_any_order(groups: list[list[str]], data: st.DataObject) -> None:

@@ -170,7 +170,7 @@ class Batch:
         for mac, count in Counter([mac for _, _, mac, *_ in self._records]).items():
             for note in held.mac(mac)[1]:
                 self.notes[note] += count
-        for word, count in held.reader.encryption_counts(self.first_row).items():
+        for word, count in held.reader.encryption_counts(first).items():
             if (code := held.text(word)) is not None and code not in schema.ENCRYPTION_STATUS:
                 self.notes[f"encryption {fields.shown(code)}"] += count
 

@@ -6,13 +6,6 @@ from flowlens.kernel.records cimport Records
 from flowlens.kernel.words cimport Words
 
 
-cdef class Met:
-    cdef int32_t[::1] places
-    cdef list found
-
-    cdef int32_t place(self, int32_t word) except -2 nogil
-
-
 cdef class Columns:
     cdef object allocate
     cdef size_t rows
@@ -20,6 +13,17 @@ cdef class Columns:
 
     cdef values(self, str name, str form, size_t width)
     cdef uint8_t[::1] validity(self, str name)
+
+
+cdef class Repeated:
+    cdef int32_t[::1] values, places
+    cdef uint8_t[::1] bits
+    cdef list found
+    cdef int32_t word, place
+    cdef Py_ssize_t filled
+
+    cdef int turn(self, Py_ssize_t row, int32_t word) except -1 nogil
+    cdef int fill(self, Py_ssize_t end) except -1 nogil
 
 
 cdef class Reader(Records):

@@ -5,7 +5,7 @@ from cython.view cimport array
 from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t
 from libc.string cimport memcpy, memset
 
-from flowlens.kernel.records cimport AS_MOMENT, DENY, END, Group, Record, Records, Row
+from flowlens.kernel.records cimport AS_MOMENT, DENY, END, SEVERAL, Group, Record, Records, Row
 from flowlens.kernel.words cimport Words, writable
 
 cdef int64_t HOUR = 3_600_000_000
@@ -16,23 +16,21 @@ cdef struct Context:
     int32_t log, target, mac, rule, acl, encryption, direction, denied
 
 
-cdef class Met:
-    """The words that were met, in order, and the place of each among them."""
+ctypedef fused Number:
+    int32_t
+    int64_t
 
-    def __cinit__(self, size_t words):
-        self.places = array(shape=(words + 1,), itemsize=4, format="i")
-        self.places[:] = -1
-        self.found = []
 
-    cdef int32_t place(self, int32_t word) except -2 nogil:
-        """The place of a word; -1 for none."""
-        if word < 0:
-            return -1
-        if self.places[word] < 0:
-            with gil:
-                self.places[word] = len(self.found)
-                self.found.append(word)
-        return self.places[word]
+cdef int mark_from(const Number[::1] values, int64_t least, uint8_t[::1] bits) except -1 nogil:
+    """Set the bit of each value that is not below ``least``, and of no other; byte by byte, since bits one by one wait for each other."""
+    cdef Py_ssize_t byte, at
+    cdef uint8_t found
+    for byte in range(bits.shape[0]):
+        found = 0
+        for at in range(8 * byte, min(8 * byte + 8, values.shape[0])):
+            found |= (values[at] >= least) << (at & 7)
+        bits[byte] = found
+    return 0
 
 
 cdef class Columns:
@@ -56,6 +54,45 @@ cdef class Columns:
         cdef uint8_t[::1] bits = view
         bits[:] = 0
         return bits
+
+
+cdef class Repeated:
+    """A column of words, each mostly that of the row before: written stretch by stretch, and the words that were met, in order."""
+
+    def __cinit__(self, Columns columns, str name, size_t words):
+        self.values, self.bits = columns.values(name, "i", 4), columns.validity(name)
+        self.bits[:] = 255
+        self.places = array(shape=(words + 1,), itemsize=4, format="i")
+        self.places[:] = -1
+        self.found = []
+        self.word = self.place = -1
+        columns.made[name].append(self.found)
+
+    cdef int turn(self, Py_ssize_t row, int32_t word) except -1 nogil:
+        """Rows from this one on have this word, -1 for none."""
+        if word == self.word:
+            return 0
+        self.fill(row)
+        self.word, self.place = word, -1
+        if word >= 0:
+            if self.places[word] < 0:
+                with gil:
+                    self.places[word] = len(self.found)
+                    self.found.append(word)
+            self.place = self.places[word]
+        return 0
+
+    cdef int fill(self, Py_ssize_t end) except -1 nogil:
+        """Write what is due before row number ``end``."""
+        cdef Py_ssize_t at
+        cdef int32_t place = max(self.place, 0)
+        for at in range(self.filled, end):
+            self.values[at] = place
+        if self.place < 0:
+            for at in range(self.filled, end):
+                self.bits[at >> 3] &= ~(1 << (at & 7))
+        self.filled = end
+        return 0
 
 
 cdef class Reader(Records):
@@ -108,8 +145,13 @@ cdef class Reader(Records):
         cdef int64_t[::1] found = array(shape=(behind - first + 1,), itemsize=8, format="q")
         cdef int32_t number
         cdef int64_t at, inside
+        # No row has a time outside the limits.
+        cdef bint is_all = start <= self.limits.earliest and self.limits.latest <= end
         with nogil:
             for number in range(first, behind):
+                if is_all:
+                    found[number - first] = self.records[number].end_row - self.records[number].first_row
+                    continue
                 inside = 0
                 for at in range(self.records[number].first_row, self.records[number].end_row):
                     inside += start <= self.rows[at].time < end
@@ -126,15 +168,22 @@ cdef class Reader(Records):
                     kept += 1
         self.row_count = kept
 
-    def encryption_counts(self, int64_t first):
-        """How many rows from ``first`` on have each word as encryption code."""
+    def encryption_counts(self, int32_t first):
+        """How many rows of the records from number ``first`` on have each word as encryption code."""
         cdef int64_t[::1] found = array(shape=(self.words.count + 1,), itemsize=8, format="q")
-        cdef int64_t at
-        cdef int32_t number
+        cdef int32_t number, at
+        cdef Group *group
         found[:] = 0
         with nogil:
-            for at in range(first, self.row_count):
-                found[self.rows[at].encryption + 1] += 1
+            for number in range(self.group_count - 1, -1, -1):
+                group = &self.groups[number]
+                if group.record < first:
+                    break
+                if group.encryption != SEVERAL:
+                    found[group.encryption + 1] += group.end_row - group.first_row
+                    continue
+                for at in range(group.first_row, group.end_row):
+                    found[self.rows[at].encryption + 1] += 1
         return {number: found[number + 1] for number in range(self.words.count) if found[number + 1]}
 
     def context_list(self, const int64_t[::1] edges):
@@ -208,92 +257,55 @@ cdef class Reader(Records):
         cdef int32_t[::1] direction = columns.values("direction", "i", 4)
         cdef int32_t[::1] state = columns.values("flow_state", "i", 4)
         cdef int32_t[::1] status = columns.values("flow_status", "i", 4)
-        cdef int32_t[::1] encryption = columns.values("encryption_code", "i", 4)
         cdef int64_t[::1] packets_sent = columns.values("packets_sent", "q", 8)
         cdef int64_t[::1] bytes_sent = columns.values("bytes_sent", "q", 8)
         cdef int64_t[::1] packets_received = columns.values("packets_received", "q", 8)
         cdef int64_t[::1] bytes_received = columns.values("bytes_received", "q", 8)
-        cdef int32_t[::1] rule = columns.values("acl_rule", "i", 4)
-        cdef int32_t[::1] acl = columns.values("acl_id", "i", 4)
-        cdef int32_t[::1] mac = columns.values("mac_address", "i", 4)
-        cdef int32_t[::1] target = columns.values("target_resource_id", "i", 4)
-        cdef int32_t[::1] log = columns.values("flow_log_id", "i", 4)
         cdef int64_t[::1] record_time = columns.values("record_time", "q", 8)
         columns.made["restarted"] = [None, None]
         cdef uint8_t[::1] restarted = columns.validity("restarted")
-        cdef uint8_t[::1] has_source_port = columns.validity("src_port")
-        cdef uint8_t[::1] has_destination_port = columns.validity("dst_port")
-        cdef uint8_t[::1] has_encryption = columns.validity("encryption_code")
-        cdef uint8_t[::1] has_packets_sent = columns.validity("packets_sent")
-        cdef uint8_t[::1] has_bytes_sent = columns.validity("bytes_sent")
-        cdef uint8_t[::1] has_packets_received = columns.validity("packets_received")
-        cdef uint8_t[::1] has_bytes_received = columns.validity("bytes_received")
-        cdef uint8_t[::1] has_rule = columns.validity("acl_rule")
-        cdef uint8_t[::1] has_acl = columns.validity("acl_id")
-        cdef uint8_t[::1] has_mac = columns.validity("mac_address")
-        cdef uint8_t[::1] has_target = columns.validity("target_resource_id")
-        cdef uint8_t[::1] has_log = columns.validity("flow_log_id")
-        cdef uint8_t[::1] has_record_time = columns.validity("record_time")
         cdef size_t words = self.words.count
-        cdef Met codes = Met(words), rules = Met(words), acls = Met(words)
-        cdef Met macs = Met(words), targets = Met(words), logs = Met(words)
-        cdef int64_t at
-        cdef int32_t group = -1, code = -2, code_place = -1
-        cdef int32_t rule_place = -1, acl_place = -1, mac_place = -1, target_place = -1, log_place = -1
-        cdef int64_t moment = none
-        cdef Py_ssize_t byte
-        cdef int bit
+        cdef Repeated codes = Repeated(columns, "encryption_code", words)
+        cdef Repeated rules = Repeated(columns, "acl_rule", words), acls = Repeated(columns, "acl_id", words)
+        cdef Repeated macs = Repeated(columns, "mac_address", words)
+        cdef Repeated targets = Repeated(columns, "target_resource_id", words)
+        cdef Repeated logs = Repeated(columns, "flow_log_id", words)
+        cdef int64_t at, moment = none
+        cdef int32_t group = -1
         cdef Row *row
         cdef Record *record
         with nogil:
             for at in range(end - first):
                 row = &self.rows[first + at]
-                byte, bit = at >> 3, at & 7
                 if row.group != group:
                     group = row.group
                     record = &self.records[self.groups[group].record]
-                    rule_place = rules.place(self.groups[group].rule)
-                    acl_place = acls.place(self.groups[group].acl)
-                    mac_place = macs.place(record.mac)
-                    target_place = targets.place(record.target)
-                    log_place = logs.place(record.log)
+                    rules.turn(at, self.groups[group].rule)
+                    acls.turn(at, self.groups[group].acl)
+                    macs.turn(at, record.mac)
+                    targets.turn(at, record.target)
+                    logs.turn(at, record.log)
                     moment = times[self.groups[group].record]
-                if row.encryption != code:
-                    code = row.encryption
-                    code_place = codes.place(code)
-                time[at] = row.time
+                codes.turn(at, row.encryption)
+                time[at], record_time[at] = row.time, moment
                 source[at], destination[at] = row.source, row.destination
                 source_port[at], destination_port[at] = row.source_port, row.destination_port
-                has_source_port[byte] |= (row.source_port >= 0) << bit
-                has_destination_port[byte] |= (row.destination_port >= 0) << bit
                 protocol[at] = row.protocol
                 direction[at], state[at], status[at] = row.direction, row.state, row.state == DENY
                 packets_sent[at], bytes_sent[at] = row.counters[0], row.counters[1]
                 packets_received[at], bytes_received[at] = row.counters[2], row.counters[3]
-                has_packets_sent[byte] |= (row.counters[0] >= 0) << bit
-                has_bytes_sent[byte] |= (row.counters[1] >= 0) << bit
-                has_packets_received[byte] |= (row.counters[2] >= 0) << bit
-                has_bytes_received[byte] |= (row.counters[3] >= 0) << bit
-                restarted[byte] |= row.restarted << bit
-                encryption[at], rule[at], acl[at] = max(code_place, 0), max(rule_place, 0), max(acl_place, 0)
-                mac[at], target[at], log[at] = max(mac_place, 0), max(target_place, 0), max(log_place, 0)
-                has_encryption[byte] |= (code_place >= 0) << bit
-                has_rule[byte] |= (rule_place >= 0) << bit
-                has_acl[byte] |= (acl_place >= 0) << bit
-                has_mac[byte] |= (mac_place >= 0) << bit
-                has_target[byte] |= (target_place >= 0) << bit
-                has_log[byte] |= (log_place >= 0) << bit
-                record_time[at] = moment
-                has_record_time[byte] |= (moment != none) << bit
+                if row.restarted:
+                    restarted[at >> 3] |= 1 << (at & 7)
+        cdef Repeated each
+        for each in (codes, rules, acls, macs, targets, logs):
+            each.fill(end - first)
+        mark_from(source_port, 0, columns.validity("src_port"))
+        mark_from(destination_port, 0, columns.validity("dst_port"))
+        mark_from(packets_sent, 0, columns.validity("packets_sent"))
+        mark_from(bytes_sent, 0, columns.validity("bytes_sent"))
+        mark_from(packets_received, 0, columns.validity("packets_received"))
+        mark_from(bytes_received, 0, columns.validity("bytes_received"))
+        mark_from(record_time, none + 1, columns.validity("record_time"))
         # A column of bits has its values where others have their validity.
         columns.made["restarted"].reverse()
-        for name, met in (
-            ("encryption_code", codes),
-            ("acl_rule", rules),
-            ("acl_id", acls),
-            ("mac_address", macs),
-            ("target_resource_id", targets),
-            ("flow_log_id", logs),
-        ):
-            columns.made[name].append((<Met>met).found)
         return columns.made

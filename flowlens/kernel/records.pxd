@@ -14,6 +14,9 @@ cdef enum:
 cdef enum:
     AS_MOMENT = -2
 
+cdef enum:
+    SEVERAL = -2
+
 
 cdef struct Limits:
     int64_t earliest, latest
@@ -38,6 +41,8 @@ cdef struct Row:
 
 cdef struct Group:
     int32_t record, rule, acl
+    int32_t first_row, end_row
+    int32_t encryption
 
 
 cdef struct Record:
@@ -56,8 +61,9 @@ cdef class Records:
     cdef Group[::1] groups
     cdef Record[::1] records
     cdef int32_t[::1] heads
-    cdef int32_t group_count, code
+    cdef int32_t group_count, end_count, code
     cdef text.Span code_text
+    cdef text.Seen source, destination
     cdef readonly int32_t row_count, record_count, restarted
 
     cdef int forget_ends(self) except -1 nogil
@@ -67,9 +73,10 @@ cdef class Records:
     cdef int holder(self, text.Text *t) except -1 nogil
     cdef int flow(self, text.Text *t) except -1 nogil
     cdef int group(self, text.Text *t) except -1 nogil
-    cdef int flow_tuple(self, text.Text *t, int32_t group, int32_t first) except -1 nogil
-    cdef int finish_group(self, int32_t first) except -1 nogil
-    cdef int match_restart(self, int32_t number, int32_t first) except -1 nogil
+    cdef int flow_tuple(self, text.Text *t, int32_t group) except -1 nogil
+    cdef int32_t new_end(self, const text.Address *address) except -1 nogil
+    cdef int finish_group(self, Group *group) except -1 nogil
+    cdef int match_restart(self, int32_t number, int32_t first, size_t slot) except -1 nogil
     cdef int grow_rows(self) except -1
     cdef int grow_ends(self) except -1
     cdef int grow_groups(self) except -1

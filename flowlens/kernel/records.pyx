@@ -17,6 +17,10 @@ cdef enum:
     LONGEST_KEY = 64
     LONGEST_CODE = 255
 
+# Two bits for each of the letters B, C, D and E, the first of them lowest.
+cdef enum:
+    STATES = BEGIN | CONTINUING << 2 | DENY << 4 | END << 6
+
 cdef uint64_t SECONDS_BELOW = 100_000_000_000
 cdef uint64_t MOST_STAMP = 1_000_000_000_000_000
 """Milliseconds that still fit as microseconds."""
@@ -39,10 +43,11 @@ cdef Record[::1] records_room(size_t count):
 
 cdef inline const uint8_t *tuple_fields(
     const uint8_t *at,
+    const uint8_t *end,
     const Limits *limits,
     Row *row,
-    text.Address *source,
-    text.Address *destination,
+    text.Seen *source,
+    text.Seen *destination,
     text.Span *code,
     bint *is_one,
 ) noexcept nogil:
@@ -54,12 +59,12 @@ cdef inline const uint8_t *tuple_fields(
     cdef int place
     cdef uint8_t byte
     cdef const uint8_t *start
-    cdef bint fine
+    cdef bint fine, is_bare
     is_one[0] = False
     if at[0] != b'"':
         return at
     start = at + 1
-    at = text.whole(start, 16, &number)
+    at = text.stamp(start, end, &number)
     if at == start or number > MOST_STAMP or at[0] != b",":
         return at
     at += 1
@@ -68,10 +73,10 @@ cdef inline const uint8_t *tuple_fields(
     row.time = <int64_t>number * 1_000
     if row.time < limits.earliest or row.time >= limits.latest:
         return at
-    at = text.address(at, source, &fine)
+    at = text.address(at, end, source, &fine)
     if not fine:
         return at
-    at = text.address(at, destination, &fine)
+    at = text.address(at, end, destination, &fine)
     if not fine:
         return at
     at = text.port(at, limits.port, &row.source_port, &fine)
@@ -94,17 +99,12 @@ cdef inline const uint8_t *tuple_fields(
     if at[0] != b",":
         return at
     at += 1
-    byte = at[0]
-    if byte == b"C":
-        row.state = CONTINUING
-    elif byte == b"E":
-        row.state = END
-    elif byte == b"B":
-        row.state = BEGIN
-    elif byte == b"D":
-        row.state = DENY
-    else:
+    # Letters and counters without branches, since no processor foresees them.
+    byte = at[0] - c'B'
+    if byte > 3:
         return at
+    row.state = STATES >> 2 * byte & 3
+    is_bare = (row.state == BEGIN) | (row.state == DENY)
     at += 1
     if at[0] != b",":
         return at
@@ -121,7 +121,7 @@ cdef inline const uint8_t *tuple_fields(
         return at
     at += 1
     if byte == b'"':
-        if row.state != BEGIN and row.state != DENY:
+        if not is_bare:
             return at
         for place in range(4):
             row.counters[place] = -1
@@ -132,10 +132,7 @@ cdef inline const uint8_t *tuple_fields(
         at = text.whole(start, 15, &number)
         if number >= limits.counter:
             return at
-        if at == start or (number == 0 and (row.state == BEGIN or row.state == DENY)):
-            row.counters[place] = -1
-        else:
-            row.counters[place] = <int64_t>number
+        row.counters[place] = <int64_t>number | -<int64_t>((at == start) | ((number == 0) & is_bare))
         if place < 3:
             if at[0] != b",":
                 return at
@@ -195,6 +192,7 @@ cdef class Records:
         if start >= size:
             return 0, 0, start, start, True
         t.at = first + start
+        t.end = first + size
         # Codes are compared with the one before, which must stand in the same data.
         self.code_text.length = 0
         with nogil:
@@ -204,7 +202,7 @@ cdef class Records:
                 if not self.record(&t) or t.at - begin > self.limits.record_bytes:
                     self.row_count, self.group_count, self.restarted = rows, groups, restarted
                     self.forget_ends()
-                    unfinished = t.at == first + size
+                    unfinished = t.at == t.end
                     break
                 last, end = begin - first, t.at - first
                 taken += t.at - begin
@@ -370,12 +368,13 @@ cdef class Records:
         """One rule's flow tuples."""
         cdef text.Span key
         cdef int seen = 0, known, more = 1, tuples
-        cdef int32_t rule = -1, first = self.row_count, number = self.group_count
+        cdef int32_t rule = -1, number = self.group_count
         if not text.take(t, b"{"):
             return 0
         if number == self.groups.shape[0]:
             with gil:
                 self.grow_groups()
+        self.groups[number].first_row = self.row_count
         self.group_count += 1
         text.blanks(t)
         while more == 1:
@@ -395,14 +394,17 @@ cdef class Records:
                 if not text.take(t, b"["):
                     return 0
                 text.blanks(t)
+                # Addresses are compared with those before in the same array.
+                self.end_count = 0
+                self.source.length = self.destination.length = 0
                 tuples = 0 if text.take(t, b"]") else 1
                 while tuples == 1:
-                    if not self.flow_tuple(t, number, first):
+                    if not self.flow_tuple(t, number):
                         return 0
                     tuples = text.goes_on(t, b"]")
                 if tuples < 0:
                     return 0
-                self.finish_group(first)
+                self.finish_group(&self.groups[number])
             elif not text.scalar(t):
                 return 0
             if seen & known:
@@ -413,22 +415,27 @@ cdef class Records:
         self.groups[number].record = self.record_count
         return more == 0 and seen & 4
 
-    cdef int flow_tuple(self, text.Text *t, int32_t group, int32_t first) except -1 nogil:
+    cdef int flow_tuple(self, text.Text *t, int32_t group) except -1 nogil:
         """One flow tuple as a row; its addresses are kept beside it until `finish_group`."""
         cdef Row *row
         cdef text.Span code
-        cdef int64_t end = 2 * <int64_t>(self.row_count - first)
+        cdef const uint8_t *begin = t.at
         cdef bint is_one
         if self.row_count == self.rows.shape[0]:
             with gil:
                 self.grow_rows()
-        if end + 2 > self.ends.shape[0]:
+        if self.end_count + 2 > self.ends.shape[0]:
             with gil:
                 self.grow_ends()
         row = &self.rows[self.row_count]
-        t.at = tuple_fields(t.at, &self.limits, row, &self.ends[end], &self.ends[end + 1], &code, &is_one)
+        t.at = tuple_fields(t.at, t.end, &self.limits, row, &self.source, &self.destination, &code, &is_one)
         if not is_one:
             return 0
+        if self.source.start > begin:
+            self.source.place = self.new_end(&self.source.address)
+        if self.destination.start > begin:
+            self.destination.place = self.new_end(&self.destination.address)
+        row.source, row.destination = self.source.place, self.destination.place
         if code.length == 0:
             row.encryption = -1
         else:
@@ -442,35 +449,45 @@ cdef class Records:
         self.row_count += 1
         return 1
 
-    cdef int finish_group(self, int32_t first) except -1 nogil:
-        """What needs look-ups, for the rows of one array from ``first`` on: in short loops, where one need not wait for another."""
-        cdef int32_t at
-        cdef int64_t end
+    cdef inline int32_t new_end(self, const text.Address *address) except -1 nogil:
+        """The place in this array of an address that is to be looked up."""
+        self.ends[self.end_count] = address[0]
+        self.end_count += 1
+        return self.end_count - 1
+
+    cdef int finish_group(self, Group *group) except -1 nogil:
+        """What needs look-ups, for the rows of one array: in short loops, where one need not wait for another."""
+        cdef int32_t number, before, first = group.first_row
+        cdef Row *row
+        cdef uint64_t hash
+        cdef size_t slot
+        group.end_row, group.encryption = self.row_count, -1
         if self.row_count == first:
             return 0
-        self.addresses.numbers(&self.ends[0], 2 * <size_t>(self.row_count - first), &self.end_numbers[0])
-        for at in range(first, self.row_count):
-            end = 2 * <int64_t>(at - first)
-            self.rows[at].source, self.rows[at].destination = self.end_numbers[end], self.end_numbers[end + 1]
-        for at in range(first, self.row_count):
-            if self.rows[at].state == END or self.rows[at].state == BEGIN:
-                self.match_restart(at, first)
+        group.encryption = self.rows[first].encryption
+        self.addresses.numbers(&self.ends[0], self.end_count, &self.end_numbers[0])
+        for number in range(first, self.row_count):
+            row = &self.rows[number]
+            row.source, row.destination = self.end_numbers[row.source], self.end_numbers[row.destination]
+            if row.encryption != group.encryption:
+                group.encryption = SEVERAL
+            hash = mixed(self.words.seed, <uint64_t>row.time)
+            hash = mixed(hash, <uint64_t><uint32_t>row.source << 32 | <uint32_t>row.destination)
+            hash = mixed(hash, <uint64_t><uint32_t>row.source_port << 32 | <uint32_t>row.destination_port)
+            slot = finished(hash) & (HEADS - 1)
+            # An End becomes the first of its chain, without a branch, since no processor foresees the state of a flow tuple.
+            before = self.heads[slot]
+            row.earlier_end = before
+            self.heads[slot] = number if row.state == END else before
+            if (row.state == BEGIN) & (before >= first):
+                self.match_restart(number, first, slot)
         return 0
 
-    cdef int match_restart(self, int32_t number, int32_t first) except -1 nogil:
-        """Mark the Ends before a Begin of the same flow and time in one array, as strict.restarted does."""
+    cdef int match_restart(self, int32_t number, int32_t first, size_t slot) except -1 nogil:
+        """Mark the Ends of a chain before a Begin of the same flow and time in one array, as strict.restarted does."""
         cdef Row *row = &self.rows[number]
-        cdef uint64_t hash = mixed(self.words.seed, <uint64_t>row.time)
-        cdef int32_t at, before = -1, following
+        cdef int32_t at = self.heads[slot], before = -1, following
         cdef Row *end
-        hash = mixed(hash, <uint64_t><uint32_t>row.source << 32 | <uint32_t>row.destination)
-        hash = mixed(hash, <uint64_t><uint32_t>row.source_port << 32 | <uint32_t>row.destination_port)
-        cdef size_t slot = finished(hash) & (HEADS - 1)
-        at = self.heads[slot]
-        if row.state == END:
-            row.earlier_end = at
-            self.heads[slot] = number
-            return 0
         while at >= first:
             end = &self.rows[at]
             following = end.earlier_end

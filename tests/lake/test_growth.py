@@ -15,7 +15,7 @@ import pytest
 from tests.lake.histories import play
 
 AT_ONCE = 25
-HISTORIES = 10_000 if os.environ.get("LAKE_LONG") else int(os.environ.get("HISTORIES", "50"))
+HISTORIES = 10_000 if os.environ.get("LAKE_LONG") else int(os.environ.get("HISTORIES", "25"))
 FIRST = int(os.environ.get("LAKE_SEED", "1"))
 
 

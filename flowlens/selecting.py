@@ -72,9 +72,9 @@ class Items(Sequence[Item]):
         if at < len(self.files):
             return self.files[at]
         index = at - len(self.files)
-        blob = self.stored[index]
-        assert self.reader is not None
-        return Item(blob, partial(self.reader.chunks, index))
+        if self.reader is None:
+            raise IndexError(at)
+        return Item(self.reader.blob(index), partial(self.reader.chunks, index))
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,7 +130,7 @@ class Reader:
         # Asked for again and again while what lies ahead is looked through.
         self._blob = lru_cache(_RECENT)(blobs.__getitem__)
         self._parts = lru_cache(_RECENT)(self._parts_of)
-        self._behind = lru_cache(_RECENT)(self._end_of_run)
+        self._run = lru_cache(_RECENT)(self._run_at)
         self._stopped = threading.Event()
         workers = min(WORKERS_LIMIT, max(4, WORKERS_PER_THREAD * threads))
         self._workers = Workers(workers, self._stopped)
@@ -138,6 +138,7 @@ class Reader:
         self._range = range_of(ahead)
         self._tasks: dict[tuple[int, int], Future[Any]] = {}
         self._begun = bytearray(len(blobs))
+        self._asked = bytearray(len(blobs))
         self._lock = threading.Lock()
         self._most = workers
         self._gates: dict[int, Gate] = {}
@@ -181,7 +182,7 @@ class Reader:
     def _pieces(self, index: int) -> Generator[bytes, None, None]:
         blob = self._blob(index)
         parts = self._parts(index)
-        digest = hashlib.blake2b(usedforsecurity=False)
+        digest = hashlib.blake2b(usedforsecurity=False) if len(parts) > 1 else None
         offset = 0
         try:
             self._begun[index] = 1
@@ -189,13 +190,13 @@ class Reader:
                 taken = self._take(index, part)
                 if isinstance(taken, list):
                     for piece in taken:
-                        if len(parts) > 1:
+                        if digest:
                             digest.update(piece)
                         offset += len(piece)
                         yield piece
                     continue
                 with taken:
-                    if offset and _digest_of(taken, offset) != digest.digest():
+                    if digest and offset and _digest_of(taken, offset) != digest.digest():
                         raise declared("FL-S29", blob.name)
                     taken.seek(offset)
                     while chunk := taken.read(_CHUNK):
@@ -242,7 +243,7 @@ class Reader:
     def _read_here(self, index: int) -> Future[Any]:
         """Read what the other process left unread of a run, the rest too before someone waits for it."""
         with self._lock:
-            for each in range(index + 1, self._behind(index)):
+            for each in range(index + 1, self._run(index)[0]):
                 future = self._tasks.get((each, 0))
                 ended = future and future.done() and not future.cancelled() and not future.exception()
                 if future and ended and future.result() == b"":
@@ -268,7 +269,7 @@ class Reader:
         at, first = index, part + 1
         with self._lock:
             while at < self._count and count < AHEAD_PARTS and at <= index + TOGETHER * AHEAD_PARTS:
-                following = self._behind(at)
+                following, size = self._run(at)
                 if at == index or following == at + 1:
                     if at == index or not (self._begun[at] or self._blob(at).refused):
                         parts = self._parts(at)
@@ -280,11 +281,13 @@ class Reader:
                             self._submit([(at, number)])
                     following = at + 1
                 else:
-                    ahead += sum(self._blob(each).size for each in range(at, following))
+                    ahead += size
                     count += 1
                     if ahead > self._ahead:
                         return
-                    self._submit([(each, 0) for each in range(at, following) if not self._begun[each]])
+                    if not self._asked[at]:
+                        self._asked[at] = 1
+                        self._submit([(each, 0) for each in range(at, following) if not self._begun[each]])
                 at, first = following, 0
 
     def _submit(self, parts: Sequence[tuple[int, int]]) -> None:
@@ -327,12 +330,13 @@ class Reader:
         blob = self._blob(index)
         return 0 < blob.size <= _SMALL and not blob.is_open and not blob.refused
 
-    def _end_of_run(self, index: int) -> int:
-        """Behind the small blobs that are read in a row with the one at ``index``; the next one where it is not small."""
-        end = index
+    def _run_at(self, index: int) -> tuple[int, int]:
+        """Where the small blobs that are read in a row from ``index`` on end, and their bytes; the next one where it is not small."""
+        end, size = index, 0
         while end < self._count and self._small(end) and (end == index or end % TOGETHER):
+            size += self._blob(end).size
             end += 1
-        return max(end, index + 1)
+        return max(end, index + 1), size
 
     def _task(self, index: int, part: int | None = None) -> Callable[[], list[bytes] | IO[bytes] | None]:
         """Reads one part, or the whole as a file where ``part`` is None or the blob may grow.

@@ -8,7 +8,6 @@ with tries, waits and errors.
 
 from __future__ import annotations
 
-import json
 import os
 import queue
 import signal
@@ -24,6 +23,8 @@ from functools import lru_cache, partial
 from itertools import count
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
+
+import msgspec
 
 from flowlens.sources.exchanges import asked, drips
 from flowlens.sources.plain_reads import PlainReads, is_of, is_range
@@ -131,14 +132,14 @@ class ReadingProcess:
                     continue
                 sizes = [each.size for each in run.wanted]
                 asks = [(target, headers, size) for (target, headers), size in zip(requests, sizes, strict=True)]
-                pipe.write(json.dumps((number, _place_of(run.reads), asks)).encode() + b"\n")
+                pipe.write(msgspec.json.encode((number, _place_of(run.reads), asks)) + b"\n")
                 pipe.flush()
 
     def _receive(self, pipe: IO[bytes]) -> None:
         # A process that is killed may leave half a line.
         with suppress(OSError, ValueError), pipe:
             while line := pipe.readline():
-                number, answers = json.loads(line)
+                number, answers = msgspec.json.decode(line)
                 self._finish(number, [(told, pipe.read(size)) for told, size in answers])
         self._end()
 
@@ -202,7 +203,7 @@ def main() -> None:
     writing = threading.Lock()
     pools = lru_cache(partial(_pool, connections))
     for line in sys.stdin.buffer:
-        number, place, asks = json.loads(line)
+        number, place, asks = msgspec.json.decode(line)
         workers.submit(partial(_answer, number, pools(tuple(place)), place[-2:], asks, writing), urgent=False)
     os._exit(0)
 
@@ -233,18 +234,19 @@ def _answer(
     """Read and answer a run; where that cannot be done the process ends, which whoever waits learns of."""
     answers: list[tuple[dict[str, str], int]] = []
     bodies: list[bytes] = []
-    for target, headers, size in asks:
-        answer = _read(pool, timeouts, target, headers, size)
-        if answer is None:
-            break
-        told, body = answer
-        answers.append((told, len(body)))
-        bodies.append(body)
-    out = sys.stdout.buffer
     try:
+        for target, headers, size in asks:
+            answer = _read(pool, timeouts, target, headers, size)
+            if answer is None:
+                break
+            told, body = answer
+            answers.append((told, len(body)))
+            bodies.append(body)
+        whole = b"".join([msgspec.json.encode((number, answers)) + b"\n", *bodies])
         with writing:
-            out.writelines([json.dumps((number, answers)).encode() + b"\n", *bodies])
-            out.flush()
+            # At once: each write would wake the one that reads, and that one whoever decodes.
+            sys.stdout.buffer.write(whole)
+            sys.stdout.buffer.flush()
     except BaseException:  # noqa: BLE001 - nobody looks at what a thread ends with
         os._exit(1)
 

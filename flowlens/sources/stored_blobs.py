@@ -7,6 +7,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from email.utils import formatdate, parsedate_to_datetime
+from functools import lru_cache
 from typing import NamedTuple, overload
 
 from flowlens.sources.accounts import Account
@@ -163,7 +164,7 @@ class StoredBlobs(Sequence[StoredBlob]):
             mac_address,
             folder.is_open,
             self._reasons[self._refused[at]],
-            self._other_times.get(at, "") if seconds == _NO_TIME else formatdate(seconds, usegmt=True),
+            self._other_times.get(at, "") if seconds == _NO_TIME else _time_of(seconds),
         )
 
     def _number(self, folder: _Folder) -> int:
@@ -192,6 +193,12 @@ def _seconds_of(created: str) -> int:
         return seconds if 0 < seconds < 1 << 32 and formatdate(seconds, usegmt=True) == created else _NO_TIME
     except (ValueError, OverflowError, OSError):
         return _NO_TIME
+
+
+@lru_cache(1000)
+def _time_of(seconds: int) -> str:
+    """The time as Azure writes it; the blobs of an hour are created within some seconds."""
+    return formatdate(seconds, usegmt=True)
 
 
 def _number_of(etag: str) -> int:

@@ -114,7 +114,7 @@ class Held:
         """The rows from number ``first`` to before ``end`` as a table of schema.ENCODED_FLOWS."""
         count = end - first
         if not count:
-            return schema.ENCODED_FLOWS.empty_table()
+            return schema.without_rows(schema.ENCODED_FLOWS)
         made = self.reader.columns(pa.allocate_buffer, first, end, self.times, _NO_TIME)
         offsets, data = self.reader.address_texts(pa.allocate_buffer)
         addresses = pa.Array.from_buffers(schema.TEXT, len(offsets) // 4 - 1, [None, offsets, data])

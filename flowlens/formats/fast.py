@@ -280,7 +280,7 @@ def _columnar(records: Sequence[Numbered], where: str) -> tuple[pa.Table, Tally]
     if lines is None:
         groups = _compacted(groups)
         if not groups.tuples:
-            return schema.ENCODED_FLOWS.empty_table(), tally
+            return schema.without_rows(schema.ENCODED_FLOWS), tally
         lines = _lines(groups)
         if lines is None:
             raise Deviation

@@ -101,7 +101,7 @@ def flows_of(documents: Sequence[Document]) -> pa.Table:
     tables = [batches[0].held.flows(batches[0].first_row, batches[-1].end_row)] if batches else []
     tables += [document.rest for document in documents if document.rest is not None]
     if not tables:
-        return schema.ENCODED_FLOWS.empty_table()
+        return schema.without_rows(schema.ENCODED_FLOWS)
     has_rest = len(tables) > len(batches[:1])
     return fast.reordered(tables, _order(documents) if has_rest else None)
 

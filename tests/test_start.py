@@ -60,8 +60,9 @@ def test_completion_loads_nothing_that_runs_take(tmp_path: Path, words: str) -> 
     assert found & (OF_RUNS | OF_SOME_RUNS) == set()
 
 
-def test_one_blob_loads_what_one_blob_needs(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("command", "file"), [("analyze", "report.json"), ("convert", "flows.parquet")])
+def test_one_blob_loads_what_one_blob_needs(tmp_path: Path, command: str, file: str) -> None:
     blob = next(iter(sorted(SAMPLE.rglob("PT1H.json"))))
-    found = loaded(tmp_path, COMMAND, "analyze", str(blob), "-o", str(tmp_path / "report.json"))
+    found = loaded(tmp_path, COMMAND, command, str(blob), "-o", str(tmp_path / file))
     assert {"polars", "pyarrow"} <= found
     assert found & OF_SOME_RUNS == set()

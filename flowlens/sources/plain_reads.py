@@ -231,7 +231,11 @@ def _range_headers(start: int, length: int, etag: str) -> Headers:
 
 
 def is_range(headers: Mapping[str, str], start: int, length: int) -> bool:
-    """Whether an answer's headers say that the bytes [start, start + length) are in it."""
+    """Whether an answer's headers say that the bytes [start, start + length) are in it.
+
+    >>> is_range({"Content-Range": "bytes 0-9/20"}, 0, 10), is_range({}, 0, 10)
+    (True, False)
+    """
     told = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
     return told is not None and (int(told[1]), int(told[2])) == (start, start + length - 1)
 
@@ -246,7 +250,11 @@ def quoted(etag: str) -> str:
 
 
 def is_of(headers: Mapping[str, str], etag: str) -> bool:
-    """Whether an answer's headers name no other version than ``etag``."""
+    """Whether an answer's headers name no other version than ``etag``.
+
+    >>> is_of({"ETag": "0x8D"}, '"0x8D"'), is_of({"ETag": "0x8E"}, '"0x8D"')
+    (True, False)
+    """
     return "ETag" not in headers or quoted(headers["ETag"]) == etag
 
 

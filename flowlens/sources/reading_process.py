@@ -126,13 +126,12 @@ class ReadingProcess:
             while taken := self._runs.get():
                 number, run = taken
                 try:
-                    requests = [run.reads.request(each.key, 0, each.size, each.etag) for each in run.wanted]
+                    signed = [(*run.reads.request(each.key, 0, each.size, each.etag), each.size) for each in run.wanted]
+                    line = msgspec.json.encode((number, _place_of(run.reads), signed)) + b"\n"
                 except Exception:  # noqa: BLE001 - a credential fails as it will; who reads the blob here is told of it
                     self._finish(number, [])
                     continue
-                sizes = [each.size for each in run.wanted]
-                asks = [(target, headers, size) for (target, headers), size in zip(requests, sizes, strict=True)]
-                pipe.write(msgspec.json.encode((number, _place_of(run.reads), asks)) + b"\n")
+                pipe.write(line)
                 pipe.flush()
 
     def _receive(self, pipe: IO[bytes]) -> None:

@@ -17,7 +17,7 @@ _ALLOCATORS = {
 # What polars sets itself where nothing is set, and a process that it starts inherits: no choice of the user's.
 _OWN_OF_POLARS = "dirty_decay_ms:500,muzzy_decay_ms:1000"
 # On a machine that is busy what waits to be given back waits longer, and how much that is differs by 70 MB from run to run. Whoever
-# sets a limit wants it kept, and pays for it with a third more CPU: nothing waits.
+# sets a limit below `flowlens.budget.ROOMY` wants it kept, and pays for it with a third more CPU: nothing waits.
 _AT_ONCE = "narenas:1,dirty_decay_ms:0,muzzy_decay_ms:0"
 
 
@@ -26,7 +26,7 @@ def main() -> None:
     if sys.platform == "linux":
         if os.environ.get("_RJEM_MALLOC_CONF") == _OWN_OF_POLARS:
             del os.environ["_RJEM_MALLOC_CONF"]
-        if any(word.partition("=")[0] == "--memory-limit" for word in sys.argv):
+        if _has_tight_limit(sys.argv):
             os.environ.setdefault("_RJEM_MALLOC_CONF", _AT_ONCE)
         for name, value in _ALLOCATORS.items():
             os.environ.setdefault(name, value)
@@ -41,6 +41,21 @@ def main() -> None:
     if code > 128:
         _leave(code)
     sys.exit(code)
+
+
+def _has_tight_limit(words: list[str]) -> bool:
+    """Whether a limit of memory is asked for that leaves nothing to spare; one that can't be read is told later."""
+    for at, word in enumerate(words):
+        name, _, size = word.partition("=")
+        if name == "--memory-limit":
+            from flowlens.budget import ROOMY, parse_size
+            from flowlens.errors import ConfigError
+
+            try:
+                return parse_size(size or "".join(words[at + 1 : at + 2])) < ROOMY
+            except ConfigError:
+                return True
+    return False
 
 
 def _leave(code: int) -> NoReturn:

@@ -8,8 +8,6 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-import pyarrow as pa
-
 from flowlens.errors import ConfigError
 
 MB = 10**6
@@ -19,6 +17,10 @@ PER_THREAD = 16 * MB
 """A batch that is decoded and the flow tuples that are rolled up together."""
 APART = 60 * MB
 """A process of its own that reads small blobs: 30 MB measured with twelve connections and 20 KB a blob, more with larger ones."""
+ROOMY = 1000 * MB
+"""A limit from which on what was freed may wait a moment before it is given back to the system, which saves 40 % of the CPU."""
+WAITING = 80 * MB
+"""What waits then at most; 20 to 70 MB measured."""
 LEAST_AHEAD, MOST_AHEAD = 4 * MB, 16 * MB
 """Bytes that lie ready before a decoding thread: less and it waits for the network, more gains nothing."""
 READY = 256 * MB
@@ -70,7 +72,7 @@ def parse_size(text: str) -> int:
 def shared(limit: int | None, threads: int) -> Budget:
     """At most ``threads`` threads and what lies ready before them, so that both and `BASE` stay below ``limit`` bytes.
 
-    Another process reads where threads leave it room, and where there is more than one.
+    From `ROOMY` on what waits to be given back has its share too. Another process reads where threads leave it room, and where there is more than one.
 
     Raises ConfigError where the limit leaves no room for one thread.
 
@@ -79,6 +81,8 @@ def shared(limit: int | None, threads: int) -> Budget:
     """
     if limit is None:
         return Budget(threads, min(MOST_AHEAD, READY // threads), threads > 1)
+    # In full at `ROOMY`, and below it bit by bit, so that a limit that is larger never allows less.
+    base = BASE + min(WAITING, max(0, limit - (ROOMY - WAITING)))
     least = BASE + PER_THREAD + LEAST_AHEAD
     if limit < least:
         raise ConfigError(
@@ -86,8 +90,8 @@ def shared(limit: int | None, threads: int) -> Budget:
             f"is too low to work with: flowlens itself takes most of {least // MB} MB",
             hint=f"give it {least // MB}MB or more",
         )
-    threads = min(threads, (limit - BASE) // (PER_THREAD + LEAST_AHEAD))
-    left = limit - BASE
+    threads = min(threads, (limit - base) // (PER_THREAD + LEAST_AHEAD))
+    left = limit - base
     apart = threads > 1 and left - APART >= threads * (PER_THREAD + LEAST_AHEAD)
     if apart:
         left -= APART
@@ -114,6 +118,9 @@ def for_queries(limit: int | None) -> Queries:
 
 def give_back() -> None:
     """What was read with is given back to the system: the memory that the allocators of Arrow and of C keep for more of the same."""
+    # Who only wants to know what a limit allows asks before the allocators are chosen.
+    import pyarrow as pa
+
     pa.default_memory_pool().release_unused()
     # Answers and blobs on their way are large and of all sizes; what lies between two that were freed is given back only if asked.
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None

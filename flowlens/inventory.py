@@ -81,8 +81,8 @@ def vnet_key(target: pl.Expr) -> pl.Expr:
     >>> pl.select(vnet_key(pl.lit(target))).item()
     's/r/v'
     """
-    parts = [target.str.extract(_VNET, n) for n in (1, 2, 3)]
-    return pl.concat_str(parts, separator="/").str.to_lowercase()
+    found = target.str.extract_groups(_VNET).struct
+    return pl.concat_str([found.field(str(n)) for n in (1, 2, 3)], separator="/").str.to_lowercase()
 
 
 def learn(

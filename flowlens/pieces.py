@@ -71,7 +71,7 @@ class Pieces:
         """What ``step`` makes of each piece; it must not depend on where the pieces are cut."""
         done = Pieces(step(pl.LazyFrame(schema=self._schema)).collect_schema(), self._folder, self._keep_rows)
         for piece in self.pieces():
-            done.add(step(piece.lazy()).collect())
+            done.add(step(piece.lazy()).collect(engine="in-memory"))
         return done
 
     def parted(self, step: Step, by: str) -> tuple[Pieces, ...]:
@@ -81,7 +81,7 @@ class Pieces:
         count = max(1, min(-(-self._total // PART_ROWS), math.isqrt(2 * self._total // LEAST_ROWS)))
         parts = tuple(Pieces(columns, self._folder, max(2 * PART_ROWS // count, LEAST_ROWS)) for _ in range(count))
         for piece in self.pieces():
-            rows = step(piece.lazy()).collect()
+            rows = step(piece.lazy()).collect(engine="in-memory")
             rows = rows.with_columns(part=pl.col(by).hash() % count)
             for (number,), part in rows.partition_by("part", as_dict=True, include_key=False).items():
                 parts[int(number)].add(part)

@@ -111,7 +111,6 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (ranges, storage):
         for name in ("_FIRST_WAIT", "_LONGEST_WAIT"):
             monkeypatch.setattr(module, name, getattr(module, name) / 100)
-    monkeypatch.setattr(storage, "_TRIES", 4)
     monkeypatch.setattr(RequestsTransport, "sleep", lambda _self, seconds: time.sleep(seconds / 100))
 
 

@@ -13,6 +13,7 @@ import shutil
 import tempfile
 import time
 import weakref
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -35,7 +36,7 @@ from flowlens.scanning import Run, scan
 from flowlens.scope import Scope
 from flowlens.selecting import Plan, Progress, Selected
 from flowlens.sources.accounts import Access, Location
-from flowlens.sources.refusals import declared
+from flowlens.sources.refusals import Again, declared
 from flowlens.sources.stored_blobs import StoredBlob
 from flowlens.spark_sessions import (
     check_master,
@@ -262,6 +263,7 @@ class _Cluster:
         """Take what became of all blobs, in their order, and find the attempt of each task that counts; how many rows there are."""
         done = rows = 0
         given_up: dict[tuple[str, str, str], None] = {}
+        again: Counter[str] = Counter()
         waiting = dict(self._joined)
         for _, attempt, outcome in attempts(self.rows()):
             if outcome is None:
@@ -270,6 +272,7 @@ class _Cluster:
             done += 1
             rows += outcome.rows
             given_up.update(dict.fromkeys(outcome.given_up))
+            again.update(outcome.again)
             if outcome.blobs[0].blob not in self._joined:
                 gathered.take(outcome.results())
             elif whole := waiting.pop(outcome.blobs[0].blob, None):
@@ -283,6 +286,7 @@ class _Cluster:
         if given_up and ledger.unread == ledger.blobs:
             raise on_executor(*next(iter(given_up)))
         notes = [f"executors gave an account up: {where}: {problem} ({hint})" for where, problem, hint in given_up]
+        notes += Again(again).told("requests for blobs")
         gathered.ledger = replace(ledger, notes=(*notes, *ledger.notes))
         return rows
 

@@ -212,4 +212,4 @@ def _write_items(plan: Plan, selected: Selected, file: BinaryIO) -> Ledger:
             ledger += checked(blob, item.blob.name)
         put(gathered.taken())
         write()
-    return replace(ledger, notes=(*ledger.notes, *selected.given_up()))
+    return replace(ledger, notes=(*ledger.notes, *selected.met()))

@@ -307,7 +307,7 @@ def _evidence(
         ledger,
         sources=len(plan.sources),
         unread=ledger.unread + selected.unread,
-        notes=(*selected.notes, *selected.given_up(), *ledger.notes),
+        notes=(*selected.notes, *selected.met(), *ledger.notes),
     )
     told = [*gathered.inventory, *([known] if known is not None else [])]
     read = _with_ids_of_empty_blobs(gathered.hours())

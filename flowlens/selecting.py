@@ -113,10 +113,13 @@ class Selected:
     workspaces: tuple[Connection, ...] = ()
     kept: tuple[KeptPart, ...] = ()
 
-    def given_up(self) -> tuple[str, ...]:
-        """In words, which accounts were given up in the middle, and what to do about it."""
-        errors = self.flow_logs.reader.broken() if self.flow_logs.reader is not None else []
-        return tuple(f"an account was given up in the middle: {_sentence(error)}" for error in errors)
+    def met(self) -> tuple[str, ...]:
+        """In words, what reading met: accounts that were given up in the middle, with what to do about it, and what was tried again."""
+        reader = self.flow_logs.reader
+        if reader is None:
+            return ()
+        given_up = (f"an account was given up in the middle: {_sentence(error)}" for error in reader.broken())
+        return (*given_up, *reader.told())
 
     def close(self) -> None:
         """End what is still being read ahead."""

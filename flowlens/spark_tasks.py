@@ -129,7 +129,7 @@ class Outcome(msgspec.Struct):
     """What became of a task: how many conversations it gave, its blobs, and the Ends of flows that were restarted.
 
     ``given_up`` are errors that ended the reading of an account, each as where, problem and hint. ``seconds`` tells where time went,
-    with ``cpu`` before a name that of the processor.
+    with ``cpu`` before a name that of the processor; ``again`` counts requests that were tried again.
     """
 
     rows: int
@@ -137,6 +137,7 @@ class Outcome(msgspec.Struct):
     restarted: list[bytes]
     given_up: list[tuple[str, str, str]]
     seconds: dict[str, float]
+    again: dict[str, int] = {}
 
     @classmethod
     def parse(cls, text: str) -> Outcome:
@@ -281,7 +282,7 @@ def read_task(job: Job, at: int, attempt: int, *, is_last: bool) -> Iterator[pa.
     blobs = [reading.outcome(at, result) for at, result in enumerate(results)]
     restarted = [_stream(frame) for result in results for frame in result.restarted_ends]
     errors = [(error.where, error.problem, error.hint) for error in given_up]
-    outcome = Outcome(rows, blobs, restarted, errors, clock.seconds())
+    outcome = Outcome(rows, blobs, restarted, errors, clock.seconds(), reading.again())
     told = {"task": [task], "attempt": [attempt], "outcome": [msgspec.json.encode(outcome).decode()]}
     columns = [pa.array(told.get(each.name, [None]), each.type) for each in OUTPUT]
     yield pa.RecordBatch.from_arrays(columns, schema=OUTPUT)
@@ -391,6 +392,10 @@ class _Reading:
     def given_up(self) -> list[FlowlensError]:
         """Why accounts can't be read from here."""
         return [*self._refused.values(), *self._reader.broken()]
+
+    def again(self) -> dict[str, int]:
+        """How many requests were tried again, by what came of the try before."""
+        return self._reader.again()
 
     def close(self) -> None:
         self._reader.close()

@@ -265,7 +265,7 @@ def _last(
     ``later`` are counts made after the parts: rows may have arrived even in hours that nobody asked for, since they were empty.
     """
     where, table = tally.where, asker.connection.workspace.table
-    notes = [f"{where}: {asker.requests} queries"]
+    notes = [f"{where}: {asker.requests} queries", *asker.again.told(f"queries of {where}")]
     if counts is None:
         return Ledger(blobs=1, notes=(*notes, f"{where}: the rows could not be counted beforehand"))
     rows, unplaced, everything, messages, finished = (

@@ -181,6 +181,7 @@ class Sync:
             listing = store.listing(window, now)
             polled = replace(polled, listed=polled.listed + len(listing.blobs), notes=(*polled.notes, *listing.notes))
             polled = self._take(store, listing.blobs, polled)
+            polled = replace(polled, notes=(*polled.notes, *store.met()))
         self._note_ends()
         polled = replace(polled, notes=(*polled.notes, *self._tidied()))
         if everything:

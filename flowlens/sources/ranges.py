@@ -26,7 +26,7 @@ from flowlens.sources.exchanges import drips
 from flowlens.sources.files import inflated
 from flowlens.sources.plain_reads import is_of, is_range, quoted
 from flowlens.sources.reading_process import ReadingProcess, Wanted
-from flowlens.sources.refusals import asked_wait, declared, is_passing, is_throttling, refusal, status_of
+from flowlens.sources.refusals import Again, asked_wait, declared, is_passing, is_throttling, refusal, status_of
 from flowlens.sources.stored_blobs import StoredBlob
 from flowlens.sources.workers import Gate, Workers
 
@@ -145,6 +145,7 @@ class Reader:
         self._failures: dict[int, int] = {}
         self._broken: dict[int, SourceError | ConfigError] = {}
         self._later: dict[int, tuple[str, int]] = {}
+        self._again, self._left = Again(), 0
         self._may_be_apart = apart_from is not None and len(blobs) >= apart_from
         self._apart: ReadingProcess | None = None
 
@@ -234,8 +235,11 @@ class Reader:
             self._failures[id(self._blob(index).account)] = 0
             return [taken]
         if taken == b"":
+            with self._lock:
+                self._left += 1
             taken = self._result(self._read_here(index))
         if taken is None:
+            self._again.count("another version")
             taken = self._result(*self._workers.submit(self._task(index), urgent=True))
         assert taken is not None and not isinstance(taken, bytes)
         return taken
@@ -408,6 +412,15 @@ class Reader:
         """Why accounts were given up in the middle, one error each."""
         return list(self._broken.values())
 
+    def again(self) -> dict[str, int]:
+        """How many requests were tried again, by what came of the try before."""
+        return self._again.counts()
+
+    def told(self) -> tuple[str, ...]:
+        """In words, what reading met and got over."""
+        left = (f"small blobs that threads read since the process that reads them left them: {self._left}",)
+        return (*self._again.told("requests for blobs"), *(left if self._left else ()))
+
     # What goes over the network
 
     def _whole(self, index: int) -> IO[bytes]:
@@ -511,6 +524,7 @@ class Reader:
                     if isinstance(error, _IncompleteError):
                         raise declared("FL-S22", blob.name, f"{attempt + 1} tries ({error})") from None
                     raise refusal(error, blob.account.context(blob.name)) from None
+                self._again.count(error)
             finally:
                 gate.leave(throttled=throttled)
             self._stopped.wait(wait)

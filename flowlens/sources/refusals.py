@@ -10,6 +10,8 @@ import ipaddress
 import re
 import socket
 import ssl
+import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -272,6 +274,36 @@ def is_passing(error: BaseException) -> bool:
 def is_throttling(error: BaseException) -> bool:
     """Whether the account says that there were too many requests."""
     return status_of(error) in (429, 503)
+
+
+class Again:
+    """How often requests were tried again, by what came of the try before; threads may count at the same time.
+
+    >>> again = Again()
+    >>> again.count(TimeoutError()), again.count("another version"), again.told("requests")
+    (None, None, ('requests that were tried again: 2 (another version 1, no whole answer 1)',))
+    """
+
+    def __init__(self, counts: Mapping[str, int] | None = None) -> None:
+        self._counts = Counter(counts or {})
+        self._lock = threading.Lock()
+
+    def count(self, reason: BaseException | str) -> None:
+        """One more, after an error or what is said in words."""
+        words = reason if isinstance(reason, str) else str(status_of(reason) or "no whole answer")
+        with self._lock:
+            self._counts[words] += 1
+
+    def counts(self) -> dict[str, int]:
+        """How often after what."""
+        with self._lock:
+            return dict(self._counts)
+
+    def told(self, what: str) -> tuple[str, ...]:
+        """In words, how many of ``what``, and why; nothing where there were none."""
+        counts = self.counts()
+        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(counts.items()))
+        return (f"{what} that were tried again: {sum(counts.values())} ({reasons})",) if counts else ()
 
 
 def asked_wait(error: BaseException) -> float:

@@ -18,7 +18,7 @@ import polars as pl
 
 from flowlens.budget import QUERIES
 from flowlens.errors import FlowlensError, LedgerError
-from flowlens.sources.refusals import declared, status_of
+from flowlens.sources.refusals import Again, declared, status_of
 from flowlens.sources.workspace import QUERY_SECONDS, Answer, Connection, Cut, Span
 
 STEP = dt.timedelta(minutes=10)
@@ -117,6 +117,7 @@ class Asker:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.requests = 0
+        self.again = Again()
         self._lock = threading.Lock()
         self._not_before = 0.0
         self._failed = 0
@@ -140,6 +141,7 @@ class Asker:
                     told = self.connection.told(error)
                     self._count(told, _GIVE_UP_AT // 4)
                     raise told from None
+                self.again.count(error)
                 wait = wait or min(_LONGEST_WAIT, _FIRST_WAIT * 2 ** (attempt - 1))
                 if status_of(error) == 429:
                     self._hold(wait)

@@ -25,7 +25,16 @@ from flowlens.sources.accounts import PATIENCE, Account
 from flowlens.sources.files import parse_blob_path
 from flowlens.sources.pages import Listed, Page, parse_page
 from flowlens.sources.plain_reads import quoted
-from flowlens.sources.refusals import SKEW_LIMIT, asked_wait, clock_skew, declared, is_passing, refusal, status_of
+from flowlens.sources.refusals import (
+    SKEW_LIMIT,
+    Again,
+    asked_wait,
+    clock_skew,
+    declared,
+    is_passing,
+    refusal,
+    status_of,
+)
 from flowlens.sources.stored_blobs import StoredBlob, StoredBlobs
 from flowlens.sources.workers import Workers
 
@@ -137,6 +146,7 @@ class _Lister:
     def __init__(self, account: Account) -> None:
         self._account = account
         self.requests = 0
+        self.again = Again()
         self.skew = 0.0
 
     def _tried(self, ask: Callable[[], _Answer], prefix: str) -> _Answer:
@@ -156,6 +166,7 @@ class _Lister:
                     if status_of(error) == 500:
                         raise declared("FL-S31", where, "500 from the server") from None
                     raise refusal(error, self._account.context(where)) from None
+                self.again.count(error)
                 time.sleep(wait)
         raise AssertionError("unreachable")
 
@@ -258,7 +269,7 @@ def list_blobs(
         blobs.extend(part)
     if not roots:
         notes.append(f"no flow log was found below {sample(str(account.location))}")
-    notes += sieve.notes()
+    notes += [*sieve.notes(), *lister.again.told("requests for names")]
     names = tuple(sorted({_name_of_root(root) for root, _ in kept}))
     return Listing(blobs, names, tuple(notes), lister.requests)
 

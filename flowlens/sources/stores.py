@@ -86,6 +86,10 @@ class Store(Protocol):
         """The blob's version that is there now; unless ``told``, it may be the listed one, without telling prefixes."""
         ...
 
+    def met(self) -> tuple[str, ...]:
+        """In words, what reading met since the listing and got over."""
+        ...
+
     def close(self) -> None:
         """End what is under way."""
         ...
@@ -132,6 +136,9 @@ class Container:
     def broken(self) -> list[SourceError | ConfigError]:
         """Why the account was given up in the middle."""
         return self._reader.broken() if self._reader is not None else []
+
+    def met(self) -> tuple[str, ...]:
+        return self._reader.told() if self._reader is not None else ()
 
     def close(self) -> None:
         if self._reader is not None:
@@ -238,6 +245,10 @@ class Folder:
         if stamp is None:
             raise VersionChangedError
         return _FileVersion(blob.place, stamp)
+
+    def met(self) -> tuple[str, ...]:
+        """Nothing: a disk answers or fails."""
+        return ()
 
     def close(self) -> None:
         """Nothing is under way."""

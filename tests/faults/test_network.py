@@ -111,6 +111,8 @@ def test_a_fault_that_stays_is_told_and_one_that_passes_is_not(small: Stored, fa
         proxy.plan = first_only(fault)
         ran = analyze(small.through(proxy.host), timeout=5)
         assert ran.code == 0 and proxy.struck.total() == 1, ran.err
+        (note,) = ran.document["ledger"]["notes"]
+        assert note.startswith("requests for blobs that were tried again: 1 (")
 
 
 def test_a_body_that_comes_a_byte_at_a_time_ends_within_the_deadline(small: Stored) -> None:
@@ -156,6 +158,8 @@ def test_a_page_of_names_that_fails_once_is_asked_for_again(small: Stored, fault
         ran = analyze(small.through(proxy.host), timeout=5)
         assert ran.code == 0 and ran.document["ledger"]["blobs"] == 1, ran.err
         assert proxy.struck.total() >= 2
+        (note,) = ran.document["ledger"]["notes"]
+        assert note.startswith(f"requests for names that were tried again: {proxy.struck.total()} (")
 
 
 @pytest.mark.parametrize("fault", [SERVER_BUSY, Broken("cut", 40)], ids=str)

@@ -69,7 +69,12 @@ def test_ten_percent_of_faults_change_nothing(stored: Stored, tmp_path: Path) ->
             print(f"seed {seed}")
             proxy.clear()
             proxy.plan = mixed(seed, 0.1)
-            assert analyzed(url, *WINDOW, *access) == wanted
+            code, document = analyzed(url, *WINDOW, *access)
+            notes = document["ledger"]["notes"]
+            met = [note for note in notes if note.startswith(("requests for ", "small blobs that threads read "))]
+            document["ledger"]["notes"] = [note for note in notes if note not in met]
+            assert (code, document) == wanted
+            assert any(note.startswith("requests for blobs that were tried again: ") for note in met)
             assert len({*MIXED}) - 3 <= len(proxy.struck) and proxy.struck.total() > clean / 20
             assert len(proxy.log) <= 1.5 * clean
         proxy.plan = no_faults

@@ -151,6 +151,9 @@ class MemoryStore:
             )
         )
 
+    def met(self) -> tuple[str, ...]:
+        return ()
+
     def open(self, blob: Listed, *, told: bool) -> MemoryVersion:
         self.step("blocks" if told else "open", blob.name)
         there = self.blobs.get(blob.name)

@@ -166,10 +166,13 @@ def test_a_body_of_another_length_is_asked_for_again_and_never_taken(wrong: byte
 @pytest.mark.parametrize("seed", range(3))
 def test_faults_that_pass_change_nothing(seed: int) -> None:
     rng = random.Random(seed)
+    met = 0
     faults = [failure(503), failure(500), failure(429, **{"Retry-After": "0"}), ServiceResponseError("cut"), b"short"]
 
     def meet(_name: str, _number: int) -> bytes | None:
+        nonlocal met
         if rng.random() < 0.2:
+            met += 1
             fault = rng.choice(faults)
             if isinstance(fault, Exception):
                 raise fault
@@ -178,7 +181,11 @@ def test_faults_that_pass_change_nothing(seed: int) -> None:
 
     server = Server(random_blobs(seed, 60, 2 * MIB), meet=meet)
     wanted = [b"".join(blocks) for _, blocks in sorted(server.blobs.items())]
-    assert contents(Reader(listed(server), threads=2), 60) == wanted
+    reader = Reader(listed(server), threads=2)
+    assert contents(reader, 60) == wanted
+    assert sum(reader.again().values()) == met > 5 and reader.again().keys() <= {"429", "500", "503", "no whole answer"}
+    (note,) = reader.told()
+    assert note.startswith(f"requests for blobs that were tried again: {met} (429 ")
 
 
 # ---- versions

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+import re
 import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -99,10 +100,15 @@ def contents(reader: Reader, count: int) -> list[bytes]:
 
 def processes() -> list[int]:
     """The processes that read for this one."""
-    children = [
-        int(child) for task in Path("/proc/self/task").iterdir() for child in (task / "children").read_text().split()
-    ]
-    return [child for child in children if b"reading_process" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    found: list[int] = []
+    for task in Path("/proc/self/task").iterdir():
+        # A thread, or a child, may end while it is looked at.
+        with suppress(FileNotFoundError, ProcessLookupError):
+            children = (task / "children").read_text().split()
+            found += [
+                int(child) for child in children if b"reading_process" in Path(f"/proc/{child}/cmdline").read_bytes()
+            ]
+    return found
 
 
 def test_small_blobs_come_as_they_are_each_by_one_request_of_another_process() -> None:
@@ -135,8 +141,10 @@ def test_faults_change_nothing_and_a_server_that_refuses_often_is_left_to_thread
     plan = mixed(seed, 0.1, [Broken("cut", 40), Broken("reset", -30), Broken("short", -1), Broken("cut", -7)])
     with account_of(blobs, []) as port, fault_proxy(f"127.0.0.1:{port}", plan) as proxy:
         source = reads(int(proxy.host.rpartition(":")[2]))
-        assert contents(Reader(listed(source, blobs), threads=2, apart_from=1), len(blobs)) == list(blobs.values())
+        reader = Reader(listed(source, blobs), threads=2, apart_from=1)
+        assert contents(reader, len(blobs)) == list(blobs.values())
         assert sum(proxy.struck.values()) > 40
+        assert re.fullmatch(r"small blobs that threads read since .* left them: [1-9]\d*", reader.told()[-1])
         assert len(proxy.log) < 1.3 * len(blobs)
 
 

@@ -87,6 +87,7 @@ def test_nothing_is_lost_or_doubled(kill: bool, day: Path, stored: Callable[[Pat
         ledger = far.ledger
         assert ledger.balanced and ledger.blobs == NICS * HOURS - 1 and not ledger.unread
         assert proxy.struck.total() > NICS * HOURS // 25
+        assert any(note.startswith("requests for blobs that were tried again: ") for note in ledger.notes)
         here = scan(there.url, access=there.access, start=START, end=END, threads=1)
         assert_same(far, here)
         if striking is not None:

@@ -152,7 +152,9 @@ def test_a_resource_is_asked_by_its_id(logs: Logs) -> None:
 def test_what_passes_is_asked_again(logs: Logs, connection: Connection, fault: Told) -> None:
     logs.tables["NTANetAnalytics"].add(made_rows(random.Random(2), 20))
     logs.fault = once(fault, fault)
-    (reading,) = read(connection)
+    asker = Asker(connection)
+    (reading,) = read_slices(asker, [Slice(START, END)], text_of, lambda part: (part.start, part.end + LATE))
+    assert asker.again.counts() == {str(fault.status): 2}
     assert ports([reading]) == Counter(range(20))
     assert len(logs.asked) == 4
     assert len({asked.query for asked in logs.asked[:3]}) == 1

@@ -444,6 +444,7 @@ class Reader:
                     versions += 1
                     if versions > _VERSIONS_LIMIT or time.monotonic() > deadline:
                         raise declared("FL-S30", blob.name) from None
+                    self._again.count("another version")
                     now = self._committed(blob)
                     if not goal.goes_on_in(now):
                         goal = now

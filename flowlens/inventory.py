@@ -134,10 +134,16 @@ def _looked(conversations: pl.LazyFrame, networks: Networks) -> tuple[pl.DataFra
 
 def _places(conversations: pl.LazyFrame, networks: Networks) -> pl.DataFrame:
     """Internal and platform addresses among all that were seen; external ones are left out, since they are many."""
-    source = conversations.select(address="src_ip").unique()
-    both = pl.concat([source, conversations.select(address="dst_ip").unique()]).unique().collect(engine="streaming")
-    placed = both.with_columns(networks.places(both["address"]))
-    return placed.filter(pl.col("place") != EXTERNAL).sort("address")
+
+    def of_batch(rows: pl.DataFrame) -> pl.DataFrame:
+        both = pl.concat([rows.select(address="src_ip"), rows.select(address="dst_ip")]).unique()
+        return both.with_columns(networks.places(both["address"])).filter(pl.col("place") != EXTERNAL)
+
+    # Batch by batch, so that the external addresses of a scan of the Internet are never held together.
+    ends = conversations.select("src_ip", "dst_ip")
+    kinds = {"address": pl.String, "place": pl.String}
+    placed = ends.map_batches(of_batch, schema=kinds, streamable=True).unique().collect(engine="streaming")
+    return placed.sort("address")
 
 
 def _vnet_of_nic(targets: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:

@@ -274,11 +274,17 @@ def _with_reverse(rows: pl.LazyFrame, candidates: pl.Expr, reverse: dict[str, st
     A conversation that was denied has no replies.
     """
     key = list(reverse)
-    wanted = rows.filter(candidates).select(**{name: pl.col(source) for name, source in reverse.items()}).unique()
+    # First by itself: while a join waits for one side, the engine holds what it reads of the other.
+    wanted = (
+        rows.filter(candidates)
+        .select(**{name: pl.col(source) for name, source in reverse.items()})
+        .unique()
+        .collect(engine="streaming")
+    )
     found = (
         rows.filter(pl.col("reply_from_port").is_null(), pl.col("flow_status") == "Allowed")
         .select(key)
-        .join(wanted, on=key, how="semi")
+        .join(wanted.lazy(), on=key, how="semi")
         .unique()
         .with_columns(pl.lit(True).alias(flag))
         .collect(engine="streaming")

@@ -81,8 +81,7 @@ def shared(limit: int | None, threads: int) -> Budget:
     """
     if limit is None:
         return Budget(threads, min(MOST_AHEAD, READY // threads), threads > 1)
-    # In full at `ROOMY`, and below it bit by bit, so that a limit that is larger never allows less.
-    base = BASE + min(WAITING, max(0, limit - (ROOMY - WAITING)))
+    base = _base(limit)
     least = BASE + PER_THREAD + LEAST_AHEAD
     if limit < least:
         raise ConfigError(
@@ -98,6 +97,11 @@ def shared(limit: int | None, threads: int) -> Budget:
     return Budget(threads, min(MOST_AHEAD, left // threads - PER_THREAD, READY // threads), apart)
 
 
+def _base(limit: int) -> int:
+    """`BASE` and what waits to be given back: all of it at `ROOMY`, less bit by bit below, so that a larger limit never allows less."""
+    return BASE + min(WAITING, max(0, limit - (ROOMY - WAITING)))
+
+
 def for_queries(limit: int | None) -> Queries:
     """Queries at once and rows of each, so that what is held of their answers and `BASE` stay below ``limit`` bytes.
 
@@ -108,7 +112,7 @@ def for_queries(limit: int | None) -> Queries:
     """
     if limit is None:
         return Queries()
-    left = max(0, limit - BASE)
+    left = max(0, limit - _base(limit))
     for concurrent in range(QUERIES, 0, -1):
         rows = min(QUERY_ROWS, left // (concurrent * LONGEST_ROWS + PER_ROW_MADE))
         if rows >= FEW_ROWS:

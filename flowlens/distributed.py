@@ -36,6 +36,7 @@ from flowlens.scanning import Run, scan
 from flowlens.scope import Scope
 from flowlens.selecting import Plan, Progress, Selected
 from flowlens.sources.accounts import Access, Location
+from flowlens.sources.ranges import BLOB_REQUESTS
 from flowlens.sources.refusals import Again, declared
 from flowlens.sources.stored_blobs import StoredBlob
 from flowlens.spark_sessions import (
@@ -286,7 +287,7 @@ class _Cluster:
         if given_up and ledger.unread == ledger.blobs:
             raise on_executor(*next(iter(given_up)))
         notes = [f"executors gave an account up: {where}: {problem} ({hint})" for where, problem, hint in given_up]
-        notes += Again(again).told("requests for blobs")
+        notes += Again(again).told(BLOB_REQUESTS)
         gathered.ledger = replace(ledger, notes=(*notes, *ledger.notes))
         return rows
 

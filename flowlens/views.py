@@ -274,7 +274,7 @@ def _with_reverse(rows: pl.LazyFrame, candidates: pl.Expr, reverse: dict[str, st
     A conversation that was denied has no replies.
     """
     key = list(reverse)
-    # First by itself: while a join waits for one side, the engine holds what it reads of the other.
+    # First by itself: in one plan the engine may hold what it reads of one side while the join waits for the other.
     wanted = (
         rows.filter(candidates)
         .select(**{name: pl.col(source) for name, source in reverse.items()})

@@ -7,9 +7,14 @@ import ipaddress
 import re
 from collections import Counter
 from functools import lru_cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from flowlens import evidence, schema
+
+if TYPE_CHECKING:
+    from functools import _lru_cache_wrapper
+
+_Found = TypeVar("_Found")
 
 SECONDS_BELOW = 10**11
 """A time stamp below this counts seconds, else milliseconds (formats.md 2.1: samples show both)."""
@@ -178,19 +183,24 @@ def text_or_null(value: object, column: str, notes: Notes) -> str | None:
     return None
 
 
+def _kept(value: object, column: str, notes: Notes, read: _lru_cache_wrapper[_Found | None]) -> _Found | None:
+    """What ``read`` makes of a text, kept for the next record if it is short; null and counted where it makes nothing of it."""
+    text = text_or_null(value, column, notes)
+    if text is None:
+        return None
+    found = read(text) if len(text) <= _SHORT else read.__wrapped__(text)
+    if found is None:
+        notes[f"{column} {shown(text)}"] += 1
+    return found
+
+
 def mac_address(value: object, notes: Notes) -> str | None:
     """12 upper-case hex digits; null where absent, and null and counted where unreadable.
 
     >>> mac_address("00-0d-3a-1b-2c-3d", Notes())
     '000D3A1B2C3D'
     """
-    text = text_or_null(value, "mac_address", notes)
-    if text is None:
-        return None
-    digits = _twelve_digits(text) if len(text) <= _SHORT else _twelve_digits.__wrapped__(text)
-    if digits is None:
-        notes[f"mac_address {shown(text)}"] += 1
-    return digits
+    return _kept(value, "mac_address", notes, _twelve_digits)
 
 
 @lru_cache(maxsize=1024)
@@ -205,13 +215,7 @@ def record_time(value: object, notes: Notes) -> int | None:
     >>> record_time("1970-01-01T00:00:01.0000019Z", Notes())
     1000001
     """
-    text = text_or_null(value, "record_time", notes)
-    if text is None:
-        return None
-    micros = _micros(text) if len(text) <= _SHORT else _micros.__wrapped__(text)
-    if micros is None:
-        notes[f"record_time {shown(text)}"] += 1
-    return micros
+    return _kept(value, "record_time", notes, _micros)
 
 
 @lru_cache(maxsize=1024)

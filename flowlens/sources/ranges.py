@@ -53,6 +53,8 @@ _RECENT = 1000
 _Result = TypeVar("_Result")
 _Taken = list[bytes] | IO[bytes] | bytes | None
 """Pieces of a range, a later version as a file, a small blob (empty where it was left unread), None where another version is there."""
+BLOB_REQUESTS = "requests for blobs"
+"""What tries again are counted of, in a ledger's notes."""
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
@@ -419,7 +421,7 @@ class Reader:
     def told(self) -> tuple[str, ...]:
         """In words, what reading met and got over."""
         left = (f"small blobs that threads read since the process that reads them left them: {self._left}",)
-        return (*self._again.told("requests for blobs"), *(left if self._left else ()))
+        return (*self._again.told(BLOB_REQUESTS), *(left if self._left else ()))
 
     # What goes over the network
 

@@ -13,10 +13,9 @@ from __future__ import annotations
 
 import functools
 import ipaddress
-import itertools
 import re
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -57,7 +56,7 @@ _IPV4 = rf"^{_OCTET}\.{_OCTET}\.{_OCTET}\.{_OCTET}$"
 # What inet_pton may be asked about: no zone (%), no NUL, nothing outside ASCII.
 _IPV6 = r"^[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*$"
 _LENGTH = r"^(?:0|[1-9][0-9]{0,2})$"
-_PARSED_AT_ONCE = 10_000
+_BITS: dict[pl.DataType, int] = {pl.UInt32(): 32, pl.UInt128(): 128}
 
 
 def ip_keys(addresses: pl.Series) -> pl.DataFrame:
@@ -172,7 +171,7 @@ class PrefixTable(Generic[Label]):
     """
 
     members: tuple[tuple[Label, ...], ...]
-    _dtype: type[pl.String] | type[pl.Int64]
+    _dtype: pl.DataType
     _ipv4: pl.DataFrame
     _ipv6: pl.DataFrame
 
@@ -182,29 +181,35 @@ class PrefixTable(Generic[Label]):
 
         Raises ConfigError, naming ``where`` and the text, where a prefix is none.
         """
-        numbers: dict[Label, int] = {}
-        parsed = [_parse([], where).with_columns(label=pl.lit(0, pl.UInt32))]
-        listed = iter(pairs)
-        # Some at a time: the service tags of a cloud have 100,000 prefixes, which take much memory as Python objects.
-        while some := list(itertools.islice(listed, _PARSED_AT_ONCE)):
-            labels = [numbers.setdefault(label, len(numbers)) for _, label in some]
-            frame = _parse([prefix for prefix, _ in some], where)
-            parsed.append(frame.with_columns(label=pl.Series(labels, dtype=pl.UInt32)))
-        prefixes = pl.concat(parsed)
+        prefixes, labels = [], []
+        for prefix, label in pairs:
+            # Some texts that Python holds can't even be put into a series.
+            if not (isinstance(prefix, str) and prefix.isascii()):
+                raise _no_prefix(prefix, where)
+            prefixes.append(prefix)
+            labels.append(label)
+        kind = pl.Int64 if labels and isinstance(labels[0], int) else pl.String
+        return cls.of(pl.Series(prefixes, dtype=pl.String), pl.Series(labels, dtype=kind), where=where)
+
+    @classmethod
+    def of(cls, prefixes: pl.Series, labels: pl.Series, *, where: str = "") -> PrefixTable[Label]:
+        """The table of two series, row by row: prefixes and their labels. Raises what ``build`` raises."""
+        known = labels.unique(maintain_order=True)
+        numbered = pl.DataFrame({"label": known}).with_row_index("number")
+        number = pl.DataFrame({"label": labels}).join(numbered, on="label", how="left", maintain_order="left")["number"]
+        parsed = _parse(prefixes, where).with_columns(label=number)
         sets: dict[tuple[int, ...], int] = {}
-        ipv4, ipv6 = (_ranges(prefixes.filter(pl.col("bits") == bits), bits, sets) for bits in (32, 128))
-        known = list(numbers)
-        return cls(
-            tuple(tuple(known[number] for number in members) for members in sets),
-            pl.Int64 if known and isinstance(known[0], int) else pl.String,
-            ipv4,
-            ipv6,
+        ipv4, ipv6 = (
+            _ranges(parsed.drop_nulls(family).select(first=family, length="length", label="label"), sets)
+            for family in ("ipv4", "ipv6")
         )
+        names: list[Label] = known.to_list()
+        return cls(tuple(tuple(names[n] for n in members) for members in sets), labels.dtype, ipv4, ipv6)
 
     def sets(self, addresses: pl.Series) -> pl.Series:
         """The index into ``members`` for each address; null where no prefix holds it."""
         keys = ip_keys(addresses)
-        ipv4, ipv6 = _at(self._ipv4, keys["ipv4"]), _at(self._ipv6, keys["ipv6"])
+        ipv4, ipv6 = _at(self._ipv4, keys["ipv4"]), _at(self._ipv6, _number(keys["ipv6"]))
         return pl.select(pl.coalesce(ipv4, ipv6)).to_series()
 
     def longest(self, addresses: pl.Series) -> pl.Series:
@@ -228,90 +233,66 @@ def _no_prefix(text: object, where: str) -> ConfigError:
     return ConfigError(where, f"expected a prefix such as 10.0.0.0/8 or 2001:db8::/32, found {str(text)[:80]!r}")
 
 
-def _parse(texts: list[str], where: str) -> pl.DataFrame:
-    """Columns ``ipv4``, ``ipv6``, ``length`` and ``bits`` (32 or 128) of prefix texts, row by row."""
-    for text in texts:
-        if not (isinstance(text, str) and text.isascii()):
-            raise _no_prefix(text, where)
-    split = pl.Series("text", texts, dtype=pl.String).str.splitn("/", 2).struct.unnest()
-    written = pl.col("field_1")
-    frame = (
-        ip_keys(split["field_0"])
-        .hstack(split.select("field_1"))
-        .with_columns(bits=pl.when(pl.col("ipv4").is_not_null()).then(32).when(pl.col("ipv6").is_not_null()).then(128))
-        .select(
-            "ipv4",
-            "ipv6",
-            "bits",
-            length=pl.when(written.is_null())
-            .then("bits")
-            .when(written.str.contains(_LENGTH))
-            .then(written.cast(pl.Int32, strict=False)),
-        )
+def _parse(texts: pl.Series, where: str) -> pl.DataFrame:
+    """Columns ``ipv4`` (UInt32), ``ipv6`` (UInt128) and ``length`` of prefix texts, row by row."""
+    split = texts.alias("text").str.splitn("/", 2).struct.unnest()
+    keys, written = ip_keys(split["field_0"]), split["field_1"]
+    bits = pl.when(pl.col("ipv4").is_not_null()).then(32).when(pl.col("ipv6").is_not_null()).then(128)
+    number = pl.when(written.str.contains(_LENGTH)).then(written.cast(pl.Int32, strict=False))
+    frame = keys.select(
+        "ipv4", _number(keys["ipv6"]), bits=bits, length=pl.when(written.is_null()).then(bits).otherwise(number)
     )
     bad = frame.select((pl.col("length") > pl.col("bits")).fill_null(True)).to_series().arg_true()
     if len(bad):
         raise _no_prefix(texts[bad[0]], where)
-    return frame
+    return frame.drop("bits")
 
 
-def _ranges(prefixes: pl.DataFrame, bits: int, sets: dict[tuple[int, ...], int]) -> pl.DataFrame:
-    """Starts of disjoint ranges from 0 on with the set of each; sets met for the first time are added to ``sets``."""
-    starts: list[int] = [0]
-    numbers: list[int | None] = [None]
-    # The prefixes around the current one, outermost first: the address after its last, its labels, its set.
-    around: list[tuple[int, tuple[int, ...], int | None]] = [(1 << bits, (), None)]
+def _number(keys: pl.Series) -> pl.Series:
+    """Keys of IPv6 as numbers, which sort as the keys do."""
+    return keys.bin.reinterpret(dtype=pl.UInt128, endianness="big")
 
-    def begin(start: int, number: int | None) -> None:
-        # Of ranges with the same start the last one counts; the others are empty.
-        if starts[-1] == start:
-            numbers[-1] = number
-        # After a prefix that ends with the address space begins a range that no key can hold.
-        elif start < 1 << bits:
-            starts.append(start)
-            numbers.append(number)
 
-    def leave() -> None:
-        end = around.pop()[0]
-        begin(end, around[-1][2])
+def _ranges(prefixes: pl.DataFrame, sets: dict[tuple[int, ...], int]) -> pl.DataFrame:
+    """Starts of disjoint ranges from 0 on with the set of each; sets met for the first time are added to ``sets``.
 
-    # A wider prefix comes before those inside it; rows keep labels of one prefix in the order given.
-    for (start, length), same in itertools.groupby(_outermost_first(prefixes, bits), key=lambda row: row[:2]):
-        while around[-1][0] <= start:
-            leave()
-        members = tuple(dict.fromkeys((*(label for _, _, label in same), *around[-1][1])))
-        number = sets.setdefault(members, len(sets))
-        around.append((start + (1 << (bits - length)), members, number))
-        begin(start, number)
-    while len(around) > 1:
-        leave()
-    first = (
-        pl.Series("start", starts, dtype=pl.UInt32)
-        if bits == 32
-        else pl.Series("start", [start.to_bytes(16) for start in starts], dtype=pl.Binary)
+    ``prefixes`` has an address of each (``first``), its length and its label. Level by level from outside: of what is left, the
+    prefixes that lie in no other are disjoint, and what was known of a range becomes what is known inside them.
+    """
+    kind = prefixes.schema["first"]
+    # By length: how many addresses follow the first of a prefix; 0 for the longest, 1 for the one before.
+    hosts = pl.Series([(1 << bits) - 1 for bits in range(_BITS[kind], -1, -1)], dtype=kind)
+    behind = hosts.gather(prefixes["length"])
+    first = prefixes["first"] - (prefixes["first"] & behind)
+    last = first + behind
+    # After a prefix that ends with the address space begins a range that no key can hold.
+    after = last.filter(last != hosts[[0]]) + hosts[[-2]]
+    starts = pl.concat([hosts[[-1]], first, after]).unique().sort()
+    inside = (
+        pl.DataFrame({"begin": starts.search_sorted(first), "last": starts.search_sorted(last, side="right") - 1})
+        .with_columns(prefixes["label"])
+        .group_by("begin", "last", maintain_order=True)
+        .agg("label")
+        .sort("begin", "last", descending=[False, True])
     )
-    return pl.DataFrame([first, pl.Series("set", numbers, dtype=pl.UInt32)])
-
-
-def _outermost_first(prefixes: pl.DataFrame, bits: int) -> Iterator[tuple[int, int, int]]:
-    """First address, length and label of prefixes of one family, in order, wider ones before those inside them."""
-    hosts = [(1 << (bits - length)) - 1 for length in range(bits + 1)]
-    if bits == 32:
-        host = pl.col("length").replace_strict(range(bits + 1), hosts, return_dtype=pl.UInt32)
-        sorted_rows = prefixes.select(pl.col("ipv4") & ~host, "length", "label").sort(
-            "ipv4", "length", maintain_order=True
-        )
-        yield from sorted_rows.iter_rows()
-    else:
-        masked = [
-            (int.from_bytes(key) & ~hosts[length]).to_bytes(16)
-            for key, length in prefixes.select("ipv6", "length").iter_rows()
+    ranges = pl.select(begin=pl.int_range(len(starts), dtype=pl.UInt32), set=pl.lit(None, pl.UInt32))
+    before = pl.col("last").cum_max().shift()
+    while inside.height:
+        alone = inside.select(before.is_null() | (pl.col("begin") > before)).to_series()
+        level, inside = inside.filter(alone), inside.filter(~alone)
+        level = level.with_columns(outer=ranges["set"].gather(level["begin"]))
+        kinds = level.select("outer", "label").unique(maintain_order=True)
+        known = list(sets)
+        found = [
+            sets.setdefault(tuple(dict.fromkeys((*labels, *(() if outer is None else known[outer])))), len(sets))
+            for outer, labels in kinds.iter_rows()
         ]
-        sorted_rows = prefixes.select(pl.Series("ipv6", masked, dtype=pl.Binary), "length", "label").sort(
-            "ipv6", "length", maintain_order=True
+        kinds = kinds.with_columns(inner=pl.Series(found, dtype=pl.UInt32))
+        level = level.join(kinds, on=["outer", "label"], how="left", nulls_equal=True, maintain_order="left")
+        ranges = ranges.join_asof(level.select("begin", "last", "inner"), on="begin").select(
+            "begin", set=pl.when(pl.col("begin") <= pl.col("last")).then("inner").otherwise("set")
         )
-        for key, length, label in sorted_rows.iter_rows():
-            yield int.from_bytes(key), length, label
+    return pl.DataFrame({"start": starts, "set": ranges["set"]})
 
 
 def _at(ranges: pl.DataFrame, keys: pl.Series) -> pl.Series:

@@ -97,9 +97,7 @@ def facts(blobs: list[Listed], minutes: range, *, closed: bool) -> pa.Table:
             name: pl.lit(0, pl.Int64)
             for name in ("generation", "rejected", "rejected_records", "strict_records", "unread")
         },
-        records=pl.lit(1, pl.Int64),
-        tuples=pl.lit(1, pl.Int64),
-        rows=pl.when(kind="end").then(0).otherwise(1).cast(pl.Int64),
+        **{name: pl.when(kind="end").then(0).otherwise(1).cast(pl.Int64) for name in ("records", "tuples", "rows")},
         record_bytes=pl.when(kind="end").then(0).otherwise(RECORD_BYTES - 1).cast(pl.Int64),
         framing_bytes=pl.when(kind="end").then(2).otherwise(1).cast(pl.Int64),
     )

@@ -13,7 +13,7 @@ import pytest
 from flowlens.errors import SourceError
 from flowlens.evidence import Window
 from flowlens.lake.care import status
-from flowlens.lake.ledger import current
+from flowlens.lake.ledger import blob_ledgers
 from flowlens.lake.syncing import Polled, Sync
 from flowlens.sources.accounts import Access
 from flowlens.sources.delta import Lake, open_lake
@@ -64,10 +64,11 @@ def opened(lake: Path) -> Lake:
     return open_lake(LakePlace(str(lake), lake))
 
 
-def contents(lake: Lake) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The rows of a lake and the facts that count, in a total order."""
+def contents(lake: Lake) -> tuple[pl.DataFrame, ...]:
+    """The rows of a lake, its facts and what counts of them, in a total order."""
     rows = lake.scan_flows().collect()
-    return rows.sort(rows.columns), current(lake)
+    facts = lake.scan_ledger().drop("unknown_codes", "rejects").unique().collect()
+    return rows.sort(rows.columns), facts.sort(facts.columns), pl.concat(blob_ledgers(lake))
 
 
 def assert_same(lake: Lake, other: Lake) -> None:

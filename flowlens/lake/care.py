@@ -9,12 +9,15 @@ from dataclasses import dataclass
 import polars as pl
 
 from flowlens.errors import ConfigError
-from flowlens.lake.ledger import COUNTS, current
+from flowlens.lake.ledger import blob_ledgers
 from flowlens.sources.delta import Lake
 
 LEAST_AGE = dt.timedelta(hours=24)
 """How long an unused file is kept at least: a reader may have begun while it was in use, a writer be about to commit it."""
 _AGE = re.compile(r"(\d{1,5})([hdw])")
+_SUMMED = ("records", "tuples", "rows", "rejected", "rejected_records")
+_NUMBERS = ("blobs", "open", "unread", *_SUMMED, "bytes")
+_DAYS = {"date": pl.Date, **dict.fromkeys(_NUMBERS, pl.Int64), "balanced": pl.Boolean}
 _UNIT = {"h": "hours", "d": "days", "w": "weeks"}
 
 
@@ -35,26 +38,25 @@ def status(lake: Lake) -> Status:
     ``open`` blobs were not read to their end yet, ``unread`` ones could not be; ``balanced`` says whether the bytes of the blobs
     that were read to their end are records and framing, and the tuples rows and rejects.
     """
-    facts = current(lake)
-    blobs = facts.group_by("date", "blob_id").agg(
-        closed=pl.col("closed").any(),
-        unread_blobs=(pl.col("kind") == "unread").any(),
-        size=pl.col("block").max(),
-        counted=(pl.col("record_bytes") + pl.col("framing_bytes")).sum(),
-        **{name: pl.col(name).sum() for name in COUNTS},
-    )
-    days = (
-        blobs.group_by("date")
-        .agg(
-            blobs=pl.len().cast(pl.Int64),
-            open=(~pl.col("closed")).sum().cast(pl.Int64),
-            unread=pl.col("unread_blobs").sum().cast(pl.Int64),
-            **{name: pl.col(name).sum() for name in ("records", "tuples", "rows", "rejected", "rejected_records")},
-            bytes=pl.col("counted").sum(),
-            balanced=(
-                (pl.col("size") == pl.col("counted")) & (pl.col("tuples") == pl.col("rows") + pl.col("rejected"))
-            ).all(),
+    told = [pl.DataFrame(schema=_DAYS)]
+    for blobs in blob_ledgers(lake):
+        counted = pl.col("record_bytes") + pl.col("framing_bytes")
+        told.append(
+            blobs.group_by("date").agg(
+                blobs=pl.len().cast(pl.Int64),
+                open=(~pl.col("closed")).sum().cast(pl.Int64),
+                unread=pl.col("failed").sum().cast(pl.Int64),
+                **{name: pl.col(name).sum() for name in _SUMMED},
+                bytes=counted.sum(),
+                balanced=(
+                    (pl.col("size") == counted) & (pl.col("tuples") == pl.col("rows") + pl.col("rejected"))
+                ).all(),
+            )
         )
+    days = (
+        pl.concat(told)
+        .group_by("date")
+        .agg(pl.exclude("date", "balanced").sum(), pl.col("balanced").all())
         .sort("date")
     )
     files, size = lake.files()

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from flowlens import schema
 from flowlens.errors import SourceError
@@ -33,6 +35,8 @@ COUNTS = (
     "framing_bytes",
     "unread",
 )
+BLOB_COLUMNS = ("date", "blob_id", "source", "name", "created", "generation", "flow_log", "hour", "mac_address")
+"""Who a blob is."""
 Key = tuple[str, str]
 
 
@@ -263,32 +267,51 @@ def committed_end(records: pl.DataFrame, highest: int) -> int:
     return max(highest, int(last) if isinstance(last, int) else 0)
 
 
-def current(lake: Lake, dates: Iterable[dt.date] | None = None) -> pl.DataFrame:
-    """The rows of the ledger that count, each once: what the lake's flows at this version have passed.
+def blob_ledgers(
+    lake: Lake,
+    *,
+    after: dt.datetime | None = None,
+    before: dt.datetime | None = None,
+    at_once: int = 150_000,
+) -> Iterator[pl.DataFrame]:
+    """A row for each blob with what of the ledger counts: what the lake's flows at this version have passed.
 
-    Of blobs of one name it is the one whose rows the lake holds, else the latest. Of a blob that could not be read there is a row of
-    kind unread unless it was read to its end since.
+    Blobs are those of hours later than ``after`` and earlier than ``before``, and come some hours at a time, such that hold
+    ``at_once`` rows of the ledger or one hour, so that a month of many NICs needs no more memory than a day. Of blobs of one name it is the one whose rows the lake holds, else the latest. The row has
+    `BLOB_COLUMNS`, sums of `COUNTS`, the blob's ``size``, whether it was read to its end (``closed``) or could not be read
+    (``failed``: not read to its end since either), and its ``unknown_codes`` and ``rejects`` as lists of those of its records.
     """
-    wanted = lake.dates() if dates is None else list(dates)
-    version = pl.when(pl.col("kind") == "end").then("etag")
-    facts = lake.scan_ledger(dates).collect()
-    facts = (
-        facts.with_columns(version=version).unique(["blob_id", "kind", "block", "version"], keep="any").drop("version")
-    )
-    highest = lake.cursors(wanted)
-    ids = (
-        facts.select("source", "name", "blob_id", "created", "generation")
-        .unique()
-        .join(
-            pl.DataFrame(list(highest.items()), schema={"blob_id": pl.String, "highest": pl.Int64}, orient="row"),
-            on="blob_id",
-            how="left",
+    first = after.date() if after else dt.date.min
+    last = before.date() if before else dt.date.max
+    for date in lake.ledger_dates():
+        if not first <= date <= last:
+            continue
+        highest = pl.DataFrame(
+            list(lake.cursors([date]).items()), schema={"blob_id": pl.String, "highest": pl.Int64}, orient="row"
         )
+        midnight = dt.datetime.combine(date, dt.time(), dt.UTC)
+        slices = min(24, 1 + lake.ledger_rows(date) // at_once)
+        edges = [midnight + dt.timedelta(hours=24 * number // slices) for number in range(slices + 1)]
+        for start, end in itertools.pairwise(edges):
+            hour = pc.field("hour")
+            wanted = (hour >= start) & (hour < end)
+            if after is not None:
+                wanted &= hour > after
+            if before is not None:
+                wanted &= hour < before
+            yield _of_blobs(lake, date, wanted, highest)
+
+
+def _of_blobs(lake: Lake, date: dt.date, wanted: pc.Expression, highest: pl.DataFrame) -> pl.DataFrame:
+    blobs, facts = _facts(lake, date, wanted)
+    # Of the blobs of a name one counts.
+    blobs = (
+        blobs.join(highest, on="blob_id", how="left")
         .sort(pl.col("highest").is_not_null(), "created", "generation")
         .unique(["source", "name"], keep="last", maintain_order=True)
-        .select("blob_id", pl.col("highest").fill_null(0))
+        .with_columns(pl.col("highest").fill_null(0))
     )
-    mine = facts.join(ids, on="blob_id", how="inner")
+    mine = facts.join(blobs.select("blob_id", "highest"), on="blob_id")
     waiting = (pl.col("block") > pl.col("highest")) & (pl.col("rows") > 0)
     ends = (
         mine.filter(kind="record")
@@ -308,4 +331,33 @@ def current(lake: Lake, dates: Iterable[dt.date] | None = None) -> pl.DataFrame:
         .join(finished.filter("closed"), on="blob_id", how="anti")
         .unique("blob_id", keep="any")
     )
-    return pl.concat([records, finished, unread]).drop("highest", "end").sort("name", "block", "kind")
+    lists = [
+        pl.col(name).sort_by("block").list.explode(keep_nulls=False, empty_as_null=False)
+        for name in ("unknown_codes", "rejects")
+    ]
+    told = (
+        pl.concat([records, finished, unread])
+        .group_by("blob_id")
+        .agg(
+            pl.col(COUNTS).sum(),
+            *lists,
+            size=pl.col("block").max(),
+            closed=pl.col("closed").any(),
+            failed=(pl.col("kind") == "unread").any(),
+        )
+    )
+    return blobs.join(told, on="blob_id").drop("highest").sort("name")
+
+
+def _facts(lake: Lake, date: dt.date, wanted: pc.Expression) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The blobs of some facts, and the facts, each once; who the blob is stands in the former alone."""
+    columns = ["blob_id", "kind", "block", "after", "etag", "closed", *COUNTS, "unknown_codes", "rejects"]
+    blobs = [pl.DataFrame(schema=schema.polars_schema(schema.LAKE_LEDGER)).select(BLOB_COLUMNS)]
+    facts = [pl.DataFrame(schema=schema.polars_schema(schema.LAKE_LEDGER)).select(columns)]
+    for batch in lake.ledger_batches(date, [*dict.fromkeys([*BLOB_COLUMNS, *columns])], wanted):
+        rows = pl.DataFrame(pl.from_arrow(batch))
+        blobs.append(rows.select(BLOB_COLUMNS).unique())
+        # Two ends of a blob may tell of two versions; a record is the same whatever version it was read of.
+        facts.append(rows.select(columns).with_columns(etag=pl.when(pl.col("kind") == "end").then("etag")))
+    known = ["blob_id", "kind", "block", "etag"]
+    return pl.concat(blobs).unique(), pl.concat(facts).unique(known, keep="any").drop("etag")

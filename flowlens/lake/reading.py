@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -20,7 +19,7 @@ import pyarrow.parquet as pq
 from flowlens import schema
 from flowlens.errors import LedgerError, SourceError
 from flowlens.evidence import REJECTS_KEPT, Ledger, Reject, Window
-from flowlens.lake.ledger import COUNTS, current
+from flowlens.lake.ledger import COUNTS, blob_ledgers
 from flowlens.sources.delta import Lake
 
 BLOB = "blob"
@@ -102,62 +101,37 @@ def parquet_part(source: str) -> KeptPart:
 
 def lake_parts(lake: Lake, window: Window) -> list[KeptPart]:
     """The lake's blobs that may hold tuples of ``window``, those of each date as one part, in order."""
-    facts = current(lake, _dates(lake, window)).filter(_may_hold(window))
-    return [_part(lake, date, rows) for (date,), rows in sorted(_by_date(facts).items())]
+    after = window.start - _HOUR if window.start is not None else None
+    before = window.end + _HOUR if window.end is not None else None
+    found: dict[dt.date, tuple[list[str], list[KeptBlob]]] = {}
+    for rows in blob_ledgers(lake, after=after, before=before):
+        for row in rows.iter_rows(named=True):
+            ids, blobs = found.setdefault(row["date"], ([], []))
+            ids.append(row["blob_id"])
+            blobs.append(_blob(row))
+    return [_part(lake, date, ids, blobs) for date, (ids, blobs) in sorted(found.items())]
 
 
-def _by_date(facts: pl.DataFrame) -> Mapping[tuple[Any, ...], pl.DataFrame]:
-    return facts.partition_by("date", as_dict=True)
-
-
-def _dates(lake: Lake, window: Window) -> list[dt.date]:
-    """The partitions with blobs that may hold tuples of ``window``."""
-    first = (window.start - _HOUR).date() if window.start else dt.date.min
-    last = (window.end + _HOUR).date() if window.end else dt.date.max
-    return [date for date in lake.ledger_dates() if first <= date <= last]
-
-
-def _may_hold(window: Window) -> pl.Expr:
-    inside = pl.lit(True)
-    if window.start is not None:
-        inside &= pl.col("hour") + _HOUR > window.start
-    if window.end is not None:
-        inside &= pl.col("hour") - _HOUR < window.end
-    return inside
-
-
-def _part(lake: Lake, date: dt.date, facts: pl.DataFrame) -> KeptPart:
-    ids: list[str] = []
-    blobs: list[KeptBlob] = []
-    for (identity,), rows in sorted(
-        facts.partition_by("blob_id", as_dict=True).items(), key=lambda one: one[1]["name"][0]
-    ):
-        ids.append(str(identity))
-        blobs.append(_blob(rows))
-
+def _part(lake: Lake, date: dt.date, ids: list[str], blobs: list[KeptBlob]) -> KeptPart:
     def tables() -> Iterator[pa.Table]:
         return _rows_of(lake, date, ids, blobs)
 
     return KeptPart(tuple(blobs), tables)
 
 
-def _blob(rows: pl.DataFrame) -> KeptBlob:
+def _blob(row: Mapping[str, Any]) -> KeptBlob:
     """What the ledger says of one blob."""
-    first = rows.row(0, named=True)
-    counts = rows.select(pl.col(COUNTS).sum()).row(0, named=True)
-    name = first["name"]
+    name = row["name"]
     codes: dict[str, int] = {}
-    rejects: list[Reject] = []
-    odd = rows.filter(pl.col("unknown_codes").is_not_null() | pl.col("rejects").is_not_null())
-    for notes, found in odd.select("unknown_codes", "rejects").iter_rows():
-        for each in notes or ():
-            codes[each["note"]] = codes.get(each["note"], 0) + each["count"]
-        rejects += [Reject(name, each["offset"], each["reason"], each["sample"]) for each in found or ()]
-    size = counts["record_bytes"] + counts["framing_bytes"]
-    ledger = Ledger(blobs=1, bytes=size, unknown_codes=codes, rejects=tuple(rejects[:REJECTS_KEPT]), **counts)
-    return KeptBlob(
-        name, size, first["flow_log"], first["hour"], first["mac_address"], ledger, failed=counts["unread"] > 0
+    for each in row["unknown_codes"]:
+        codes[each["note"]] = codes.get(each["note"], 0) + each["count"]
+    rejects = tuple(
+        Reject(name, each["offset"], each["reason"], each["sample"]) for each in row["rejects"][:REJECTS_KEPT]
     )
+    counts = {count: row[count] for count in COUNTS}
+    size = counts["record_bytes"] + counts["framing_bytes"]
+    ledger = Ledger(blobs=1, bytes=size, unknown_codes=codes, rejects=rejects, **counts)
+    return KeptBlob(name, size, row["flow_log"], row["hour"], row["mac_address"], ledger, failed=counts["unread"] > 0)
 
 
 def _rows_of(lake: Lake, date: dt.date, ids: Sequence[str], blobs: Sequence[KeptBlob]) -> Iterator[pa.Table]:

@@ -191,15 +191,36 @@ class Lake:
         self, dates: Iterable[dt.date], columns: Sequence[str], condition: pc.Expression | None = None
     ) -> Iterator[pa.RecordBatch]:
         """The rows of the flows of some dates for which ``condition`` holds, as they come, some of them at a time."""
+        return self._batches(self.flows, "", schema.LAKE_FLOWS, set(dates), columns, condition)
+
+    def ledger_batches(
+        self, date: dt.date, columns: Sequence[str], condition: pc.Expression
+    ) -> Iterator[pa.RecordBatch]:
+        """The rows of the ledger of a date as `batches` gives those of the flows, some of them possibly twice."""
+        return self._batches(self.ledger, LEDGER_FOLDER, schema.LAKE_LEDGER, {date}, columns, condition)
+
+    def _batches(
+        self,
+        table: DeltaTable,
+        part: str,
+        kind: pa.Schema,
+        dates: set[dt.date],
+        columns: Sequence[str],
+        condition: pc.Expression | None,
+    ) -> Iterator[pa.RecordBatch]:
         with _told(self.place, "read"):
-            found = _dataset(self.place, "", self.flows, schema.LAKE_FLOWS, set(dates))
-            yield from found.to_batches(
+            yield from _dataset(self.place, part, table, kind, dates).to_batches(
                 columns=list(columns),
                 filter=condition,
                 batch_size=_ROW_GROUP,
                 batch_readahead=2,
                 fragment_readahead=1,
             )
+
+    def ledger_rows(self, date: dt.date) -> int:
+        """How many rows the ledger has of a date, those that are there twice included."""
+        with _told(self.place, "read"):
+            return int(_dataset(self.place, LEDGER_FOLDER, self.ledger, schema.LAKE_LEDGER, {date}).count_rows())
 
     def cursors(self, dates: Iterable[dt.date]) -> dict[str, int]:
         """The highest block of each blob that has rows in the partitions of ``dates``."""

@@ -249,10 +249,10 @@ def rows_of(lake: Lake) -> Counter[Row]:
 
 
 def current_ledger(lake: Lake) -> pl.DataFrame:
-    """The rows of the ledger that count."""
-    from flowlens.lake.ledger import current
+    """What of the ledger counts, a row for each blob."""
+    from flowlens.lake.ledger import blob_ledgers
 
-    return current(lake)
+    return pl.concat(blob_ledgers(lake))
 
 
 def play(seed: int, folder: Path, length: int | None = None) -> History:

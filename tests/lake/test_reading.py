@@ -15,6 +15,7 @@ from polars.testing import assert_frame_equal
 import flowlens as fl
 from flowlens.errors import ConfigError, LedgerError, SourceError
 from flowlens.evidence import Ledger, Window
+from flowlens.lake.ledger import blob_ledgers
 from flowlens.lake.syncing import Sync
 from flowlens.sources.accounts import Access
 from flowlens.sources.delta import Lake, open_lake
@@ -99,6 +100,20 @@ def test_what_was_odd_rejected_or_empty_is_told_as_from_the_blobs(tmp_path: Path
         assert_same(tmp_path / "blobs", lake, window, (fl.coverage, fl.rule_usage))
     ledger = fl.scan(str(lake), now=LATER).ledger
     assert ledger.rejected and ledger.rejected_records and ledger.unknown_codes
+
+
+@pytest.mark.parametrize("window", WINDOWS, ids=["all", "in mid-hour", "nothing"])
+def test_hour_by_hour_the_ledger_is_that_of_all_at_once(sample_lake: Path, window: Window) -> None:
+    lake = opened(sample_lake)
+    within = {"after": window.start, "before": window.end}
+    by_hour = list(blob_ledgers(lake, **within, at_once=1))
+    assert len(by_hour) % 24 == 0 and all(rows["hour"].n_unique() <= 1 for rows in by_hour)
+    if found := list(blob_ledgers(lake, **within)):
+        whole = pl.concat(found)
+        assert_frame_equal(pl.concat(by_hour).sort("name"), whole.sort("name"))
+        assert whole.height and whole["blob_id"].is_unique().all()
+        start, end = window.start or DAY, window.end or DAY + dt.timedelta(days=1)
+        assert start < min(whole["hour"]) and max(whole["hour"]) < end
 
 
 def test_a_reader_stays_at_the_version_that_it_opened(sample_lake: Path, tmp_path: Path) -> None:

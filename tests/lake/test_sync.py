@@ -17,7 +17,7 @@ from deltalake import CommitProperties, DeltaTable, Transaction
 from flowlens.errors import SourceError
 from flowlens.evidence import Window
 from flowlens.lake.care import status, vacuum
-from flowlens.lake.ledger import blob_id, current
+from flowlens.lake.ledger import blob_id
 from flowlens.lake.syncing import Sync, follow
 from flowlens.sources.accounts import Access
 from flowlens.sources.delta import FORMAT, Lake, OvertakenError, open_lake
@@ -25,7 +25,7 @@ from flowlens.sources.lake_places import LakePlace, parse_lake
 from flowlens.sources.stores import Store, stores
 from tests.flow_logs import blob_path
 from tests.lake.block_store import HEAD, TAIL, MemoryBlob, MemoryStore, minute, new_blob, record
-from tests.lake.histories import Killed, KilledLake, rows_of
+from tests.lake.histories import Killed, KilledLake, current_ledger, rows_of
 
 LONG = bool(os.environ.get("LAKE_LONG"))
 HOUR = dt.datetime(2026, 6, 15, 9, tzinfo=dt.UTC)
@@ -232,7 +232,7 @@ def test_vacuum_keeps_the_ledger_and_whatever_is_young(lake: Path, clock: Clock)
     assert vacuum(opened(lake), dt.timedelta(0), dry_run=False)
     assert not orphan.exists()
     assert rows_of(opened(lake)) == expected(blob)
-    assert current(opened(lake))["rows"].sum() == 6
+    assert current_ledger(opened(lake))["rows"].sum() == 6
     blob.commit([minute(blob, 2)])
     sync_of(store, lake, clock).poll()
     assert rows_of(opened(lake)) == expected(blob)
@@ -247,7 +247,7 @@ def test_the_ledger_accounts_for_every_byte_and_tuple_and_keeps_what_was_rejecte
     day = status(opened(lake)).days.row(0, named=True)
     assert (day["blobs"], day["open"], day["rows"], day["rejected"], day["tuples"]) == (1, 0, 4, 2, 6)
     assert day["bytes"] == len(blob.data) and day["balanced"]
-    facts = current(opened(lake)).filter(pl.col("rejects").is_not_null()).row(0, named=True)
+    facts = current_ledger(opened(lake)).row(0, named=True)
     assert [each["offset"] for each in facts["rejects"]] == [len(HEAD)] * 2
     assert facts["rejects"][0]["reason"] and "10.1.0.4" in facts["rejects"][0]["sample"]
 
@@ -265,7 +265,7 @@ def test_a_blob_that_cannot_be_read_is_told_and_read_later(lake: Path, clock: Cl
     store.step = refuse
     sync = sync_of(store, lake, clock)
     assert sync.poll().unread == 1
-    assert current(opened(lake)).filter(kind="unread")["name"].to_list() == [blobs[0].name]
+    assert current_ledger(opened(lake)).filter("failed")["name"].to_list() == [blobs[0].name]
     store.step = lambda _request, _name: None
     assert sync.poll().unread == 0
     assert rows_of(opened(lake)) == expected(*blobs)

@@ -91,12 +91,16 @@ class Told(msgspec.Struct):
 
 
 class Outcome(msgspec.Struct):
-    """What became of a task: its blobs in order, the files that it wrote, and why its account can't be read, if so."""
+    """What became of a task: its blobs in order, the files that it wrote, and why its account can't be read, if so.
+
+    ``again`` counts requests that were tried again.
+    """
 
     blobs: list[Told]
     facts: list[DataFile]
     flows: list[DataFile]
     given_up: list[tuple[str, str, str]]
+    again: dict[str, int] = {}
 
 
 def spark_sync(
@@ -172,6 +176,8 @@ def far_by(
             raise on_executor(*given_up[0][0])
         for outcome in outcomes:
             _check_there(folder, outcome)
+            if isinstance(store, Container):
+                store.tried_elsewhere(outcome.again)
         return [_parcel(task, outcome) for task, outcome in zip(job.tasks, outcomes, strict=True)]
 
     return Far(read, TASKS_PER_CORE * TASK_BYTES * cores, mark)
@@ -277,13 +283,13 @@ def write_task(job: LakeJob, at: int, *, is_last: bool) -> Outcome:
     try:
         with ThreadPoolExecutor(READERS) as pool:
             readings = list(pool.map(read, blobs, [each.cursor for each in due]))
-        given_up = store.broken() if isinstance(store, Container) else []
+        given_up, again = (store.broken(), store.again()) if isinstance(store, Container) else ([], {})
         if given_up and not is_last:
             raise given_up[0]
     finally:
         stopped.set()
         store.close()
-    return _written(place, job, readings, given_up)
+    return msgspec.structs.replace(_written(place, job, readings, given_up), again=again)
 
 
 def _unread(place: LakePlace, job: LakeJob, due: Sequence[Due], error: FlowlensError) -> Outcome:

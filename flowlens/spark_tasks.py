@@ -395,7 +395,7 @@ class _Reading:
 
     def again(self) -> dict[str, int]:
         """How many requests were tried again, by what came of the try before."""
-        return self._reader.again()
+        return self._reader.again.counts()
 
     def close(self) -> None:
         self._reader.close()

@@ -414,9 +414,10 @@ class Reader:
         """Why accounts were given up in the middle, one error each."""
         return list(self._broken.values())
 
-    def again(self) -> dict[str, int]:
+    @property
+    def again(self) -> Again:
         """How many requests were tried again, by what came of the try before."""
-        return self._again.counts()
+        return self._again
 
     def told(self) -> tuple[str, ...]:
         """In words, what reading met and got over."""

@@ -294,6 +294,11 @@ class Again:
         with self._lock:
             self._counts[words] += 1
 
+    def add(self, counts: Mapping[str, int]) -> None:
+        """What somebody else has counted, too."""
+        with self._lock:
+            self._counts.update(counts)
+
     def counts(self) -> dict[str, int]:
         """How often after what."""
         with self._lock:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -136,6 +136,15 @@ class Container:
     def broken(self) -> list[SourceError | ConfigError]:
         """Why the account was given up in the middle."""
         return self._reader.broken() if self._reader is not None else []
+
+    def again(self) -> dict[str, int]:
+        """How many requests were tried again since the listing, by what came of the try before."""
+        return self._reader.again.counts() if self._reader is not None else {}
+
+    def tried_elsewhere(self, again: Mapping[str, int]) -> None:
+        """Count requests for the blobs of the listing that somebody else tried again."""
+        assert self._reader is not None, "what is read elsewhere was listed"
+        self._reader.again.add(again)
 
     def met(self) -> tuple[str, ...]:
         return self._reader.told() if self._reader is not None else ()

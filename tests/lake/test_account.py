@@ -179,7 +179,7 @@ def test_a_lake_in_an_account_is_written_and_read(
     assert scan.coverage.filter(pl.col("state") == "read").height == 1
 
 
-def test_what_attempts_elsewhere_left_in_an_account_is_removed(
+def test_attempts_elsewhere_leave_nothing_and_what_they_tried_again_is_told(
     stored: Stored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FLOWLENS_LAKE_KEY", KEY)
@@ -188,14 +188,20 @@ def test_what_attempts_elsewhere_left_in_an_account_is_removed(
     lakes = stored.server.container("lakes")
     address = f"abfss://lakes@{ACCOUNT}.dfs.core.windows.net/{tmp_path.name}"
     GrowingBlob(stored.client, tuples=TUPLES).create(3)
-    access = Access(auth="key", account_url=stored.url.rpartition("/")[0], timeout=5)
-    sync = Sync(
-        stores([stored.url], access),
-        lambda: open_lake(locate_lake(address, Access()), create=True),
-        far=far_by(twice, address, access, Access(), cores=1, tries=4),
-    )
-    polled = sync.poll()
-    sync.close()
+    with fault_proxy(stored.server.host) as proxy:
+        # Either attempt at the task meets it once.
+        proxy.plan = always(SERVER_BUSY, lambda request: request.is_read and request.attempt in (0, 2))
+        url = stored.through(proxy.host)
+        access = Access(auth="key", account_url=url.rpartition("/")[0], timeout=5)
+        sync = Sync(
+            stores([url], access),
+            lambda: open_lake(locate_lake(address, Access()), create=True),
+            far=far_by(twice, address, access, Access(), cores=1, tries=4),
+        )
+        polled = sync.poll()
+        sync.close()
+    assert proxy.struck.total() == 2
+    assert "requests for blobs that were tried again: 1 (503 1)" in polled.notes
     assert "removed 2 file(s) of attempts that do not count" in polled.notes
     there = {each.rpartition("/")[2] for each in lakes.list_blob_names(name_starts_with=tmp_path.name)}
     found = open_lake(locate_lake(address, Access()))

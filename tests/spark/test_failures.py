@@ -113,6 +113,7 @@ def test_a_lake_is_whole_and_holds_nothing_twice(day: Path, stored: Callable[[Pa
         striking.join(1)
         assert len(died) >= 2 and cluster.workers[0].poll() is not None
     assert (polled.read, polled.unread) == (NICS * HOURS - 1, 0)
+    assert any(note.startswith("requests for blobs that were tried again: ") for note in polled.notes)
     far, here = opened(tmp_path / "far"), LakePlace("here", tmp_path / "here")
     local = Sync(stores([there.url], there.access), lambda: open_lake(here, create=True))
     local.poll()

@@ -45,7 +45,8 @@ def measure(
         stdout=subprocess.PIPE,
         text=True,
         cwd=Path(__file__).parent.parent,
-        env={**os.environ, **(environment or {})},
+        # An installed program has its bytecode; where writing it is forbidden, each run would compile all of flowlens.
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "", **(environment or {})},
     )
     return Measured(**json.loads(done.stdout))
 

@@ -261,9 +261,10 @@ class Reader:
             try:
                 return future.result(timeout=0.5)
             except FutureTimeoutError:
-                if not self._stopped.is_set():
-                    continue
-                raise StoppedError from None
+                if self._stopped.is_set():
+                    raise StoppedError from None
+                if self._apart:
+                    self._apart.end_if_silent()
             except CancelledError:
                 raise StoppedError from None
 

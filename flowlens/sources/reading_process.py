@@ -39,6 +39,8 @@ _UNFINISHED = 3
 _FINISHED_EACH = 16
 """So many runs in a row may stay unfinished, or one of each 16: threads wait for a server that refuses, and this does not."""
 _MOST_LEFT = _UNFINISHED * _FINISHED_EACH
+_SILENT = 4
+"""So many times as long as a server may be silent the process may be: then it is stopped, or starved, and its server is not at fault."""
 _SECRET = ("AZURE_", "FLOWLENS_")
 _TOLD = ("ETag", "Content-Range")
 
@@ -74,6 +76,7 @@ class ReadingProcess:
         self._under_way: dict[int, _Run] = {}
         self._left = _MOST_LEFT
         self._open = True
+        self._heard = time.monotonic()
         self._runs: queue.SimpleQueue[tuple[int, _Run] | None] = queue.SimpleQueue()
         code = "from flowlens.sources.reading_process import main; main()"
         self._process = subprocess.Popen(  # noqa: S603 - this Python and code of its own
@@ -102,9 +105,19 @@ class ReadingProcess:
             if not self._open:
                 return None
             number = next(self._numbers)
+            if not self._under_way:
+                self._heard = time.monotonic()
             self._under_way[number] = run
         self._runs.put((number, run))
         return run.futures
+
+    def end_if_silent(self) -> None:
+        """End a process that owes answers and has given none for so long that it must be stopped or stuck."""
+        with self._lock:
+            patience = max((_SILENT * sum(run.reads.timeouts) for run in self._under_way.values()), default=0.0)
+            silent = self._open and bool(self._under_way) and time.monotonic() - self._heard > patience
+        if silent:
+            self.close()
 
     def close(self) -> None:
         """End the process; what is under way is left unread."""
@@ -144,6 +157,7 @@ class ReadingProcess:
 
     def _finish(self, number: int, answers: Sequence[tuple[Mapping[str, str], bytes]]) -> None:
         with self._lock:
+            self._heard = time.monotonic()
             run = self._under_way.pop(number, None)
             if run is None:
                 return

@@ -61,7 +61,13 @@ def account_of(blobs: Mapping[str, bytes], asked: list[str], tls: tuple[Path, Pa
 
 
 def reads(
-    port: int, *, authorize: Authorize | None = None, scheme: str = "http", verify: str | bool = True, read: float = 5
+    port: int,
+    *,
+    authorize: Authorize | None = None,
+    scheme: str = "http",
+    verify: str | bool = True,
+    connect: float = 5,
+    read: float = 5,
 ) -> PlainReads:
     return plain_reads(
         requests.Session(),
@@ -70,7 +76,7 @@ def reads(
         version="2025-11-05",
         verify=verify,
         proxies={},
-        timeouts=(5, read),
+        timeouts=(connect, read),
     )
 
 
@@ -204,13 +210,14 @@ def test_a_server_that_stalls_or_drips_is_waited_for_as_long_as_told(fault: Brok
 
 
 @pytest.mark.parametrize("after", [0, 100])
-def test_where_the_process_is_killed_threads_read_the_rest(after: int) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_where_the_process_is_killed_or_stopped_threads_read_the_rest(number: signal.Signals, after: int) -> None:
     blobs = small(400)
     with account_of(blobs, []) as port:
-        reader = Reader(listed(reads(port), blobs), threads=2, ahead=100_000, apart_from=1)
+        reader = Reader(listed(reads(port, connect=0.2, read=0.2), blobs), threads=2, ahead=100_000, apart_from=1)
         found = [b"".join(reader.chunks(index)) for index in range(after + 1)]
         (process,) = processes()
-        os.kill(process, signal.SIGKILL)
+        os.kill(process, number)
         found += [b"".join(reader.chunks(index)) for index in range(after + 1, len(blobs))]
         reader.close()
     assert found == list(blobs.values())

@@ -26,9 +26,9 @@ from flowlens.sources.workspace import is_workspace, parse_workspace
 from flowlens.workspace_rows import count_rows, plan
 
 _ENGINES = ("polars", "pyarrow", "msgspec")
-_START_SECONDS = 3
-_MB_PER_SECOND = 40
-_BLOBS_PER_SECOND = 500
+_START_SECONDS = 4
+_MB_PER_SECOND = 30
+_BLOBS_PER_SECOND = 400
 """What a run takes to start and to judge, what it decodes and rolls up of plain JSON, and how many blobs, which cost time each; CPU
 seconds by `python -m bench.cost` on a 2-core machine. Threads share an interpreter, so more cores gain little. An estimate, not a promise:
 a log with a conversation for every few flow tuples takes some times as long."""

@@ -99,7 +99,8 @@ def facts(blobs: list[Listed], minutes: range, *, closed: bool) -> pa.Table:
         },
         **{name: pl.when(kind="end").then(0).otherwise(1).cast(pl.Int64) for name in ("records", "tuples", "rows")},
         record_bytes=pl.when(kind="end").then(0).otherwise(RECORD_BYTES - 1).cast(pl.Int64),
-        framing_bytes=pl.when(kind="end").then(2).otherwise(1).cast(pl.Int64),
+        # A comma, what stands before the first record, or behind the last.
+        framing_bytes=pl.when(kind="end").then(2).when(block=12 + RECORD_BYTES).then(13).otherwise(1).cast(pl.Int64),
     )
     table = whole.to_arrow()
     nothing = {f.name: pa.nulls(table.num_rows, f.type) for f in schema.LAKE_LEDGER if f.name not in table.column_names}

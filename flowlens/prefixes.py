@@ -158,7 +158,7 @@ def normal(prefix: str, *, where: str = "") -> str:
 class PrefixTable(Generic[Label]):
     """Disjoint ranges of the address space, each with the labels of all prefixes that hold it.
 
-    Build it with ``PrefixTable.build``. ``members[i]`` are the labels of set ``i``, most specific prefix first, labels
+    Build it with ``PrefixTable.build``, or ``PrefixTable.of`` from series. ``members[i]`` are the labels of set ``i``, most specific prefix first, labels
     of one prefix in the order given; a label that holds an address through several prefixes stands where its most
     specific one does.
 

@@ -15,7 +15,6 @@ from typing import Any
 
 import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from flowlens import schema
 from flowlens.errors import SourceError
@@ -37,6 +36,9 @@ COUNTS = (
 )
 BLOB_COLUMNS = ("date", "blob_id", "source", "name", "created", "generation", "flow_log", "hour", "mac_address")
 """Who a blob is."""
+AT_ONCE = 150_000
+"""How many rows of the ledger are in memory at once, more or less: some 150 MB."""
+_LEAST = dt.timedelta(microseconds=1)
 Key = tuple[str, str]
 
 
@@ -272,14 +274,14 @@ def blob_ledgers(
     *,
     after: dt.datetime | None = None,
     before: dt.datetime | None = None,
-    at_once: int = 150_000,
+    at_once: int = AT_ONCE,
 ) -> Iterator[pl.DataFrame]:
     """A row for each blob with what of the ledger counts: what the lake's flows at this version have passed.
 
-    Blobs are those of hours later than ``after`` and earlier than ``before``, and come some hours at a time, such that hold
-    ``at_once`` rows of the ledger or one hour, so that a month of many NICs needs no more memory than a day. Of blobs of one name it is the one whose rows the lake holds, else the latest. The row has
+    Blobs are those of hours later than ``after`` and earlier than ``before``, and come some hours at a time: about as many as hold
+    ``at_once`` rows of the ledger, at least one, so that a month of many NICs needs no more memory than a day. Of blobs of one name it is the one whose rows the lake holds, else the latest. The row has
     `BLOB_COLUMNS`, sums of `COUNTS`, the blob's ``size``, whether it was read to its end (``closed``) or could not be read
-    (``failed``: not read to its end since either), and its ``unknown_codes`` and ``rejects`` as lists of those of its records.
+    (``failed``: not read to its end since either), and its ``unknown_codes`` and ``rejects``, lists of what each row of the ledger tells.
     """
     first = after.date() if after else dt.date.min
     last = before.date() if before else dt.date.max
@@ -293,17 +295,14 @@ def blob_ledgers(
         slices = min(24, 1 + lake.ledger_rows(date) // at_once)
         edges = [midnight + dt.timedelta(hours=24 * number // slices) for number in range(slices + 1)]
         for start, end in itertools.pairwise(edges):
-            hour = pc.field("hour")
-            wanted = (hour >= start) & (hour < end)
-            if after is not None:
-                wanted &= hour > after
-            if before is not None:
-                wanted &= hour < before
-            yield _of_blobs(lake, date, wanted, highest)
+            # A microsecond is the least that times can differ by.
+            hours = max(start, after + _LEAST) if after else start, min(end, before) if before else end
+            if hours[0] < hours[1]:
+                yield _of_blobs(lake, date, hours, highest)
 
 
-def _of_blobs(lake: Lake, date: dt.date, wanted: pc.Expression, highest: pl.DataFrame) -> pl.DataFrame:
-    blobs, facts = _facts(lake, date, wanted)
+def _of_blobs(lake: Lake, date: dt.date, hours: tuple[dt.datetime, dt.datetime], highest: pl.DataFrame) -> pl.DataFrame:
+    blobs, facts = _facts(lake, date, hours)
     # Of the blobs of a name one counts.
     blobs = (
         blobs.join(highest, on="blob_id", how="left")
@@ -329,10 +328,11 @@ def _of_blobs(lake: Lake, date: dt.date, wanted: pc.Expression, highest: pl.Data
     unread = (
         placed.filter(kind="unread")
         .join(finished.filter("closed"), on="blob_id", how="anti")
-        .unique("blob_id", keep="any")
+        .sort("block")
+        .unique("blob_id", keep="last", maintain_order=True)
     )
     lists = [
-        pl.col(name).sort_by("block").list.explode(keep_nulls=False, empty_as_null=False)
+        pl.col(name).sort_by("block", "kind").list.explode(keep_nulls=False, empty_as_null=False)
         for name in ("unknown_codes", "rejects")
     ]
     told = (
@@ -349,12 +349,12 @@ def _of_blobs(lake: Lake, date: dt.date, wanted: pc.Expression, highest: pl.Data
     return blobs.join(told, on="blob_id").drop("highest").sort("name")
 
 
-def _facts(lake: Lake, date: dt.date, wanted: pc.Expression) -> tuple[pl.DataFrame, pl.DataFrame]:
+def _facts(lake: Lake, date: dt.date, hours: tuple[dt.datetime, dt.datetime]) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The blobs of some facts, and the facts, each once; who the blob is stands in the former alone."""
     columns = ["blob_id", "kind", "block", "after", "etag", "closed", *COUNTS, "unknown_codes", "rejects"]
     blobs = [pl.DataFrame(schema=schema.polars_schema(schema.LAKE_LEDGER)).select(BLOB_COLUMNS)]
     facts = [pl.DataFrame(schema=schema.polars_schema(schema.LAKE_LEDGER)).select(columns)]
-    for batch in lake.ledger_batches(date, [*dict.fromkeys([*BLOB_COLUMNS, *columns])], wanted):
+    for batch in lake.ledger_batches(date, [*dict.fromkeys([*BLOB_COLUMNS, *columns])], hours):
         rows = pl.DataFrame(pl.from_arrow(batch))
         blobs.append(rows.select(BLOB_COLUMNS).unique())
         # Two ends of a blob may tell of two versions; a record is the same whatever version it was read of.

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from flowlens import schema
 from flowlens.errors import LedgerError, SourceError
 from flowlens.evidence import REJECTS_KEPT, Ledger, Reject, Window
-from flowlens.lake.ledger import COUNTS, blob_ledgers
+from flowlens.lake.ledger import AT_ONCE, COUNTS, blob_ledgers
 from flowlens.sources.delta import Lake
 
 BLOB = "blob"
@@ -99,20 +99,22 @@ def parquet_part(source: str) -> KeptPart:
     return KeptPart((KeptBlob(path.name, size, None, None, None, ledger),), tables)
 
 
-def lake_parts(lake: Lake, window: Window) -> list[KeptPart]:
-    """The lake's blobs that may hold tuples of ``window``, those of each date as one part, in order."""
+def lake_parts(lake: Lake, window: Window, *, at_once: int = AT_ONCE) -> list[KeptPart]:
+    """The lake's blobs that may hold tuples of ``window``, those of each date as one part, in order; ``at_once`` as `blob_ledgers` has it."""
     after = window.start - _HOUR if window.start is not None else None
     before = window.end + _HOUR if window.end is not None else None
-    found: dict[dt.date, tuple[list[str], list[KeptBlob]]] = {}
-    for rows in blob_ledgers(lake, after=after, before=before):
+    found: dict[dt.date, list[tuple[KeptBlob, str]]] = {}
+    for rows in blob_ledgers(lake, after=after, before=before, at_once=at_once):
         for row in rows.iter_rows(named=True):
-            ids, blobs = found.setdefault(row["date"], ([], []))
-            ids.append(row["blob_id"])
-            blobs.append(_blob(row))
-    return [_part(lake, date, ids, blobs) for date, (ids, blobs) in sorted(found.items())]
+            found.setdefault(row["date"], []).append((_blob(row), row["blob_id"]))
+    return [_part(lake, date, blobs) for date, blobs in sorted(found.items())]
 
 
-def _part(lake: Lake, date: dt.date, ids: list[str], blobs: list[KeptBlob]) -> KeptPart:
+def _part(lake: Lake, date: dt.date, found: list[tuple[KeptBlob, str]]) -> KeptPart:
+    # They come some hours at a time, and rejects are kept in the order of names.
+    found.sort(key=lambda each: each[0].name)
+    blobs, ids = [blob for blob, _ in found], [identity for _, identity in found]
+
     def tables() -> Iterator[pa.Table]:
         return _rows_of(lake, date, ids, blobs)
 

@@ -191,25 +191,23 @@ class Lake:
         self, dates: Iterable[dt.date], columns: Sequence[str], condition: pc.Expression | None = None
     ) -> Iterator[pa.RecordBatch]:
         """The rows of the flows of some dates for which ``condition`` holds, as they come, some of them at a time."""
-        return self._batches(self.flows, "", schema.LAKE_FLOWS, set(dates), columns, condition)
+        found = _dataset(self.place, "", self.flows, schema.LAKE_FLOWS, set(dates))
+        return self._batches(found, columns, condition)
 
     def ledger_batches(
-        self, date: dt.date, columns: Sequence[str], condition: pc.Expression
+        self, date: dt.date, columns: Sequence[str], hours: tuple[dt.datetime, dt.datetime]
     ) -> Iterator[pa.RecordBatch]:
-        """The rows of the ledger of a date as `batches` gives those of the flows, some of them possibly twice."""
-        return self._batches(self.ledger, LEDGER_FOLDER, schema.LAKE_LEDGER, {date}, columns, condition)
+        """The rows of the ledger of some hours of a date, half-open, as `batches` gives those of the flows; some are there twice.
 
-    def _batches(
-        self,
-        table: DeltaTable,
-        part: str,
-        kind: pa.Schema,
-        dates: set[dt.date],
-        columns: Sequence[str],
-        condition: pc.Expression | None,
-    ) -> Iterator[pa.RecordBatch]:
+        Files and row groups without such hours are not read.
+        """
+        hour = pc.field("hour")
+        found = _dataset(self.place, LEDGER_FOLDER, self.ledger, schema.LAKE_LEDGER, {date}, hours)
+        return self._batches(found, columns, (hour >= hours[0]) & (hour < hours[1]))
+
+    def _batches(self, found: Any, columns: Sequence[str], condition: pc.Expression | None) -> Iterator[pa.RecordBatch]:
         with _told(self.place, "read"):
-            yield from _dataset(self.place, part, table, kind, dates).to_batches(
+            yield from found.to_batches(
                 columns=list(columns),
                 filter=condition,
                 batch_size=_ROW_GROUP,
@@ -219,8 +217,8 @@ class Lake:
 
     def ledger_rows(self, date: dt.date) -> int:
         """How many rows the ledger has of a date, those that are there twice included."""
-        with _told(self.place, "read"):
-            return int(_dataset(self.place, LEDGER_FOLDER, self.ledger, schema.LAKE_LEDGER, {date}).count_rows())
+        actions = pa.table(self.ledger.get_add_actions(flatten=True))
+        return int(pc.sum(actions.filter(pc.field("partition.date") == date)["num_records"]).as_py() or 0)
 
     def cursors(self, dates: Iterable[dt.date]) -> dict[str, int]:
         """The highest block of each blob that has rows in the partitions of ``dates``."""
@@ -246,7 +244,8 @@ class Lake:
 
         for table, part in ((self.flows, ""), (self.ledger, LEDGER_FOLDER)):
             with _told(self.place, "written"):
-                table.optimize.compact(target_size=_TARGET_SIZE, writer_properties=WriterProperties(compression="ZSTD"))
+                properties = WriterProperties(compression="ZSTD", max_row_group_size=_ROW_GROUP)
+                table.optimize.compact(target_size=_TARGET_SIZE, writer_properties=properties)
                 table.update_incremental()
             if self.place.folder is not None:
                 for folder in (self.place.folder / part).glob("date=*"):
@@ -262,17 +261,10 @@ class Lake:
                 removed += table.vacuum(hours, dry_run=dry_run, enforce_retention_duration=False, full=True)
         return removed
 
-    def dates(self) -> list[dt.date]:
-        """The partitions that hold rows of flows, in order."""
-        return self._dates(self.flows)
-
     def ledger_dates(self) -> list[dt.date]:
         """The partitions of the ledger, in order: a date whose blobs are all empty has rows here alone."""
-        return self._dates(self.ledger)
-
-    def _dates(self, table: DeltaTable) -> list[dt.date]:
         with _told(self.place, "read"):
-            return sorted({_date(each["date"]) for each in table.partitions()})
+            return sorted({_date(each["date"]) for each in self.ledger.partitions()})
 
 
 def _date(value: Any) -> dt.date:
@@ -364,8 +356,15 @@ def _properties(marks: tuple[tuple[str, int], ...]) -> Any:
     return CommitProperties(app_transactions=[Transaction(name, number) for name, number in marks])
 
 
-def _dataset(place: LakePlace, part: str, table: DeltaTable, kind: pa.Schema, dates: set[dt.date] | None) -> Any:
-    """The table's data files of some dates as an Arrow dataset.
+def _dataset(
+    place: LakePlace,
+    part: str,
+    table: DeltaTable,
+    kind: pa.Schema,
+    dates: set[dt.date] | None,
+    hours: tuple[dt.datetime, dt.datetime] | None = None,
+) -> Any:
+    """The table's data files of some dates as an Arrow dataset, without files that by the log hold none of ``hours``, half-open.
 
     Not deltalake's own, which takes a column without statistics for one without values (seen in 1.6).
     """
@@ -377,7 +376,11 @@ def _dataset(place: LakePlace, part: str, table: DeltaTable, kind: pa.Schema, da
     else:
         files = _stored(place, part)
     form = dataset.ParquetFileFormat()
-    actions = pa.table(table.get_add_actions(flatten=True)).select(["path", "partition.date"])
+    actions = pa.table(table.get_add_actions(flatten=True))
+    if hours is not None and "min.hour" in actions.column_names:
+        low, high = pc.field("min.hour"), pc.field("max.hour")
+        actions = actions.filter(low.is_null() | high.is_null() | ((low < hours[1]) & (high >= hours[0])))
+    actions = actions.select(["path", "partition.date"])
     found = sorted((_date(date), unquote(path)) for path, date in zip(*actions.to_pydict().values(), strict=True))
     fragments = [
         form.make_fragment(path, files, partition_expression=pc.field("date") == pa.scalar(date, schema.DATE))

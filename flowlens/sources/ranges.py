@@ -417,7 +417,7 @@ class Reader:
 
     @property
     def again(self) -> Again:
-        """How many requests were tried again, by what came of the try before."""
+        """What counts requests that were tried again, by what came of the try before."""
         return self._again
 
     def told(self) -> tuple[str, ...]:

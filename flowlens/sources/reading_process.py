@@ -39,8 +39,12 @@ _UNFINISHED = 3
 _FINISHED_EACH = 16
 """So many runs in a row may stay unfinished, or one of each 16: threads wait for a server that refuses, and this does not."""
 _MOST_LEFT = _UNFINISHED * _FINISHED_EACH
-_SILENT = 4
-"""So many times as long as a server may be silent the process may be: then it is stopped, or starved, and its server is not at fault."""
+_BEAT = 1.0
+SILENT = 30.0
+"""Seconds. The process says each second that it is there, whatever servers do; after so much silence it must be stopped or stuck."""
+_LOOKED = 5.0
+"""Who waits looks twice a second. If nobody has for so long, this process may have been stopped itself, and begins to count anew."""
+_HERE = b"\n"
 _SECRET = ("AZURE_", "FLOWLENS_")
 _TOLD = ("ETag", "Content-Range")
 
@@ -76,7 +80,7 @@ class ReadingProcess:
         self._under_way: dict[int, _Run] = {}
         self._left = _MOST_LEFT
         self._open = True
-        self._heard = time.monotonic()
+        self._heard = self._looked = time.monotonic()
         self._runs: queue.SimpleQueue[tuple[int, _Run] | None] = queue.SimpleQueue()
         code = "from flowlens.sources.reading_process import main; main()"
         self._process = subprocess.Popen(  # noqa: S603 - this Python and code of its own
@@ -105,19 +109,24 @@ class ReadingProcess:
             if not self._open:
                 return None
             number = next(self._numbers)
-            if not self._under_way:
-                self._heard = time.monotonic()
             self._under_way[number] = run
         self._runs.put((number, run))
         return run.futures
 
     def end_if_silent(self) -> None:
-        """End a process that owes answers and has given none for so long that it must be stopped or stuck."""
+        """End a process that owes answers and has not been heard of for `SILENT` seconds; what is under way is left unread.
+
+        Ask twice a second while waiting for an answer.
+        """
+        now = time.monotonic()
         with self._lock:
-            patience = max((_SILENT * sum(run.reads.timeouts) for run in self._under_way.values()), default=0.0)
-            silent = self._open and bool(self._under_way) and time.monotonic() - self._heard > patience
+            if now - self._looked > _LOOKED:
+                self._heard = now
+            self._looked = now
+            silent = bool(self._under_way) and now - self._heard > SILENT
         if silent:
-            self.close()
+            self._end()
+            self._process.kill()
 
     def close(self) -> None:
         """End the process; what is under way is left unread."""
@@ -151,13 +160,15 @@ class ReadingProcess:
         # A process that is killed may leave half a line.
         with suppress(OSError, ValueError), pipe:
             while line := pipe.readline():
+                self._heard = time.monotonic()
+                if line == _HERE:
+                    continue
                 number, answers = msgspec.json.decode(line)
                 self._finish(number, [(told, pipe.read(size)) for told, size in answers])
         self._end()
 
     def _finish(self, number: int, answers: Sequence[tuple[Mapping[str, str], bytes]]) -> None:
         with self._lock:
-            self._heard = time.monotonic()
             run = self._under_way.pop(number, None)
             if run is None:
                 return
@@ -215,10 +226,21 @@ def main() -> None:
     workers = Workers(connections, threading.Event())
     writing = threading.Lock()
     pools = lru_cache(partial(_pool, connections))
+    threading.Thread(target=_beat, args=(writing,), daemon=True).start()
     for line in sys.stdin.buffer:
         number, place, asks = msgspec.json.decode(line)
         workers.submit(partial(_answer, number, pools(tuple(place)), place[-2:], asks, writing), urgent=False)
     os._exit(0)
+
+
+def _beat(writing: threading.Lock) -> None:
+    """Say each second that the process is there."""
+    with suppress(OSError, ValueError):
+        while True:
+            time.sleep(_BEAT)
+            with writing:
+                sys.stdout.buffer.write(_HERE)
+                sys.stdout.buffer.flush()
 
 
 def _pool(connections: int, place: _Place) -> HTTPConnectionPool:

@@ -19,7 +19,7 @@ import pytest
 import requests
 
 from flowlens.errors import SourceError
-from flowlens.sources import ranges
+from flowlens.sources import ranges, reading_process
 from flowlens.sources.accounts import Access, Account, parse_location
 from flowlens.sources.plain_reads import Authorize, PlainReads, by_key, by_signature, plain_reads
 from flowlens.sources.ranges import TOGETHER, Reader
@@ -27,7 +27,7 @@ from flowlens.sources.reading_process import ReadingProcess, Wanted
 from flowlens.sources.stored_blobs import StoredBlob
 from tests.faults.azurite import make_certificate
 from tests.faults.loopback import Handler, serving
-from tests.faults.proxies import GONE, NO_ROLE, Broken, Refusal, Request, always, fault_proxy, mixed
+from tests.faults.proxies import GONE, NO_ROLE, Broken, Fault, Refusal, Request, always, fault_proxy, mixed
 
 HOUR = dt.datetime(2026, 6, 15, 9, tzinfo=dt.UTC)
 ETAG = '"0x8D"'
@@ -66,7 +66,6 @@ def reads(
     authorize: Authorize | None = None,
     scheme: str = "http",
     verify: str | bool = True,
-    connect: float = 5,
     read: float = 5,
 ) -> PlainReads:
     return plain_reads(
@@ -76,7 +75,7 @@ def reads(
         version="2025-11-05",
         verify=verify,
         proxies={},
-        timeouts=(connect, read),
+        timeouts=(5, read),
     )
 
 
@@ -211,16 +210,62 @@ def test_a_server_that_stalls_or_drips_is_waited_for_as_long_as_told(fault: Brok
 
 @pytest.mark.parametrize("after", [0, 100])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_where_the_process_is_killed_or_stopped_threads_read_the_rest(number: signal.Signals, after: int) -> None:
+def test_where_the_process_is_killed_or_stopped_threads_read_the_rest(
+    number: signal.Signals, after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading_process, "SILENT", 3.0)
     blobs = small(400)
     with account_of(blobs, []) as port:
-        reader = Reader(listed(reads(port, connect=0.2, read=0.2), blobs), threads=2, ahead=100_000, apart_from=1)
+        reader = Reader(listed(reads(port), blobs), threads=2, ahead=100_000, apart_from=1)
         found = [b"".join(reader.chunks(index)) for index in range(after + 1)]
         (process,) = processes()
         os.kill(process, number)
         found += [b"".join(reader.chunks(index)) for index in range(after + 1, len(blobs))]
         reader.close()
     assert found == list(blobs.values())
+
+
+def test_one_that_serves_no_more_and_is_stopped_is_ended_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading_process, "SILENT", 2.0)
+    blobs = small(2)
+    refused, stalled = ({name: blobs[name]} for name in blobs)
+
+    def plan(request: Request) -> Fault | None:
+        return NO_ROLE if next(iter(refused)) in request.path else Broken("stall", 3)
+
+    with account_of(blobs, []) as port, fault_proxy(f"127.0.0.1:{port}", plan) as proxy:
+        process = ReadingProcess(2)
+        source = reads(int(proxy.host.rpartition(":")[2]), read=60)
+        waiting = process.submit(source, wanted(stalled))
+        assert waiting is not None
+        for _ in range(3):
+            futures = process.submit(source, wanted(refused))
+            assert futures is not None and futures[0].result(timeout=20) == b""
+        assert process.submit(source, wanted(refused)) is None and not waiting[0].done()
+        (pid,) = processes()
+        os.kill(pid, signal.SIGSTOP)
+        deadline = time.monotonic() + 20
+        while not waiting[0].done() and time.monotonic() < deadline:
+            process.end_if_silent()
+            time.sleep(0.2)
+        assert waiting[0].result(timeout=0) == b""
+        process.close()
+
+
+def test_a_server_that_is_slow_beyond_the_silence_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And so is a process whose own reader was stopped for a while: only what is not heard of is ended."""
+    monkeypatch.setattr(reading_process, "SILENT", 2.0)
+    blobs = small(2)
+    with account_of(blobs, []) as port, fault_proxy(f"127.0.0.1:{port}", always(Broken("stall", -2))) as proxy:
+        process = ReadingProcess(1)
+        futures = process.submit(reads(int(proxy.host.rpartition(":")[2]), read=4), wanted(blobs))
+        assert futures is not None
+        began = time.monotonic()
+        while not futures[0].done():
+            process.end_if_silent()
+            time.sleep(0.2)
+        assert time.monotonic() - began > 3.5 and process.submit(reads(port), wanted(blobs)) is not None
+        process.close()
 
 
 @pytest.mark.parametrize("program", ["/usr/bin/uwsgi", "", "/nowhere/python3"])

@@ -256,43 +256,47 @@ def _number(keys: pl.Series) -> pl.Series:
 def _ranges(prefixes: pl.DataFrame, sets: dict[tuple[int, ...], int]) -> pl.DataFrame:
     """Starts of disjoint ranges from 0 on with the set of each; sets met for the first time are added to ``sets``.
 
-    ``prefixes`` has an address of each (``first``), its length and its label. Level by level from outside: of what is left, the
-    prefixes that lie in no other are disjoint, and what was known of a range becomes what is known inside them.
+    ``prefixes`` has an address of each (``first``), its length and its label.
     """
     kind = prefixes.schema["first"]
-    # By length: how many addresses follow the first of a prefix; 0 for the longest, 1 for the one before.
+    # By length: how many addresses follow the first of a prefix.
     hosts = pl.Series([(1 << bits) - 1 for bits in range(_BITS[kind], -1, -1)], dtype=kind)
     behind = hosts.gather(prefixes["length"])
     first = prefixes["first"] - (prefixes["first"] & behind)
-    last = first + behind
-    # After a prefix that ends with the address space begins a range that no key can hold.
-    after = last.filter(last != hosts[[0]]) + hosts[[-2]]
-    starts = pl.concat([hosts[[-1]], first, after]).unique().sort()
-    inside = (
-        pl.DataFrame({"begin": starts.search_sorted(first), "last": starts.search_sorted(last, side="right") - 1})
-        .with_columns(prefixes["label"])
-        .group_by("begin", "last", maintain_order=True)
+    # A wider prefix comes before those inside it.
+    held = (
+        pl.DataFrame({"first": first, "last": first + behind, "label": prefixes["label"]})
+        .group_by("first", "last", maintain_order=True)
         .agg("label")
-        .sort("begin", "last", descending=[False, True])
+        .sort("first", "last", descending=[False, True])
     )
-    ranges = pl.select(begin=pl.int_range(len(starts), dtype=pl.UInt32), set=pl.lit(None, pl.UInt32))
-    before = pl.col("last").cum_max().shift()
-    while inside.height:
-        alone = inside.select(before.is_null() | (pl.col("begin") > before)).to_series()
-        level, inside = inside.filter(alone), inside.filter(~alone)
-        level = level.with_columns(outer=ranges["set"].gather(level["begin"]))
-        kinds = level.select("outer", "label").unique(maintain_order=True)
-        known = list(sets)
-        found = [
-            sets.setdefault(tuple(dict.fromkeys((*labels, *(() if outer is None else known[outer])))), len(sets))
-            for outer, labels in kinds.iter_rows()
-        ]
-        kinds = kinds.with_columns(inner=pl.Series(found, dtype=pl.UInt32))
-        level = level.join(kinds, on=["outer", "label"], how="left", nulls_equal=True, maintain_order="left")
-        ranges = ranges.join_asof(level.select("begin", "last", "inner"), on="begin").select(
-            "begin", set=pl.when(pl.col("begin") <= pl.col("last")).then("inner").otherwise("set")
-        )
-    return pl.DataFrame({"start": starts, "set": ranges["set"]})
+    # The set of the range that begins at an address, in order; of ranges with the same start the last one counts, the others are empty.
+    found: dict[int, int | None] = {0: None}
+    # The prefixes around the current one, outermost first: the address behind each, and its set.
+    around: list[tuple[int, int | None]] = [(2 << _BITS[kind], None)]
+    members = list(sets)
+    known: dict[tuple[int | None, tuple[int, ...]], int] = {}
+    for start, last, labels in held.iter_rows():
+        while around[-1][0] <= start:
+            end, _ = around.pop()
+            found[end] = around[-1][1]
+        outer = around[-1][1]
+        key = outer, tuple(labels)
+        if key not in known:
+            inside = tuple(dict.fromkeys((*labels, *(members[outer] if outer is not None else ()))))
+            known[key] = sets.setdefault(inside, len(sets))
+            if known[key] == len(members):
+                members.append(inside)
+        around.append((last + 1, known[key]))
+        found[start] = known[key]
+    while len(around) > 1:
+        end, _ = around.pop()
+        found[end] = around[-1][1]
+    # Behind a prefix that ends with the address space begins a range that no key can hold.
+    found.pop(1 << _BITS[kind], None)
+    return pl.DataFrame(
+        {"start": pl.Series(list(found), dtype=kind), "set": pl.Series(list(found.values()), dtype=pl.UInt32)}
+    )
 
 
 def _at(ranges: pl.DataFrame, keys: pl.Series) -> pl.Series:

@@ -193,7 +193,11 @@ class PrefixTable(Generic[Label]):
 
     @classmethod
     def of(cls, prefixes: pl.Series, labels: pl.Series, *, where: str = "") -> PrefixTable[Label]:
-        """The table of two series, row by row: prefixes and their labels. Raises what ``build`` raises."""
+        """The table of two series, row by row: prefixes and their labels. Raises what ``build`` raises.
+
+        >>> PrefixTable.of(pl.Series(["10.0.0.0/8"]), pl.Series(["ten"])).longest(pl.Series(["10.1.2.3"])).to_list()
+        ['ten']
+        """
         known = labels.unique(maintain_order=True)
         numbered = pl.DataFrame({"label": known}).with_row_index("number")
         number = pl.DataFrame({"label": labels}).join(numbered, on="label", how="left", maintain_order="left")["number"]

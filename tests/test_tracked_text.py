@@ -14,6 +14,8 @@ import pytest
 TOP = Path(__file__).parents[1]
 # Folders that git ignores; every other folder is the project's.
 MADE = re.compile(r"\.venv|\.git|build|dist|__pycache__|\.ipynb_checkpoints|\.hypothesis|.*_cache|.*\.egg-info")
+# What the benchmarks have generated: gigabytes, and as little the project's.
+BENCHMARKED = TOP / "bench" / "data"
 # In pieces, so that this file does not hold what it looks for.
 PACKAGE_HOSTS = tuple(
     ".".join(parts)
@@ -42,7 +44,7 @@ FORBIDDEN = re.compile(
 def texts() -> Iterator[tuple[str, str]]:
     """Every text file of the project with its content."""
     for folder, folders, names in os.walk(TOP):
-        folders[:] = [name for name in folders if not MADE.fullmatch(name)]
+        folders[:] = [name for name in folders if not MADE.fullmatch(name) and Path(folder, name) != BENCHMARKED]
         for name in names:
             # In a worktree of git it is a file, which says where the repository stands.
             if name == ".git":

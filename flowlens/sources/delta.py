@@ -191,7 +191,8 @@ class Lake:
         self, dates: Iterable[dt.date], columns: Sequence[str], condition: pc.Expression | None = None
     ) -> Iterator[pa.RecordBatch]:
         """The rows of the flows of some dates for which ``condition`` holds, as they come, some of them at a time."""
-        found = _dataset(self.place, "", self.flows, schema.LAKE_FLOWS, set(dates))
+        with _told(self.place, "read"):
+            found = _dataset(self.place, "", self.flows, schema.LAKE_FLOWS, set(dates))
         return self._batches(found, columns, condition)
 
     def ledger_batches(
@@ -202,7 +203,8 @@ class Lake:
         Files and row groups without such hours are not read.
         """
         hour = pc.field("hour")
-        found = _dataset(self.place, LEDGER_FOLDER, self.ledger, schema.LAKE_LEDGER, {date}, hours)
+        with _told(self.place, "read"):
+            found = _dataset(self.place, LEDGER_FOLDER, self.ledger, schema.LAKE_LEDGER, {date}, hours)
         return self._batches(found, columns, (hour >= hours[0]) & (hour < hours[1]))
 
     def _batches(self, found: Any, columns: Sequence[str], condition: pc.Expression | None) -> Iterator[pa.RecordBatch]:
@@ -217,7 +219,8 @@ class Lake:
 
     def ledger_rows(self, date: dt.date) -> int:
         """How many rows the ledger has of a date, those that are there twice included."""
-        actions = pa.table(self.ledger.get_add_actions(flatten=True))
+        with _told(self.place, "read"):
+            actions = pa.table(self.ledger.get_add_actions(flatten=True))
         return int(pc.sum(actions.filter(pc.field("partition.date") == date)["num_records"]).as_py() or 0)
 
     def cursors(self, dates: Iterable[dt.date]) -> dict[str, int]:

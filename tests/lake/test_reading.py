@@ -109,7 +109,9 @@ def test_hour_by_hour_the_ledger_is_that_of_all_at_once(sample_lake: Path, windo
     within = {"after": window.start, "before": window.end}
     by_hour = list(blob_ledgers(lake, **within, at_once=1))
     assert all(rows["hour"].n_unique() <= 1 for rows in by_hour)
-    if found := list(blob_ledgers(lake, **within)):
+    found = list(blob_ledgers(lake, **within))
+    assert bool(by_hour) == bool(found)
+    if found:
         whole = pl.concat(found)
         assert_frame_equal(pl.concat(by_hour).sort("name"), whole.sort("name"))
         assert whole.height and whole["blob_id"].is_unique().all() and len(by_hour) > len(found)

@@ -61,12 +61,7 @@ def account_of(blobs: Mapping[str, bytes], asked: list[str], tls: tuple[Path, Pa
 
 
 def reads(
-    port: int,
-    *,
-    authorize: Authorize | None = None,
-    scheme: str = "http",
-    verify: str | bool = True,
-    read: float = 5,
+    port: int, *, authorize: Authorize | None = None, scheme: str = "http", verify: str | bool = True, read: float = 5
 ) -> PlainReads:
     return plain_reads(
         requests.Session(),
@@ -253,7 +248,7 @@ def test_one_that_serves_no_more_and_is_stopped_is_ended_too(monkeypatch: pytest
 
 
 def test_a_server_that_is_slow_beyond_the_silence_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And so is a process whose own reader was stopped for a while: only what is not heard of is ended."""
+    """The process says that it is there while its server says nothing."""
     monkeypatch.setattr(reading_process, "SILENT", 2.0)
     blobs = small(2)
     with account_of(blobs, []) as port, fault_proxy(f"127.0.0.1:{port}", always(Broken("stall", -2))) as proxy:

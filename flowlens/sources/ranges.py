@@ -12,18 +12,20 @@ import random
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import IO, Any, TypeVar
+from xml.etree.ElementTree import ParseError
 
 from flowlens.budget import MOST_AHEAD
 from flowlens.errors import ConfigError, SourceError
 from flowlens.sources.accounts import PATIENCE, Account
 from flowlens.sources.exchanges import drips
 from flowlens.sources.files import inflated
+from flowlens.sources.pages import parse_blocks
 from flowlens.sources.plain_reads import is_of, is_range, quoted
 from flowlens.sources.reading_process import ReadingProcess, Wanted
 from flowlens.sources.refusals import Again, asked_wait, declared, is_passing, is_throttling, refusal, status_of
@@ -463,39 +465,32 @@ class Reader:
 
     def _committed(self, blob: StoredBlob) -> Version:
         """The committed blocks and, from the same response, their ETag: the list itself takes no condition."""
-        headers: dict[str, str] = {}
-
-        def keep(response: Any) -> None:
-            headers.update({name.lower(): value for name, value in response.http_response.headers.items()})
 
         def list_blocks() -> Version:
-            client = blob.account.client.get_blob_client(blob.key)
-            committed, _ = client.get_block_list("committed", raw_response_hook=keep)
-            size = headers.get("x-ms-blob-content-length", "")
-            etag = quoted(headers.get("etag", ""))
+            with blob.account.reads.blocks(blob.key) as (headers, body):
+                try:
+                    blocks = parse_blocks(self._in_time(body, blob.account.timeout))
+                except ParseError as error:
+                    raise _IncompleteError(f"no list of blocks: {error}") from None
+            size, etag = headers.get("x-ms-blob-content-length", ""), quoted(headers.get("ETag", ""))
             if not size.isdigit() or etag == quoted(""):
                 raise _IncompleteError("the block list came without size or ETag")
-            return Version(etag, int(size), tuple((str(block.id), int(block.size or 0)) for block in committed))
+            return Version(etag, int(size), blocks)
 
         return self._tried(blob, list_blocks)
 
     def _get(self, blob: StoredBlob, start: int, length: int, etag: str) -> list[bytes]:
         """The bytes [start, start + length) of the version ``etag`` in pieces; never fewer, never of another version."""
-        silent = blob.account.timeout
 
         def get() -> list[bytes]:
             pieces: list[bytes] = []
-            began, read = time.monotonic(), 0
+            read = 0
             with blob.account.reads.range(blob.key, start, length, etag) as (headers, body):
-                for piece in body:
+                for piece in self._in_time(body, blob.account.timeout):
                     pieces.append(piece)
                     read += len(piece)
-                    if self._stopped.is_set():
-                        raise StoppedError
                     if read > length:
                         raise _IncompleteError(f"asked for {length} bytes at {start}, more came")
-                    if drips(time.monotonic() - began, read, silent):
-                        raise _IncompleteError(f"{read} of {length} bytes came in time")
             if not is_of(headers, etag):
                 raise VersionChangedError
             if read != length or not is_range(headers, start, length):
@@ -503,6 +498,17 @@ class Reader:
             return pieces
 
         return self._tried(blob, get)
+
+    def _in_time(self, body: Iterable[bytes], silent: float) -> Iterator[bytes]:
+        """The pieces of a body, unless it drips or reading is ended."""
+        began, read = time.monotonic(), 0
+        for piece in body:
+            read += len(piece)
+            if self._stopped.is_set():
+                raise StoppedError
+            if drips(time.monotonic() - began, read, silent):
+                raise _IncompleteError(f"{read} bytes came in time")
+            yield piece
 
     def _tried(self, blob: StoredBlob, request: Callable[[], _Result]) -> _Result:
         """What ``request`` gives, tried again while that can help and the deadline allows."""
@@ -518,7 +524,7 @@ class Reader:
                     raise StoppedError
                 return request()
             except (AzureError, _IncompleteError, OSError, ValueError, LookupError) as error:
-                # The SDK takes headers apart without looking: one that is cut off gives a ValueError or an IndexError.
+                # Headers are taken apart without looking: one that is cut off gives a ValueError or an IndexError.
                 status = status_of(error)
                 throttled = is_throttling(error)
                 if status in (412, 416):

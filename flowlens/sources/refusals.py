@@ -93,7 +93,8 @@ REFUSALS: Mapping[str, Refusal] = {
     "FL-S29": Refusal("was replaced while it was read", "run again when nothing else writes the container"),
     "FL-S30": Refusal("keeps changing faster than it can be read", "run again, or end the window before this hour"),
     "FL-S31": Refusal(
-        "the listing cannot be read ({detail})", "a blob name may hold control characters: narrow the prefix"
+        "the listing cannot be read ({detail})",
+        "a blob name may hold control characters: narrow the prefix; or a proxy answers in the account's place",
     ),
     "FL-S32": Refusal("the listing holds {detail}, which was not asked for", "report this: counting it would be wrong"),
     "FL-S33": Refusal("--ca-file {detail}", "expected a PEM file with the certificates to trust"),
@@ -257,9 +258,10 @@ RETRIED_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 
 
 def status_of(error: BaseException) -> int:
-    """The HTTP status behind an SDK error; 0 where there was no response."""
+    """The HTTP status behind an SDK error; 0 where there was no response, or one that is no error but can't be read."""
     response = getattr(error, "response", None)
-    return int(getattr(response, "status_code", None) or getattr(error, "status_code", None) or 0)
+    status = int(getattr(response, "status_code", None) or getattr(error, "status_code", None) or 0)
+    return status if status >= 300 else 0
 
 
 def is_passing(error: BaseException) -> bool:
@@ -418,7 +420,7 @@ def _by_cause(error: BaseException, context: Context) -> SourceError | ConfigErr
         return declared("FL-S16", where, context.host)
     if any("ConnectTimeout" in type(c).__name__ or isinstance(c, ConnectionRefusedError) for c in causes):
         return declared("FL-S17", where, context.host + _address_words(context.host))
-    if type(error).__name__ in ("DecodeError", "ParseError"):
+    if type(error).__name__ in ("DecodeError", "DeserializationError", "ParseError"):
         return declared("FL-S31", where, _first_line(str(error)))
     if any("NewConnectionError" in type(c).__name__ for c in causes):
         return declared("FL-S17", where, context.host + _address_words(context.host))

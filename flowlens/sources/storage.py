@@ -178,7 +178,7 @@ class _Lister:
         found: list[str] = []
         token: str | None = None
 
-        def ask() -> tuple[list[Any], str | None]:
+        def ask() -> tuple[list[str], str | None]:
             walk: Any = self._account.client.walk_blobs(
                 name_starts_with=prefix or None,
                 delimiter="/",
@@ -186,12 +186,16 @@ class _Lister:
                 raw_response_hook=lambda response: self._note_clock(response.http_response.headers),
             )
             pages = walk.by_page(token)
-            items = list(next(pages, ()))
-            return items, pages.continuation_token or None
+            try:
+                names = [item.name for item in next(pages, ()) if item.name.endswith("/") and not hasattr(item, "etag")]
+            except (AttributeError, TypeError) as error:
+                # The library takes an answer apart without looking whether it is a list, as a proxy's page is none.
+                raise ParseError("the answer is no list of folders") from error
+            return names, pages.continuation_token or None
 
         for _ in range(pages_limit):
-            items, token = self._tried(lambda: self._soon(ask), prefix)
-            found += [item.name for item in items if item.name.endswith("/") and not hasattr(item, "etag")]
+            names, token = self._tried(lambda: self._soon(ask), prefix)
+            found += names
             if token is None:
                 break
         return found

@@ -242,7 +242,7 @@ class Connection:
         status = status_of(error)
         body = body_of(error)
         text = " ".join(_words(body))
-        if status in (0, 200):
+        if not status:
             if _is_silence(error):
                 return Cut("no answer in time", is_silence=True)
             return error if is_passing(error) else self.told(error)
@@ -279,7 +279,7 @@ class Connection:
         general = refusal(error, Context(where, host, "token", identity, "the workspace", self.timeout))
         if general.problem.startswith(("FL-S16", "FL-S17")):
             return declared("FL-W13", where, host)
-        if general.problem.startswith("FL-S22"):
+        if general.problem.startswith(("FL-S22", "FL-S31")):
             return declared("FL-W10", where, type(error).__name__)
         return general
 

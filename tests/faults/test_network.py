@@ -15,6 +15,7 @@ from flowlens.cli import ERROR, INCOMPLETE
 from flowlens.sources.accounts import Access
 from tests.faults.conftest import LONG, Stored, options
 from tests.faults.day import upload
+from tests.faults.loopback import Handler, serving
 from tests.faults.proxies import (
     ARCHIVED,
     FIREWALL,
@@ -200,6 +201,21 @@ def test_every_cut_of_a_response_is_seen(small: Stored) -> None:
                 proxy.clear()
                 proxy.plan = first_only(Broken(kind, place))
                 assert rows(small.through(proxy.host)) == wanted, f"{kind} after byte {place}"
+
+
+@pytest.mark.parametrize("kind", ["text/html", "application/xml"])
+@pytest.mark.parametrize(
+    "page", [b"<html><body>Sign in</body></html>", b"<EnumerationResults />", b"Sign in", b"", b'{"signIn": true}']
+)
+def test_another_page_in_the_place_of_a_list_is_told(page: bytes, kind: str) -> None:
+    class Portal(Handler):
+        def respond(self) -> None:
+            self.answer(200, page, kind)
+
+    with serving(Portal) as port:
+        ran = analyze(f"http://127.0.0.1:{port}/contoso/logs")
+    assert ran.code == ERROR
+    assert "Traceback" not in ran.err and "FL-S31" in ran.err, ran.err
 
 
 def test_every_short_body_is_seen(small: Stored) -> None:

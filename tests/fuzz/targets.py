@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import tempfile
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from flowlens.formats import decode_flow_log
 from flowlens.formats.framing import Place
 from flowlens.formats.growing import Rest, decode_growing
 from flowlens.formats.traffic_analytics import decode_traffic_analytics
+from tests.fuzz.account import account, account_seeds
 
 HERE = Path(__file__).parents[1]
 _FOLDER = tempfile.TemporaryDirectory(prefix="flowlens-fuzz-")
@@ -88,7 +90,7 @@ def _file(name: str, data: bytes) -> Path:
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    each.__name__: each for each in (blob, ranges, flow_tuple, traffic_analytics, service_tags, names, profile)
+    each.__name__: each for each in (blob, ranges, account, flow_tuple, traffic_analytics, service_tags, names, profile)
 }
 
 
@@ -99,14 +101,27 @@ def seeds(target: str) -> list[bytes]:
     return {
         "blob": blobs,
         "ranges": [b"\x40\x01" + data for data in blobs],
+        "account": account_seeds(),
         "flow_tuple": [b"1663145998065,192.0.2.153,10.0.0.6,55188,22,6,I,D,NX,0,0,0,0", b"1,a,b,1,2,T,I,A,B,,,,"],
-        "traffic_analytics": [
-            b"".join((HERE / "data/real/sentinel_ntanetanalytics_25_rows.csv").read_bytes().splitlines(True)[:4])
-        ],
+        "traffic_analytics": _exports(),
         "service_tags": [_published()],
         "names": [b"name,address\na.example,192.0.2.1\n", b"# comment\nname;ip\nb;::1\n"],
         "profile": [path.read_bytes() for path in profiles if path.stat().st_size < 5000],
     }[target]
+
+
+def _exports() -> list[bytes]:
+    """Some real rows in each shape in which rows are exported."""
+    lines = (HERE / "data/real/sentinel_ntanetanalytics_25_rows.csv").read_bytes().splitlines(True)[:4]
+    rows = list(csv.DictReader(line.decode("utf-8-sig") for line in lines))
+    table = {
+        "name": "PrimaryResult",
+        "columns": [{"name": name, "type": "string"} for name in rows[0]],
+        "rows": [list(row.values()) for row in rows],
+    }
+    objects = [json.dumps(row) for row in rows]
+    texts = json.dumps({"tables": [table]}), f"[{', '.join(objects)}]", "\n".join(objects)
+    return [b"".join(lines), *(text.encode() for text in texts)]
 
 
 def _published() -> bytes:

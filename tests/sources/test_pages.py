@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from xml.etree.ElementTree import ParseError
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowlens.sources.pages import Listed, Page, parse_page
+from flowlens.sources.pages import Listed, Page, parse_blocks, parse_page
 
 # As the page "List Blobs" of the REST API of storage services (read 2026) shows it, with a name that XML can't hold.
 PAGE = """\ufeff<?xml version="1.0" encoding="utf-8"?>
@@ -79,3 +80,54 @@ def test_half_a_page_is_never_fewer_blobs(end: int) -> None:
 def test_what_is_no_list_is_an_error(body: bytes) -> None:
     with pytest.raises(ParseError):
         parse_page([body])
+
+
+# As the page "Get Block List" of the REST API of storage services (read 2026) shows it; the last name is no text in base64.
+BLOCKS = """\ufeff<?xml version="1.0" encoding="utf-8"?>
+<BlockList>
+  <CommittedBlocks>
+    <Block><Name>QmxvY2sx</Name><Size>12</Size></Block>
+    <Block><Name>w6Q=</Name><Size>104857600</Size></Block>
+    <Block><Name>MDA=MDA</Name><Size>0</Size></Block>
+    <Block><Name>/////w==</Name><Size>2</Size></Block>
+  </CommittedBlocks>
+  <UncommittedBlocks />
+</BlockList>""".encode()
+
+
+def test_blocks_are_named_as_the_client_library_names_them() -> None:
+    from azure.storage.blob import BlobBlock
+
+    def named(name: str) -> str:
+        return str(BlobBlock._from_generated(SimpleNamespace(name=name, size=0)).id)
+
+    expected = tuple(
+        (named(name), size) for name, size in (("QmxvY2sx", 12), ("w6Q=", 104_857_600), ("MDA=MDA", 0), ("/////w==", 2))
+    )
+    assert parse_blocks([BLOCKS]) == expected
+    assert expected[0] == ("Block1", 12) and expected[3] == ("/////w==", 2)
+
+
+def test_a_blob_in_one_piece_has_no_blocks() -> None:
+    assert parse_blocks([b"<BlockList><CommittedBlocks /></BlockList>"]) == ()
+
+
+@pytest.mark.parametrize("end", [*range(0, len(BLOCKS), 23), len(BLOCKS) - 1])
+def test_half_a_list_is_never_fewer_blocks(end: int) -> None:
+    with pytest.raises(ParseError):
+        parse_blocks([BLOCKS[:end]])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        PAGE,
+        BLOCKS.replace(b"<Size>12<", b"<Size>-12<"),
+        BLOCKS.replace(b"<Size>12</Size>", b""),
+        BLOCKS.replace(b"<Name>w6Q=</Name>", b"<Name />"),
+    ],
+)
+def test_what_is_no_list_of_blocks_is_an_error(body: bytes) -> None:
+    with pytest.raises(ParseError):
+        parse_blocks([body])

@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from azure.core.exceptions import HttpResponseError, ServiceResponseError
@@ -70,16 +69,16 @@ class Server:
                 self.inside -= 1
         yield Opened(headers, filter(None, iter([piece[: len(piece) // 2], piece[len(piece) // 2 :]])))
 
-    def get_blob_client(self, name: str) -> SimpleNamespace:
-        def get_block_list(_kind: str, raw_response_hook: Callable[[Any], None]) -> Any:
-            self.calls.append((name, -1))
-            self.meet(name, len(self.calls) - 1)
-            blocks = self.blobs[name]
-            headers = {"ETag": self.etag(name), "x-ms-blob-content-length": str(sum(map(len, blocks)))}
-            raw_response_hook(SimpleNamespace(http_response=SimpleNamespace(headers=headers)))
-            return [SimpleNamespace(id=str(hash(block)), size=len(block)) for block in blocks], []
-
-        return SimpleNamespace(get_block_list=get_block_list)
+    @contextmanager
+    def blocks(self, name: str) -> Iterator[Opened]:
+        self.calls.append((name, -1))
+        self.meet(name, len(self.calls) - 1)
+        headers = {"ETag": self.etag(name), "x-ms-blob-content-length": str(sum(map(len, self.blobs[name])))}
+        each = "".join(
+            f"<Block><Name>{hash(block)}</Name><Size>{len(block)}</Size></Block>" for block in self.blobs[name]
+        )
+        body = f"<BlockList><CommittedBlocks>{each}</CommittedBlocks></BlockList>".encode()
+        yield Opened(headers, iter([body]))
 
 
 def failure(status: int, code: str = "", **headers: str) -> HttpResponseError:

@@ -481,16 +481,22 @@ class Reader:
 
     def _get(self, blob: StoredBlob, start: int, length: int, etag: str) -> list[bytes]:
         """The bytes [start, start + length) of the version ``etag`` in pieces; never fewer, never of another version."""
+        from azure.core.exceptions import HttpResponseError
 
         def get() -> list[bytes]:
             pieces: list[bytes] = []
             read = 0
-            with blob.account.reads.range(blob.key, start, length, etag) as (headers, body):
-                for piece in self._in_time(body, blob.account.timeout):
-                    pieces.append(piece)
-                    read += len(piece)
-                    if read > length:
-                        raise _IncompleteError(f"asked for {length} bytes at {start}, more came")
+            try:
+                with blob.account.reads.range(blob.key, start, length, etag) as (headers, body):
+                    for piece in self._in_time(body, blob.account.timeout):
+                        pieces.append(piece)
+                        read += len(piece)
+                        if read > length:
+                            raise _IncompleteError(f"asked for {length} bytes at {start}, more came")
+            except HttpResponseError as error:
+                if status_of(error) in (412, 416):
+                    raise VersionChangedError from None
+                raise
             if not is_of(headers, etag):
                 raise VersionChangedError
             if read != length or not is_range(headers, start, length):
@@ -525,10 +531,7 @@ class Reader:
                 return request()
             except (AzureError, _IncompleteError, OSError, ValueError, LookupError) as error:
                 # Headers are taken apart without looking: one that is cut off gives a ValueError or an IndexError.
-                status = status_of(error)
                 throttled = is_throttling(error)
-                if status in (412, 416):
-                    raise VersionChangedError from None
                 wait = _wait(error, attempt)
                 passing = is_passing(error)
                 if not passing or attempt + 1 == _TRIES or time.monotonic() + wait > deadline:

@@ -49,6 +49,10 @@ let late = {late};
 | summarize flows = countif(flow and isnotnull(FlowIntervalStartTime)), lines = sumif(1 + bars / 6, flow), unplaced = countif(flow and isnull(FlowIntervalStartTime)), messages = countif(message), finished = countif(message and Status =~ "Completed"), all = count() by mark = bin(placed, 10m)
 | project mark, flows, lines, unplaced, messages, finished, all
 """
+_COUNTED = {
+    "mark": pl.Datetime("us", "UTC"),
+    **dict.fromkeys(("flows", "lines", "unplaced", "messages", "finished", "all"), pl.Int64()),
+}
 
 Progress = Callable[[int, int, int], None]
 
@@ -198,7 +202,7 @@ def count_rows(asker: Asker, start: dt.datetime, end: dt.datetime) -> pl.DataFra
         table=_SOURCES[asker.connection.workspace.table],
     )
     try:
-        return asker.ask(query, (start, end + LATE)).frame().sort("mark")
+        return asker.ask(query, (start, end + LATE)).frame(_COUNTED).sort("mark")
     except Cut:
         return None
 

@@ -172,22 +172,34 @@ class Answer:
     bytes: int
 
     def cells(self) -> list[list[Any]]:
-        """The rows as objects, for an answer of a few."""
-        return [_ROW.decode(row) for row in self.rows]
+        """The rows as objects, for an answer of a few; raises SourceError where one is no list."""
+        try:
+            return [_ROW.decode(row) for row in self.rows]
+        except ValueError as error:
+            raise self._unreadable(error) from None
 
-    def frame(self) -> pl.DataFrame:
-        """The rows as columns; raises SourceError where they are not of the types that the service names.
+    def frame(self, wanted: Mapping[str, pl.DataType] | None = None) -> pl.DataFrame:
+        """The rows as columns; only those ``wanted``, in these types and without null, where any are named.
 
-        Not for a thread that may outlive the program: what is written in other languages does not survive its end.
+        Raises SourceError where they are not of the types that the service names, or not what is wanted. Not for a thread that may
+        outlive the program: what is written in other languages does not survive its end.
         """
         try:
             parts = [
                 frame_of(self.columns, [_ROW.decode(row) for row in self.rows[at : at + _BATCH]])
                 for at in range(0, max(1, len(self.rows)), _BATCH)
             ]
-            return pl.concat(parts)
+            frame = pl.concat(parts)
+            if wanted:
+                frame = frame.select(pl.col(name).cast(dtype) for name, dtype in wanted.items())
+                if any(frame.null_count().row(0)):
+                    raise ValueError("a cell is empty")
         except (KeyError, TypeError, ValueError, AttributeError, pl.exceptions.PolarsError) as error:
-            raise declared("FL-W14", self.where, f"{type(error).__name__}: {error}") from None
+            raise self._unreadable(error) from None
+        return frame
+
+    def _unreadable(self, error: Exception) -> FlowlensError:
+        return declared("FL-W14", self.where, f"{type(error).__name__}: {error}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-import socket
-import socketserver
 import threading
-from collections import deque
 from functools import cache
 
 from flowlens.evidence import Window, total
@@ -18,50 +15,21 @@ from flowlens.sources.accounts import Access, Account, connect, parse_location
 from flowlens.sources.ranges import Reader
 from flowlens.sources.stores import Container
 from tests.faults.writer import DAY, HEAD, TAIL, blob_name, record
+from tests.fuzz.answering import PARTED, address, answer_with, response
 from tests.make_logs import MACS, vnet_log
 
-PARTED = b"\x00"
-"""What stands between two answers: no answer that is well formed holds it."""
-_SILENT = 0.02
 _HOUR = DAY.replace(hour=9)
 _LOG = vnet_log()
 _BLOB = blob_name(_LOG, MACS[0], _HOUR)
 _FOLDER = _BLOB.partition("m=00")[0]
-_answers: deque[bytes] = deque()
-
-
-class _Handler(socketserver.BaseRequestHandler):
-    """Gives the next answer to each request; a client that waits for more than there is finds the connection closed."""
-
-    def handle(self) -> None:
-        connection: socket.socket = self.request
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection.settimeout(_SILENT)
-        try:
-            while self._asked(connection):
-                connection.sendall(_answers.popleft())
-        except (OSError, IndexError):
-            return
-
-    @staticmethod
-    def _asked(connection: socket.socket) -> bool:
-        head = b""
-        while b"\r\n\r\n" not in head:
-            if not (piece := connection.recv(1 << 16)):
-                return False
-            head += piece
-        return True
 
 
 @cache
 def _account() -> Account:
-    server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), _Handler)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
     for module in (ranges, storage):
         for name in ("_FIRST_WAIT", "_LONGEST_WAIT"):
             setattr(module, name, 0.0)
-    base = f"http://127.0.0.1:{server.server_address[1]}"
+    base = address()
     access = Access(account_url=base, timeout=5)
     return connect(parse_location(f"{base}/contoso/logs/{_FOLDER}?sp=rl&sr=c&se=2999-01-01&sig=x", access), access)
 
@@ -69,8 +37,7 @@ def _account() -> Account:
 def account(data: bytes) -> None:
     """Each blob that is listed is read as `sync` does (where the first byte is even) or as a scan does, and adds up."""
     growing, data = not data[:1] or data[0] % 2 == 0, data[1:]
-    _answers.clear()
-    _answers.extend(data.split(PARTED))
+    answer_with(data)
     end = _HOUR + dt.timedelta(hours=1)
     window, now = Window(_HOUR, end), end if growing else end + dt.timedelta(days=1)
     if growing:
@@ -113,24 +80,19 @@ def account_seeds() -> list[bytes]:
     grown = _range(body, body, "0x2")
     shorter = HEAD + body[len(HEAD) : first] + TAIL
     shorter_blocks = (*blocks[:2], blocks[-1])
-    listed, changed = [_folders(), _page(len(body))], _answer(412, b"", 'ETag: "0x2"')
+    listed, changed = [_folders(), _page(len(body))], response(412, b"", 'ETag: "0x2"')
     return [
         b"1" + PARTED.join([*listed, _range(body, body, "0x1")]),
         b"0" + PARTED.join([*listed, _blocks(blocks, "0x2"), grown]),
         b"0" + PARTED.join([*listed, _blocks(shorter_blocks, "0x1"), changed, _blocks(blocks, "0x2"), grown]),
         b"1" + PARTED.join([*listed, changed, _blocks(blocks, "0x2"), grown]),
-        b"0" + PARTED.join([_folders(), _page(len(shorter)), _answer(503, b"", "Retry-After: 0"), _blocks((), "0x1")]),
+        b"0" + PARTED.join([_folders(), _page(len(shorter)), response(503, b"", "Retry-After: 0"), _blocks((), "0x1")]),
     ]
-
-
-def _answer(status: int, body: bytes, *headers: str) -> bytes:
-    lines = [f"HTTP/1.1 {status} x", f"Content-Length: {len(body)}", *headers]
-    return "\r\n".join([*lines, "", ""]).encode() + body
 
 
 def _xml(text: str, *headers: str) -> bytes:
     body = f'<?xml version="1.0" encoding="utf-8"?>{text}'.encode()
-    return _answer(200, body, "Content-Type: application/xml", *headers)
+    return response(200, body, "Content-Type: application/xml", *headers)
 
 
 def _folders() -> bytes:
@@ -153,4 +115,4 @@ def _blocks(blocks: tuple[tuple[str, int], ...], etag: str) -> bytes:
 
 
 def _range(part: bytes, whole: bytes, etag: str) -> bytes:
-    return _answer(206, part, f'ETag: "{etag}"', f"Content-Range: bytes 0-{len(part) - 1}/{len(whole)}")
+    return response(206, part, f'ETag: "{etag}"', f"Content-Range: bytes 0-{len(part) - 1}/{len(whole)}")

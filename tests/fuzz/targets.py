@@ -21,6 +21,7 @@ from flowlens.formats.framing import Place
 from flowlens.formats.growing import Rest, decode_growing
 from flowlens.formats.traffic_analytics import decode_traffic_analytics
 from tests.fuzz.account import account, account_seeds
+from tests.fuzz.workspace import workspace, workspace_seeds
 
 HERE = Path(__file__).parents[1]
 _FOLDER = tempfile.TemporaryDirectory(prefix="flowlens-fuzz-")
@@ -90,7 +91,8 @@ def _file(name: str, data: bytes) -> Path:
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    each.__name__: each for each in (blob, ranges, account, flow_tuple, traffic_analytics, service_tags, names, profile)
+    each.__name__: each
+    for each in (blob, ranges, account, flow_tuple, traffic_analytics, workspace, service_tags, names, profile)
 }
 
 
@@ -102,6 +104,7 @@ def seeds(target: str) -> list[bytes]:
         "blob": blobs,
         "ranges": [b"\x40\x01" + data for data in blobs],
         "account": account_seeds(),
+        "workspace": workspace_seeds(),
         "flow_tuple": [b"1663145998065,192.0.2.153,10.0.0.6,55188,22,6,I,D,NX,0,0,0,0", b"1,a,b,1,2,T,I,A,B,,,,"],
         "traffic_analytics": _exports(),
         "service_tags": [_published()],

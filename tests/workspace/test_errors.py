@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from typing import Any
 
 import pytest
 
@@ -29,6 +30,11 @@ def told(*arguments: str) -> tuple[int, list[str]]:
     return ran.code, ran.err.splitlines()
 
 
+def table(rows: list[Any]) -> dict[str, Any]:
+    """An answer of one column, where more were asked for."""
+    return {"tables": [{"name": "PrimaryResult", "columns": [{"name": "mark", "type": "datetime"}], "rows": rows}]}
+
+
 @pytest.mark.parametrize(
     ("fault", "code", "words"),
     [
@@ -41,9 +47,26 @@ def told(*arguments: str) -> tuple[int, list[str]]:
         (Told(400, server.error("BadArgumentError", "no", ("SEM0001", "odd [31m"))), "FL-W08", "Logs page"),
         (Told(200, {"tables": []}), "FL-W14", "proxy"),
         (Told(200, ["no object"]), "FL-W14", "proxy"),
+        (Told(200, table([])), "FL-W14", "proxy"),
+        (Told(200, table([1])), "FL-W14", "proxy"),
+        (Told(200, table([[None]])), "FL-W14", "proxy"),
         (Told(307, None, {"Location": "https://elsewhere.example/"}), "FL-S25", "proxy"),
     ],
-    ids=["workspace", "role", "table", "plan", "token", "token 403", "query", "empty", "other", "redirect"],
+    ids=[
+        "workspace",
+        "role",
+        "table",
+        "plan",
+        "token",
+        "token 403",
+        "query",
+        "empty",
+        "other",
+        "columns",
+        "rows",
+        "null",
+        "redirect",
+    ],
 )
 def test_each_refusal_is_one_line_with_the_next_step(logs: Logs, fault: Told, code: str, words: str) -> None:
     logs.fault = lambda _asked: fault

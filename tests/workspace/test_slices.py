@@ -11,15 +11,17 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flowlens.errors import SourceError
 from flowlens.queries import encode
 from flowlens.sources import slices
 from flowlens.sources.accounts import Access
-from flowlens.sources.slices import MOST_SLICES, STEP, Asker, Reading, Slice, read_slices
-from flowlens.sources.workspace import Connection, Cut, connect, parse_workspace
+from flowlens.sources.slices import MOST_SLICES, STEP, Asker, Reading, Slice, numbers_in, read_slices
+from flowlens.sources.workspace import Answer, Connection, Cut, connect, parse_workspace
 from tests.workspace import server
 from tests.workspace.server import WORKSPACE, Asked, Logs, Told
 
@@ -364,3 +366,10 @@ def test_random_limits_give_exactly_the_rows_or_an_error(logs: Logs, connection:
     else:
         # What is missing lies in parts that are told.
         assert [str(r.error) for r in failed if r.error and not r.error.problem.startswith("FL-W")] == []
+
+
+@pytest.mark.parametrize("row", ["1", "{}", "[]", "[1.5]", "[null]", '["1"]', "nothing"])
+def test_a_proof_that_is_no_row_of_numbers_is_told(row: str) -> None:
+    answer = Answer("the workspace", [], [msgspec.Raw(row.encode())], 0)
+    with pytest.raises(SourceError, match="FL-W14"):
+        numbers_in(answer)

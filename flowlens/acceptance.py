@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
 from flowlens.errors import ConfigError, near_matches
+from flowlens.toml_files import read_toml
 
 _ID = re.compile(r"[0-9a-f]{16}")
 _FIELDS = ("id", "reason", "owner", "expires")
@@ -38,11 +38,7 @@ def read_acceptances(path: str | Path) -> tuple[Acceptance, ...]:
     Raises ConfigError naming the entry that is wrong: a field that is missing, unknown or empty, an id that is none or stands
     there twice, an expiry that is no date.
     """
-    try:
-        with Path(path).open("rb") as file:
-            content = tomllib.load(file)
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(str(path), f"cannot be read as a list of accepted findings: {error}") from error
+    content = read_toml(Path(path), " as a list of accepted findings")
     for word in content:
         if word != "accept":
             raise ConfigError(str(path), f"unknown section {word!r:.40}", hint=near_matches(word, ["accept"]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from flowlens.errors import ConfigError, near_matches
 from flowlens.inventory import Networks
 from flowlens.prefixes import normal
 from flowlens.schema import OUTBOUND_METHODS
+from flowlens.toml_files import read_toml
 
 CLOUDS = ("global", "usgov", "china")
 VARIABLE = "FLOWLENS_CONFIG"
@@ -46,12 +46,7 @@ def read_config(path: str | Path | None = None) -> Config:
     file = Path(named) if named else Path(FILE)
     if not named and not file.is_file():
         return Config()
-    try:
-        with file.open("rb") as handle:
-            content = tomllib.load(handle)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ConfigError(str(file), f"cannot be read: {error}") from error
-    return _config(file, content)
+    return _config(file, read_toml(file))
 
 
 def _config(file: Path, content: Mapping[str, object]) -> Config:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import os
 import re
-import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -43,6 +42,7 @@ from flowlens.sources.accounts import (
     parse_location,
 )
 from flowlens.sources.workspace import Workspace, is_workspace, parse_workspace
+from flowlens.toml_files import read_toml
 from flowlens.windows import parse_window
 
 QUESTIONS = {
@@ -232,10 +232,9 @@ def read_schedule(path: Path) -> tuple[Schedule | None, list[ConfigError]]:
     """
     errors: list[ConfigError] = []
     try:
-        with path.open("rb") as file:
-            content = tomllib.load(file)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        return None, [ConfigError(str(path), f"cannot be read: {error}")]
+        content = read_toml(path)
+    except ConfigError as error:
+        return None, [error]
     top = _Table(str(path), content, errors, separator=": ")
     found = _schedule(path, top, errors)
     top.finish()

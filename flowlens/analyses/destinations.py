@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from flowlens.config import SECTIONS
 from flowlens.errors import ConfigError, near_matches
 from flowlens.evidence import Scan
 from flowlens.prefixes import PrefixTable, normal
+from flowlens.toml_files import read_toml
 from flowlens.views import is_egress
 
 _FIELDS = {"prefix", "service_tag", "port", "ports", "protocol", "name"}
@@ -45,11 +45,7 @@ def read_expected(path: str | Path) -> tuple[Expected, ...]:
     Raises ConfigError naming the entry that is wrong, or the word that is none.
     """
     path = Path(path)
-    try:
-        with path.open("rb") as file:
-            content = tomllib.load(file)
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(str(path), f"cannot be read as a list of expected destinations: {error}") from error
+    content = read_toml(path, " as a list of expected destinations")
     for word in content.keys() - SECTIONS:
         raise ConfigError(str(path), f"unknown section {word!r:.40}", hint=near_matches(word, SECTIONS))
     entries = content.get("expected")

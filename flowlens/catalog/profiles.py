@@ -31,7 +31,6 @@ from __future__ import annotations
 import datetime as dt
 import functools
 import re
-import tomllib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -42,6 +41,7 @@ from flowlens.catalog.tags import CLOUDS
 from flowlens.errors import CatalogError, ConfigError, near_matches
 from flowlens.prefixes import normal
 from flowlens.schema import PROTOCOL_NUMBER
+from flowlens.toml_files import parse_toml
 
 NEEDS = ("required", "conditional", "recommended", "safe-to-block")
 EGRESS = "egress"
@@ -168,8 +168,8 @@ def read_profile(data: bytes, *, name: str, where: str) -> Profile:
     are there twice.
     """
     try:
-        document = tomllib.loads(data.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
+        document = parse_toml(data)
+    except ValueError as error:
         raise CatalogError(where, f"expected TOML: {error}") from error
     top = _Entry(where, "", document, ("title", "as_of", "sources", "requirement"))
     requirements: dict[tuple[str, str], Requirement] = {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from flowlens import schema
-from flowlens.catalog import load_profile, load_tags, read_names
+from flowlens.catalog import load_tags
 from flowlens.catalog.tags import read_answer
 from flowlens.errors import FlowlensError
 from flowlens.evidence import Ledger, total
@@ -21,10 +20,10 @@ from flowlens.formats.framing import Place
 from flowlens.formats.growing import Rest, decode_growing
 from flowlens.formats.traffic_analytics import decode_traffic_analytics
 from tests.fuzz.account import account, account_seeds
+from tests.fuzz.files import file_seeds, files, names, profile
 from tests.fuzz.workspace import workspace, workspace_seeds
 
 HERE = Path(__file__).parents[1]
-_FOLDER = tempfile.TemporaryDirectory(prefix="flowlens-fuzz-")
 
 
 def _decoded(data: bytes, *, strict: bool) -> tuple[pa.Table, Ledger]:
@@ -74,25 +73,9 @@ def service_tags(data: bytes) -> None:
     read_answer(data, cloud="china", where="x")
 
 
-def names(data: bytes) -> None:
-    """A file of names and their addresses."""
-    read_names(_file("names.csv", data))
-
-
-def profile(data: bytes) -> None:
-    """A profile of required endpoints."""
-    load_profile(_file("profile.toml", data))
-
-
-def _file(name: str, data: bytes) -> Path:
-    path = Path(_FOLDER.name) / name
-    path.write_bytes(data)
-    return path
-
-
 TARGETS: dict[str, Callable[[bytes], None]] = {
     each.__name__: each
-    for each in (blob, ranges, account, flow_tuple, traffic_analytics, workspace, service_tags, names, profile)
+    for each in (blob, ranges, account, flow_tuple, traffic_analytics, workspace, service_tags, names, profile, files)
 }
 
 
@@ -109,6 +92,7 @@ def seeds(target: str) -> list[bytes]:
         "traffic_analytics": _exports(),
         "service_tags": [_published()],
         "names": [b"name,address\na.example,192.0.2.1\n", b"# comment\nname;ip\nb;::1\n"],
+        "files": file_seeds(),
         "profile": [path.read_bytes() for path in profiles if path.stat().st_size < 5000],
     }[target]
 

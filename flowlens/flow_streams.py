@@ -172,7 +172,12 @@ def _write_items(plan: Plan, selected: Selected, file: BinaryIO) -> Ledger:
     ledger = Ledger(sources=len(plan.sources), notes=selected.notes, unread=selected.unread)
     # Written by their dictionaries, read as text: the schema that readers go by is that of FLOWS, with its descriptions.
     with pq.ParquetWriter(
-        file, schema.ENCODED_FLOWS, compression="zstd", compression_level=1, store_schema=False
+        file,
+        schema.ENCODED_FLOWS,
+        compression="zstd",
+        compression_level=1,
+        store_schema=False,
+        write_page_checksum=True,
     ) as writer:
         writer.add_key_value_metadata({"ARROW:schema": b64encode(schema.FLOWS.serialize()).decode()})
         pending: list[pa.Table] = []

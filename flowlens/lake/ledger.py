@@ -356,7 +356,11 @@ def _facts(lake: Lake, date: dt.date, hours: tuple[dt.datetime, dt.datetime]) ->
     facts = [pl.DataFrame(schema=schema.polars_schema(schema.LAKE_LEDGER)).select(columns)]
     for batch in lake.ledger_batches(date, [*dict.fromkeys([*BLOB_COLUMNS, *columns])], hours):
         rows = pl.DataFrame(pl.from_arrow(batch))
-        blobs.append(rows.select(BLOB_COLUMNS).unique())
+        who = rows.select(BLOB_COLUMNS).unique()
+        if any(who.null_count().row(0)):
+            # Pages bear checksums, the names of columns do not, and one of another name reads as one without values.
+            raise SourceError(str(lake.place), "the ledger holds a fact that does not say of which blob it is")
+        blobs.append(who)
         # Two ends of a blob may tell of two versions; a record is the same whatever version it was read of.
         facts.append(rows.select(columns).with_columns(etag=pl.when(pl.col("kind") == "end").then("etag")))
     known = ["blob_id", "kind", "block", "etag"]

@@ -6,6 +6,7 @@ coverage as the blobs it was made from. Everything is of the one version that wa
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -74,14 +75,11 @@ def parquet_part(source: str) -> KeptPart:
     Raises SourceError for any other Parquet file.
     """
     path = Path(source)
-    try:
-        with pq.ParquetFile(path) as file:
-            found = file.schema_arrow
-            rows = file.metadata.num_rows
-            missing = [each.name for each in schema.FLOWS if each.name not in found.names]
-            differing = [each.name for each in schema.FLOWS if not missing and found.field(each.name).type != each.type]
-    except (pa.ArrowException, OSError) as error:
-        raise SourceError(source, f"is no readable Parquet file: {' '.join(str(error).split()):.160}") from None
+    with _told(source), pq.ParquetFile(path) as file:
+        found = file.schema_arrow
+        rows = file.metadata.num_rows
+        missing = [each.name for each in schema.FLOWS if each.name not in found.names]
+        differing = [each.name for each in schema.FLOWS if not missing and found.field(each.name).type != each.type]
     if missing or differing:
         problem = f"lacks the column {missing[0]}" if missing else f"has another type in the column {differing[0]}"
         raise SourceError(
@@ -91,12 +89,20 @@ def parquet_part(source: str) -> KeptPart:
     ledger = Ledger(blobs=1, tuples=rows, rows=rows, bytes=size, record_bytes=size)
 
     def tables() -> Iterator[pa.Table]:
-        with pq.ParquetFile(path) as file:
+        with _told(source), pq.ParquetFile(path, page_checksum_verification=True) as file:
             for batch in file.iter_batches(batch_size=1 << 16, columns=schema.FLOWS.names):
                 table = pa.Table.from_batches([batch]).select(schema.FLOWS.names).cast(schema.FLOWS)
                 yield table.append_column(BLOB, pa.repeat(pa.scalar(0, pa.int64()), table.num_rows))
 
     return KeptPart((KeptBlob(path.name, size, None, None, None, ledger),), tables)
+
+
+@contextlib.contextmanager
+def _told(source: str) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise SourceError(source, f"is no readable Parquet file: {' '.join(str(error).split()):.160}") from None
 
 
 def lake_parts(lake: Lake, window: Window, *, at_once: int = AT_ONCE) -> list[KeptPart]:

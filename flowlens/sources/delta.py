@@ -378,7 +378,9 @@ def _dataset(
         files = pyarrow.fs.SubTreeFileSystem(str(place.folder / part), pyarrow.fs.LocalFileSystem())
     else:
         files = _stored(place, part)
-    form = dataset.ParquetFileFormat()
+    # A disk or a copy that changed bytes gives an error and not other rows.
+    checked = dataset.ParquetFragmentScanOptions(page_checksum_verification=True)
+    form = dataset.ParquetFileFormat(default_fragment_scan_options=checked)
     actions = pa.table(table.get_add_actions(flatten=True))
     if hours is not None and "min.hour" in actions.column_names:
         low, high = pc.field("min.hour"), pc.field("max.hour")
@@ -447,7 +449,12 @@ def _remove(place: LakePlace, part: str, chosen: Callable[[str], bool]) -> int:
 
 
 def _write_file(place: LakePlace, part: str, path: str, rows: pa.Table) -> int:
-    options = {"compression": "zstd", "compression_level": 1, "row_group_size": _ROW_GROUP}
+    options = {
+        "compression": "zstd",
+        "compression_level": 1,
+        "row_group_size": _ROW_GROUP,
+        "write_page_checksum": True,
+    }
     if place.folder is None:
         files = _stored(place, part)
         with files.open_output_stream(path) as sink:
@@ -534,7 +541,7 @@ def _told(place: LakePlace, doing: str) -> Iterator[None]:
         if _CONFLICT.search(str(error)):
             raise OvertakenError from None
         raise _refusal(place, doing, error) from None
-    except (DeltaError, OSError, pa.ArrowException, pl.exceptions.PolarsError) as error:
+    except (DeltaError, OSError, UnicodeDecodeError, pa.ArrowException, pl.exceptions.PolarsError) as error:
         raise _refusal(place, doing, error) from None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import io
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -147,6 +148,34 @@ def test_rows_that_another_program_removed_are_an_error_and_no_smaller_answer(tm
     opened(folder).flows.delete("dst_port = 443")
     with pytest.raises(LedgerError, match=r"expected .* rows of .*, found"):
         _ = fl.scan(str(folder), now=LATER).evidence
+
+
+def test_a_byte_of_a_page_that_changed_on_disk_is_an_error_or_nothing(tmp_path: Path) -> None:
+    folder = synced(SAMPLES, tmp_path / "lake")
+    kept = tmp_path / "flows.parquet"
+    with kept.open("wb") as file:
+        fl.scan(str(SAMPLES), now=LATER).write_flows(file)
+    chance = random.Random(seed := random.randrange(1 << 30))
+    print(f"seed {seed}")
+    for source, files in ((folder, sorted(folder.rglob("*.parquet"))), (kept, [kept])):
+        expected = fl.rule_usage(fl.scan(str(source), now=LATER)).collect()
+        told = 0
+        for path in files:
+            whole = path.read_bytes()
+            # Behind the pages stand the footer, its length and a mark of four bytes.
+            pages = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+            for _ in range(12):
+                changed = bytearray(whole)
+                changed[chance.randrange(pages)] ^= 1 << chance.randrange(8)
+                path.write_bytes(changed)
+                try:
+                    found = fl.rule_usage(fl.scan(str(source), now=LATER)).collect()
+                except fl.FlowlensError:
+                    told += 1
+                else:
+                    assert_frame_equal(expected, found)
+            path.write_bytes(whole)
+        assert told
 
 
 @pytest.mark.parametrize("beside", [str(SAMPLES), "workspace:00000000-0000-0000-0000-000000000000"])

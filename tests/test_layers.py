@@ -16,9 +16,10 @@ LINES = 600
 # A module or package imports from lower layers and, inside one package, from its siblings.
 LAYERS = {
     "errors": 0,
-    "acceptance": 1,
     "budget": 1,
     "schema": 1,
+    "toml_files": 1,
+    "acceptance": 2,
     "evidence": 2,
     "kernel": 2,
     "not_kept": 2,

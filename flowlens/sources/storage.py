@@ -153,7 +153,7 @@ class _Lister:
         """What ``ask`` gives of a page; errors that pass are waited out."""
         from azure.core.exceptions import AzureError
 
-        where = f"{self._account.location.account_url}/{self._account.location.container}/{prefix}"
+        where = self._where(prefix)
         deadline = time.monotonic() + PATIENCE * self._account.timeout
         for attempt in range(1, _TRIES + 1):
             try:
@@ -169,6 +169,9 @@ class _Lister:
                 self.again.count(error)
                 time.sleep(wait)
         raise AssertionError("unreachable")
+
+    def _where(self, prefix: str) -> str:
+        return f"{self._account.location.account_url}/{self._account.location.container}/{prefix}"
 
     def _note_clock(self, headers: Mapping[str, str]) -> None:
         self.skew = max(self.skew, clock_skew(headers.get("Date")), key=abs)
@@ -194,27 +197,33 @@ class _Lister:
             return names, pages.continuation_token or None
 
         for _ in range(pages_limit):
-            names, token = self._tried(lambda: self._soon(ask), prefix)
+            names, following = self._tried(lambda: self._soon(ask), prefix)
             found += names
+            token = self._next(token, following, prefix)
             if token is None:
                 break
         return found
 
     def pages(self, prefix: str) -> Iterator[list[Listed]]:
         """Everything whose name begins with ``prefix``, page by page."""
-        marker = ""
+        marker: str | None = ""
 
         def ask() -> Page:
-            with self._account.reads.page(prefix, marker, _PAGE) as (headers, body):
+            with self._account.reads.page(prefix, marker or "", _PAGE) as (headers, body):
                 self._note_clock(headers)
                 return parse_page(self._in_time(body))
 
-        while True:
+        while marker is not None:
             page = self._tried(ask, prefix)
             yield page.blobs
-            if not page.following:
-                return
-            marker = page.following
+            marker = self._next(marker, page.following, prefix)
+
+    def _next(self, here: str | None, following: str | None, prefix: str) -> str | None:
+        """Where the page behind ``here`` begins; None behind the last one."""
+        if following and following == here:
+            # As behind a cache that does not look at what is asked for: it would never end.
+            raise declared("FL-S31", self._where(prefix), "a page names itself as the next one")
+        return following or None
 
     def _soon(self, ask: Callable[[], _Answer]) -> _Answer:
         """What ``ask`` gives before patience ends; the client library waits for each byte anew."""

@@ -351,6 +351,34 @@ def test_what_cannot_pass_is_asked_for_once(status: int, code: str, asked: int) 
     assert len(container.calls) == asked
 
 
+class Cached(Container):
+    """A container behind a cache that gives the second page of a kind for each one behind it."""
+
+    kind = "list"
+
+    @contextmanager
+    def page(self, prefix: str, marker: str, most: int) -> Iterator[Opened]:
+        with super().page(prefix, min(marker, str(self.page_size)) if self.kind == "list" else marker, most) as opened:
+            yield opened
+
+    def walk_blobs(self, name_starts_with: str | None, delimiter: str, **options: Any) -> SimpleNamespace:
+        pages = super().walk_blobs(name_starts_with, delimiter, **options)
+        if self.kind == "list":
+            return pages
+        return SimpleNamespace(by_page=lambda token: pages.by_page(min(token, str(self.page_size)) if token else None))
+
+
+@pytest.mark.parametrize("kind", ["list", "walk"])
+def test_pages_that_come_again_and_again_are_an_error(kind: str) -> None:
+    macs = [key(mac=f"0022480A{mac:04X}") for mac in range(9)]
+    logs = [key(root=f"flowLogResourceID=/{n}/") for n in range(9)]
+    container = Cached(macs + logs, page_size=3)
+    container.kind = kind
+    with pytest.raises(SourceError, match=r"FL-S31 .*names itself"):
+        listing(container)
+    assert len(container.calls) < 60
+
+
 def throttled(seconds: str) -> HttpResponseError:
     response = SimpleNamespace(status_code=503, headers={"Retry-After": seconds}, reason="", content_type=None)
     return HttpResponseError("busy", response=response)  # type: ignore[arg-type]

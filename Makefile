@@ -34,7 +34,7 @@ fuzz: $(VENV)/.installed-dev
 SECONDS ?= 4200
 fuzz-bytes: $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[fuzz]"
-	for target in $$($(BIN)/python -c "from tests.fuzz.targets import TARGETS; print(*TARGETS)"); do \
+	targets=$$($(BIN)/python -c "from tests.fuzz.targets import TARGETS; print(*TARGETS)") || exit 1; for target in $$targets; do \
 		$(BIN)/python -m tests.fuzz $$target $(SECONDS) $(SEED) $(RECORD) || exit 1; done
 
 # What CI adds to `make test`: 200 invented networks, and, in .ci/run, a thousand histories of a lake.

@@ -47,7 +47,7 @@ def zone_of(common: Common) -> ZoneInfo | None:
     """The zone of ``--tz``; raises ConfigError where it is none."""
     try:
         return ZoneInfo(common.tz) if common.tz else None
-    except (ZoneInfoNotFoundError, ValueError) as error:
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
         raise ConfigError(
             f"--tz {common.tz}", "is no time zone", hint="write an IANA name such as Asia/Tokyo"
         ) from error

@@ -190,8 +190,12 @@ def resolve(
     server: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="DNS server to ask. Default: this machine's own.")
     ] = None,
-    timeout: Annotated[float, typer.Option(metavar="SECONDS", min=0.1, help="How long one server may take.")] = 5.0,
-    time_limit: Annotated[float, typer.Option(metavar="SECONDS", min=0.1, help="How long all of it may take.")] = 120.0,
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0.1, max=3600, help="How long one server may take.")
+    ] = 5.0,
+    time_limit: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0.1, max=86_400, help="How long all of it may take.")
+    ] = 120.0,
     config: Annotated[
         Path | None, typer.Option(metavar="FILE", help="flowlens.toml with placeholders and cloud.")
     ] = None,

@@ -26,6 +26,10 @@ _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MICROSECOND = dt.timedelta(microseconds=1)
 
 
+YEARS = range(1970, 2200)
+"""What a year of a flow log, or of a window of some, can be; arithmetic with times near the ends of the calendar fails."""
+
+
 @dataclass(frozen=True, slots=True)
 class Window:
     """Half-open ``[start, end)`` in UTC, whatever zone the times given have; None is unbounded.

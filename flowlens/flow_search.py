@@ -43,7 +43,7 @@ class FlowFilter:
             conditions.append(pl.col("dst_port").is_in(list(self.ports)))
         if self.protocol is not None:
             name = self.protocol.lower()
-            number = int(name) if name.isdecimal() else schema.PROTOCOL_NUMBER.get(name)
+            number = int(name) if name.isdecimal() and len(name) < 10 else schema.PROTOCOL_NUMBER.get(name)
             if number is None:
                 raise ConfigError(
                     f"--protocol {self.protocol}", "is no protocol", hint=near_matches(name, schema.PROTOCOL_NUMBER)

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from flowlens.errors import ConfigError, near_matches
 
-_GATE = re.compile(r"^\s*([a-z_]+)\s*(?:(>=|<=|==|>|<)\s*(\d+)\s*)?$")
+_GATE = re.compile(r"^\s*([a-z_]+)\s*(?:(>=|<=|==|>|<)\s*(\d{1,18})\s*)?$")
 _COMPARE: dict[str, Callable[[int, int], bool]] = {
     ">": operator.gt,
     ">=": operator.ge,

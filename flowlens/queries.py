@@ -349,7 +349,10 @@ def _length_of(text: str) -> dt.timedelta:
 def _list_of(text: str) -> tuple[str | int | float, ...]:
     if not text.startswith("["):
         return tuple(word.strip() for word in text.split(",") if word.strip())
-    found = json.loads(text)
+    try:
+        found = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
     if not all(isinstance(item, str | int | float) and not isinstance(item, bool) for item in found):
         raise ValueError("no list of texts and numbers")
     return tuple(found)

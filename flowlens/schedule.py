@@ -303,7 +303,7 @@ def _zone(top: _Table) -> ZoneInfo | None:
     name = top.text("timezone")
     try:
         return ZoneInfo(name) if name else None
-    except (ZoneInfoNotFoundError, ValueError):
+    except (ZoneInfoNotFoundError, ValueError, OSError):
         top.wrong("timezone", f"{name!r:.40} is no time zone", "write an IANA name such as Asia/Tokyo")
         return None
 

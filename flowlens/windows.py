@@ -7,6 +7,7 @@ import re
 from zoneinfo import ZoneInfo
 
 from flowlens.errors import ConfigError, near_matches
+from flowlens.evidence import YEARS
 
 WORDS = ("today", "yesterday", "last-week", "last-month")
 _AGO = re.compile(r"^(\d{1,5})(m|h|d|w)$")
@@ -28,6 +29,8 @@ def parse_time(text: str, *, now: dt.datetime, name: str = "") -> dt.datetime:
         if ago:
             return now.astimezone(dt.UTC) - dt.timedelta(**{_UNIT[ago[2]]: int(ago[1])})
         time = dt.datetime.fromisoformat(text)
+        if time.year not in YEARS:
+            raise ValueError("no year of a flow log")
         if time.tzinfo is not None:
             return time.astimezone(dt.UTC)
     except (ValueError, OverflowError) as error:
@@ -78,6 +81,8 @@ def _named(word: str, zone: ZoneInfo | None, now: dt.datetime) -> tuple[dt.datet
             first = (last - days).replace(day=1)
         else:
             raise ConfigError(f"--window {word!r:.40}", "is no window", hint=near_matches(word, WORDS))
+        if first.year not in YEARS:
+            raise ValueError("no year of a flow log")
         return _midnight(first, zone), _midnight(last, zone)
     except (ValueError, OverflowError) as error:
         raise ConfigError(f"--window {word!r:.40}", "is no date", hint="write 2026-06 or 2026-06-15") from error

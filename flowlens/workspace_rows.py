@@ -22,6 +22,7 @@ from flowlens.formats.conversation_rows import convert_conversations
 from flowlens.formats.older_rows import older_source
 from flowlens.formats.traffic_analytics import DecodedRows
 from flowlens.queries import bind, encode, find_query
+from flowlens.sources.refusals import declared
 from flowlens.sources.slices import STEP, Asker, Reading, Slice, read_slices
 from flowlens.sources.workspace import TABLES, Connection, Cut, Span
 
@@ -32,6 +33,7 @@ PROOF = """
 | extend made_of = coalesce(made_of, 0), there = toscalar(in_window | count)"""
 """What makes of conversations.kql three numbers: its rows, the table's rows they are made of, and the table's rows in the window,
 of which a slice by hash holds a part."""
+PROOF_NUMBERS = 3
 
 _HOUR = dt.timedelta(hours=1)
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
@@ -76,8 +78,11 @@ class Tally:
     def take(self, reading: Reading, received: int) -> None:
         """Count a part that came whole, ``received`` rows of the table being in it.
 
-        Raises LedgerError, which names the part, where these are not what the workspace counted.
+        Raises LedgerError, which names the part, where these are not what the workspace counted, and SourceError where it did
+        not count.
         """
+        if len(reading.counted) != PROOF_NUMBERS:
+            raise declared("FL-W14", self.where, f"expected {PROOF_NUMBERS} numbers, found {len(reading.counted)}")
         part, (_, made_of, there) = reading.part, reading.counted
         self.rows += received
         if received != made_of:

@@ -13,6 +13,7 @@ import csv
 import datetime as dt
 import importlib.util
 import io
+import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,7 +152,7 @@ def _database(path: Path) -> _File:
             # The library's other reader, in C, is faster, and a damaged file makes it write where it must not (3.2.0).
             with maxminddb.open_database(path, maxminddb.MODE_MMAP) as reader:
                 return ask(reader)
-        except (OSError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError) as error:
+        except (OSError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, struct.error) as error:
             # The library takes what it reads for what it should be.
             raise ConfigError(str(path), f"cannot be read as a database of owners: {error}", hint=_FORMS) from error
 

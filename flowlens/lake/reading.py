@@ -90,9 +90,14 @@ def parquet_part(source: str) -> KeptPart:
 
     def tables() -> Iterator[pa.Table]:
         with _told(source), pq.ParquetFile(path, page_checksum_verification=True) as file:
+            found = 0
             for batch in file.iter_batches(batch_size=1 << 16, columns=schema.FLOWS.names):
+                found += batch.num_rows
                 table = pa.Table.from_batches([batch]).select(schema.FLOWS.names).cast(schema.FLOWS)
                 yield table.append_column(BLOB, pa.repeat(pa.scalar(0, pa.int64()), table.num_rows))
+        if found != rows:
+            # What stands before a page, such as how many values it has, is under no checksum.
+            raise SourceError(source, f"expected {rows} rows, found {found}", hint="the file is damaged: make it anew")
 
     return KeptPart((KeptBlob(path.name, size, None, None, None, ledger),), tables)
 

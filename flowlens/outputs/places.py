@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 
 _FORBIDDEN = 403
+_INSTEAD = "a proxy may answer in its place: check the address, HTTPS_PROXY and NO_PROXY"
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +144,12 @@ def names(place: Place, folder: str) -> list[str]:
         except OSError as error:
             raise SourceError(str(place), f"cannot be listed: {error.strerror or error}") from error
     prefix = _name(place, f"{folder}/")
-    found: list[str] = _tried(place, prefix, lambda: list(_client(place).list_blob_names(name_starts_with=prefix)))
-    return sorted(name.removeprefix(prefix) for name in found if "/" not in name.removeprefix(prefix))
+
+    def listed() -> list[str]:
+        return [name.removeprefix(prefix) for name in _client(place).list_blob_names(name_starts_with=prefix)]
+
+    found: list[str] = _tried(place, prefix, listed)
+    return sorted(name for name in found if "/" not in name)
 
 
 def _name(place: Place, name: str) -> str:
@@ -196,10 +201,13 @@ def _tried(place: Place, blob: str, call: Callable[[], Any]) -> Any:
     from azure.core.exceptions import AzureError
 
     assert place.location is not None
+    where = f"{place.location.account_url}/{place.location.container}/{blob}"
     try:
         return call()
+    except (AttributeError, TypeError, LookupError, ArithmeticError):
+        # The library takes an answer apart without looking whether it is one.
+        raise SourceError(where, "the answer is none of a storage account", hint=_INSTEAD) from None
     except (AzureError, OSError, ValueError) as error:
-        where = f"{place.location.account_url}/{place.location.container}/{blob}"
         if status_of(error) == _FORBIDDEN:
             role = f"give the role Storage Blob Data Contributor on the container {place.location.container}"
             raise SourceError(where, "whoever writes the report has no right to", hint=role) from None

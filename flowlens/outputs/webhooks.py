@@ -27,7 +27,7 @@ _LIMIT = 24_000
 """Bytes of a message: Teams refuses more than 28 KB."""
 _LINE, _BLOCKS = 300, 45
 """Characters of one line and blocks of one message; Slack takes 3,000 and 50."""
-_TRIES, _TOO_MANY, _SERVER = 3, 429, 500
+_TRIES, _REDIRECT, _TOO_MANY, _SERVER = 3, 300, 429, 500
 _SECONDS, _LONGEST_WAIT = 30.0, 60.0
 
 
@@ -206,11 +206,11 @@ def post(webhook: Webhook, data: bytes, *, sleep: Callable[[float], None] = time
                 timeout=_SECONDS,
                 allow_redirects=False,
             )
-        except requests.RequestException as error:
+        except (requests.RequestException, ValueError) as error:
             # Its text holds the address.
             problem = f"could not be reached ({type(error).__name__})"
         else:
-            if answer.ok and not answer.is_redirect:
+            if 200 <= answer.status_code < _REDIRECT:
                 return
             problem = f"answered HTTP {answer.status_code}"
             if answer.status_code != _TOO_MANY and answer.status_code < _SERVER:

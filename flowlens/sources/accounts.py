@@ -459,7 +459,7 @@ def _without_authority(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def within(seconds: float, get: Callable[[], Any], where: str) -> Any:
     """What ``get`` gives, or the declared error: the sign-in was refused, no identity was found, or it took too long."""
-    from azure.core.exceptions import AzureError, ClientAuthenticationError
+    from azure.core.exceptions import ClientAuthenticationError
     from azure.identity import CredentialUnavailableError
 
     result: list[Any] = []
@@ -468,7 +468,7 @@ def within(seconds: float, get: Callable[[], Any], where: str) -> Any:
     def run() -> None:
         try:
             result.append(get())
-        except (AzureError, ValueError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - told below, by whichever name
             failure.append(error)
 
     # A daemon, since what hangs here would hold up the end of the process too.

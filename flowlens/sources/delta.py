@@ -273,7 +273,10 @@ class Lake:
 def _date(value: Any) -> dt.date:
     import datetime as dt
 
-    return value if isinstance(value, dt.date) else dt.date.fromisoformat(str(value))
+    try:
+        return value if isinstance(value, dt.date) else dt.date.fromisoformat(str(value))
+    except ValueError as error:
+        raise pa.ArrowInvalid(f"a partition of the date {value!r:.40}") from error
 
 
 def open_lake(place: LakePlace, *, create: bool = False) -> Lake:

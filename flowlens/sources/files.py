@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from flowlens.errors import FormatError, SourceError, near_matches
-from flowlens.evidence import sample
+from flowlens.evidence import YEARS, sample
 
 ENDINGS = (".json", ".jsonl", ".ndjson", ".csv")
 """What a folder takes, plain or with ``.gz`` behind; a file that is named is taken whatever its ending."""
@@ -102,6 +102,8 @@ def _hour(parts: Sequence[str]) -> dt.datetime | None:
     if not all(part.isascii() and part.isdigit() and len(part) <= 4 for part in parts):
         return None
     year, month, day, hour, minute = map(int, parts)
+    if year not in YEARS:
+        return None
     try:
         return dt.datetime(year, month, day, hour, minute, tzinfo=dt.UTC).replace(minute=0)
     except ValueError:

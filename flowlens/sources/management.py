@@ -193,7 +193,8 @@ def _read(session: Session, link: str, headers: dict[str, str], context: Context
         except _FailingError as error:
             if last:
                 raise declared("FL-A04", context.where, str(error)) from None
-        except requests.RequestException as error:
+        except (requests.RequestException, ValueError) as error:
+            # Where a redirect leads is taken apart, though it is not followed.
             if last or not is_passing(error):
                 raise refusal(error, context) from None
         time.sleep(wait)

@@ -12,6 +12,9 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote
 from xml.etree.ElementTree import Element, ParseError, XMLPullParser
 
+_LARGEST = 50_000 * 4_000 << 20
+"""Bytes of the largest block blob there can be (Microsoft's page "Scalability and performance targets for Blob storage", read 2026)."""
+
 
 class Listed(NamedTuple):
     """A blob of a page; ``kind``, ``tier`` and ``created`` as the service writes them, empty where it says nothing.
@@ -64,7 +67,8 @@ def parse_blocks(pieces: Iterable[bytes]) -> tuple[tuple[str, int], ...]:
     >>> parse_blocks([head, b"<Block><Name>QQ==</Name><Size>12</Size></Block>", tail])
     (('A', 12),)
     """
-    blocks = []
+    blocks: list[tuple[str, int]] = []
+    committed: tuple[tuple[str, int], ...] = ()
     last = ""
     for element in _ended(pieces):
         last = element.tag
@@ -74,9 +78,14 @@ def parse_blocks(pieces: Iterable[bytes]) -> tuple[tuple[str, int], ...]:
                 raise ParseError("a block without name or size")
             blocks.append((_block_id(name), int(size)))
             element.clear()
+        elif element.tag == "UncommittedBlocks":
+            blocks.clear()
+        elif element.tag == "CommittedBlocks":
+            committed = tuple(blocks)
+            blocks.clear()
     if last != "BlockList":
         raise ParseError(f"expected a list of blocks, found <{last}>")
-    return tuple(blocks)
+    return committed
 
 
 def _block_id(name: str) -> str:
@@ -88,7 +97,7 @@ def _block_id(name: str) -> str:
 
 
 def _is_length(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) < 19
+    return text.isascii() and text.isdigit() and len(text) < 19 and int(text) <= _LARGEST
 
 
 def _ended(pieces: Iterable[bytes]) -> Iterator[Element]:

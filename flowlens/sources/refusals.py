@@ -469,8 +469,8 @@ SKEW_LIMIT = 15 * 60
 def clock_skew(date: str | None) -> float:
     """Seconds by which this machine's clock is ahead of the server's Date header; 0 where it says nothing.
 
-    >>> clock_skew(None)
-    0.0
+    >>> clock_skew(None), clock_skew("Mon, 01 Jan 99999999999999999999 00:00:00 GMT")
+    (0.0, 0.0)
     """
     import datetime as dt
     from email.utils import parsedate_to_datetime
@@ -479,7 +479,7 @@ def clock_skew(date: str | None) -> float:
         return 0.0
     try:
         server = parsedate_to_datetime(date)
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0.0
     if server.tzinfo is None:
         return 0.0

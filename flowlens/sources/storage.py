@@ -191,7 +191,7 @@ class _Lister:
             pages = walk.by_page(token)
             try:
                 names = [item.name for item in next(pages, ()) if item.name.endswith("/") and not hasattr(item, "etag")]
-            except (AttributeError, TypeError) as error:
+            except (AttributeError, TypeError, ArithmeticError) as error:
                 # The library takes an answer apart without looking whether it is a list, as a proxy's page is none.
                 raise ParseError("the answer is no list of folders") from error
             return names, pages.continuation_token or None
@@ -293,7 +293,8 @@ def try_reading(blob: StoredBlob) -> None:
 
     try:
         blob.account.client.get_blob_client(blob.key).get_blob_properties()
-    except AzureError as error:
+    except (AzureError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
+        # The library takes headers apart without looking.
         raise refusal(error, blob.account.context(blob.name)) from None
 
 

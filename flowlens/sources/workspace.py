@@ -175,7 +175,7 @@ class Answer:
         """The rows as objects, for an answer of a few; raises SourceError where one is no list."""
         try:
             return [_ROW.decode(row) for row in self.rows]
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise self._unreadable(error) from None
 
     def frame(self, wanted: Mapping[str, pl.DataType] | None = None) -> pl.DataFrame:
@@ -194,7 +194,7 @@ class Answer:
                 frame = frame.select(pl.col(name).cast(dtype) for name, dtype in wanted.items())
                 if any(frame.null_count().row(0)):
                     raise ValueError("a cell is empty")
-        except (KeyError, TypeError, ValueError, AttributeError, pl.exceptions.PolarsError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError, pl.exceptions.PolarsError) as error:
             raise self._unreadable(error) from None
         return frame
 
@@ -240,7 +240,7 @@ class Connection:
             )
         except AzureError as error:
             raise self._judged(error) from None
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             if taken.response is not None and taken.response.status_code != 200:
                 # The library expects JSON from a gateway that writes HTML.
                 raise self._judged(HttpResponseError(response=taken.response)) from None

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 from polars.testing import assert_frame_equal
 
@@ -17,7 +18,7 @@ import flowlens as fl
 from flowlens.errors import ConfigError, LedgerError, SourceError
 from flowlens.evidence import Ledger, Window
 from flowlens.lake.ledger import blob_ledgers
-from flowlens.lake.reading import lake_parts
+from flowlens.lake.reading import lake_parts, parquet_part
 from flowlens.lake.syncing import Sync
 from flowlens.sources.accounts import Access
 from flowlens.sources.delta import Lake, open_lake
@@ -193,6 +194,27 @@ def test_parquet_that_convert_wrote_gives_the_same_flows_and_findings(tmp_path: 
     assert kept.ledger.rows == written.rows and kept.ledger.complete
     for question in (fl.encryption_status, fl.rule_usage):
         assert_frame_equal(question(blobs).collect(), question(kept).collect())
+
+
+def test_parquet_that_gives_fewer_rows_than_it_says_is_an_error(tmp_path: Path) -> None:
+    # In the header of a page stands how many values it has, under no checksum: of one row such a change leaves none.
+    path = tmp_path / "flows.parquet"
+    with path.open("wb") as file:
+        fl.scan(str(SAMPLES), now=LATER).write_flows(file)
+    pq.write_table(pq.read_table(path).slice(0, 1), path, compression="zstd", write_page_checksum=True)
+    whole, told = path.read_bytes(), 0
+    for at in range(4, 40):
+        for bit in range(8):
+            changed = bytearray(whole)
+            changed[at] ^= 1 << bit
+            path.write_bytes(changed)
+            try:
+                rows = sum(table.num_rows for table in parquet_part(str(path)).tables())
+            except fl.FlowlensError as error:
+                told += "expected 1 rows, found 0" in str(error)
+            else:
+                assert rows == 1
+    assert told
 
 
 def test_other_parquet_is_refused(tmp_path: Path) -> None:

@@ -141,6 +141,8 @@ def waits_of(found: Hook) -> tuple[list[float], str]:
         ([(429, {"Retry_After": "9999"}), (200, {})], [60.0], ""),
         ([(404, {})], [], "answered HTTP 404"),
         ([(302, {"Location": "http://127.0.0.1:9/elsewhere"})], [], "answered HTTP 302"),
+        ([(302, {})], [], "answered HTTP 302"),
+        ([(302, {"Location": "http://["})] * 3, [2.0, 4.0], "could not be reached"),
     ],
 )
 def test_what_may_pass_is_tried_again(

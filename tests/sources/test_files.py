@@ -65,6 +65,8 @@ def blob_of(path: Path) -> Blob:
         ("flowLogResourceID=/A/PT1H.json", BlobPath(None, None, None)),
         (f"notflowLogResourceID=/A/{HOUR}/PT1H.json", BlobPath(None, NINE, None)),
         ("flowLogResourceID=/A/y=2026/m=13/d=15/h=09/m=00/x", BlobPath("A", None, None)),
+        ("flowLogResourceID=/A/y=9999/m=12/d=31/h=23/m=00/x", BlobPath("A", None, None)),
+        ("flowLogResourceID=/A/y=0001/m=01/d=01/h=00/m=00/x", BlobPath("A", None, None)),
         ("flowLogResourceID=/A/y=2026/m=02/d=30/h=09/m=00/x", BlobPath("A", None, None)),
         ("flowLogResourceID=/A/y=2026/m=02/d=03/h=24/m=00/x", BlobPath("A", None, None)),
         ("flowLogResourceID=/A/y=2026/m=02/d=03/h=٠٩/m=00/x", BlobPath("A", None, None)),

@@ -108,6 +108,13 @@ def test_blocks_are_named_as_the_client_library_names_them() -> None:
     assert expected[0] == ("Block1", 12) and expected[3] == ("/////w==", 2)
 
 
+def test_blocks_that_are_not_committed_are_none() -> None:
+    committed, other = (f"<Block><Name>{name}</Name><Size>2</Size></Block>" for name in ("QQ==", "Qg=="))
+    parts = [f"<CommittedBlocks>{committed}</CommittedBlocks>", f"<UncommittedBlocks>{other}</UncommittedBlocks>"]
+    for order in (parts, parts[::-1]):
+        assert parse_blocks([f"<BlockList>{''.join(order)}</BlockList>".encode()]) == (("A", 2),)
+
+
 def test_a_blob_in_one_piece_has_no_blocks() -> None:
     assert parse_blocks([b"<BlockList><CommittedBlocks /></BlockList>"]) == ()
 

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 
 import msgspec
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,6 +23,7 @@ from flowlens.sources import slices
 from flowlens.sources.accounts import Access
 from flowlens.sources.slices import MOST_SLICES, STEP, Asker, Reading, Slice, numbers_in, read_slices
 from flowlens.sources.workspace import Answer, Connection, Cut, connect, parse_workspace
+from flowlens.workspace_rows import Tally
 from tests.workspace import server
 from tests.workspace.server import WORKSPACE, Asked, Logs, Told
 
@@ -368,7 +370,14 @@ def test_random_limits_give_exactly_the_rows_or_an_error(logs: Logs, connection:
         assert [str(r.error) for r in failed if r.error and not r.error.problem.startswith("FL-W")] == []
 
 
-@pytest.mark.parametrize("row", ["1", "{}", "[]", "[1.5]", "[null]", '["1"]', "nothing"])
+@pytest.mark.parametrize("counted", [(1,), (1, 1), (1, 1, 1, 1)])
+def test_a_proof_of_other_width_is_told(counted: tuple[int, ...]) -> None:
+    reading = Reading(Slice(START, END), pl.DataFrame(), counted=counted)
+    with pytest.raises(SourceError, match="FL-W14"):
+        Tally("the workspace").take(reading, 1)
+
+
+@pytest.mark.parametrize("row", ["[" * 2000 + "]" * 2000, "1", "{}", "[]", "[1.5]", "[null]", '["1"]', "nothing"])
 def test_a_proof_that_is_no_row_of_numbers_is_told(row: str) -> None:
     answer = Answer("the workspace", [], [msgspec.Raw(row.encode())], 0)
     with pytest.raises(SourceError, match="FL-W14"):

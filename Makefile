@@ -17,7 +17,7 @@ test: $(VENV)/.installed-dev programs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict flowlens bench
-	$(BIN)/pytest -n 3 --dist loadgroup --no-skips
+	$(BIN)/pytest -n 2 --dist loadgroup --no-skips
 
 # Everything that is written by a script: captures, reference, alert rules, workbook. The tests say when it is stale.
 docs: $(VENV)/.installed-dev

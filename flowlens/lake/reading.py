@@ -26,6 +26,12 @@ from flowlens.sources.delta import Lake
 BLOB = "blob"
 """Column that says which of a part's blobs a row is of, by number."""
 _MAGIC = b"PAR1"
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_EDGES = dt.datetime(1, 1, 2, tzinfo=dt.UTC), dt.datetime(9999, 12, 30, tzinfo=dt.UTC)
+_TIMES = (_EDGES[0] - _EPOCH) // dt.timedelta(microseconds=1), (_EDGES[1] - _EPOCH) // dt.timedelta(microseconds=1)
+_PORTS = 0, 2**16 - 1
+_RANGES = {"time": _TIMES, "record_time": _TIMES, "src_port": _PORTS, "dst_port": _PORTS, "protocol": (0, 2**8 - 1)}
+"""What the numbers of a row can be; of times those in microseconds with which one can reckon."""
 _HOUR = dt.timedelta(hours=1)
 _NEAR = dt.timedelta(hours=2)
 """Tuples lie so near to their blob's hour as a rule; those that do not are looked for once they are found missing."""
@@ -78,13 +84,14 @@ def parquet_part(source: str) -> KeptPart:
     with _told(source), pq.ParquetFile(path) as file:
         found = file.schema_arrow
         rows = file.metadata.num_rows
-        missing = [each.name for each in schema.FLOWS if each.name not in found.names]
-        differing = [each.name for each in schema.FLOWS if not missing and found.field(each.name).type != each.type]
-    if missing or differing:
-        problem = f"lacks the column {missing[0]}" if missing else f"has another type in the column {differing[0]}"
-        raise SourceError(
-            source, f"is not Parquet that flowlens wrote: it {problem}", hint="flowlens convert SOURCE -o FILE.parquet"
-        )
+    problems = [f"lacks the column {name}" for name in schema.FLOWS.names if name not in found.names]
+    problems += [f"has the column {name} twice" for name in schema.FLOWS.names if found.names.count(name) > 1]
+    if not problems:
+        other = [each.name for each in schema.FLOWS if found.field(each.name).type != each.type]
+        problems = [f"has another type in the column {name}" for name in other]
+    if problems:
+        problem = f"is not Parquet that flowlens wrote: it {problems[0]}"
+        raise SourceError(source, problem, hint="flowlens convert SOURCE -o FILE.parquet")
     size = path.stat().st_size
     ledger = Ledger(blobs=1, tuples=rows, rows=rows, bytes=size, record_bytes=size)
 
@@ -93,6 +100,7 @@ def parquet_part(source: str) -> KeptPart:
             found = 0
             for batch in file.iter_batches(batch_size=1 << 16, columns=schema.FLOWS.names):
                 found += batch.num_rows
+                _check(batch, source)
                 table = pa.Table.from_batches([batch]).select(schema.FLOWS.names).cast(schema.FLOWS)
                 yield table.append_column(BLOB, pa.repeat(pa.scalar(0, pa.int64()), table.num_rows))
         if found != rows:
@@ -100,6 +108,19 @@ def parquet_part(source: str) -> KeptPart:
             raise SourceError(source, f"expected {rows} rows, found {found}", hint="the file is damaged: make it anew")
 
     return KeptPart((KeptBlob(path.name, size, None, None, None, ledger),), tables)
+
+
+def _check(rows: pa.RecordBatch, source: str) -> None:
+    """Raise SourceError for a value that no flow tuple has, as another program or a damaged file may hold it."""
+    for column in schema.FLOWS_COLUMNS:
+        values = rows[column.name]
+        if values.null_count and not column.nullable:
+            raise SourceError(source, f"a row has no {column.name}")
+        if column.name in _RANGES:
+            low, high = _RANGES[column.name]
+            found = pc.min_max(values.cast(pa.int64())).as_py()
+            if found["min"] is not None and not low <= found["min"] <= found["max"] <= high:
+                raise SourceError(source, f"a row has a {column.name} that there is not")
 
 
 @contextlib.contextmanager
@@ -157,6 +178,7 @@ def _rows_of(lake: Lake, date: dt.date, ids: Sequence[str], blobs: Sequence[Kept
 
     def numbered(condition: Any) -> Iterator[pa.Table]:
         for batch in lake.batches([date], [*schema.FLOWS.names, "blob_id"], condition):
+            _check(batch, str(lake.place))
             numbers = pc.index_in(batch["blob_id"], value_set=known).cast(pa.int64())
             table = pa.Table.from_batches([batch]).select(schema.FLOWS.names).cast(schema.FLOWS)
             table = table.append_column(BLOB, numbers)

@@ -168,12 +168,18 @@ def _with_times(where: str, finding: Mapping[str, object]) -> Mapping[str, objec
 def _objects(where: str, found: object, columns: Mapping[str, type]) -> tuple[Mapping[str, object], ...]:
     """``found`` as a list of objects whose ``columns``, where they are there, have these types."""
     for each in found if isinstance(found, list) else [None]:
-        if not isinstance(each, dict) or not all(
-            each.get(name) is None or type(each[name]) is kind for name, kind in columns.items()
-        ):
+        if not isinstance(each, dict) or not all(_fits(each.get(name), kind) for name, kind in columns.items()):
             raise ConfigError(where, "is not a whole report", hint="write it with --format json")
     assert isinstance(found, list)
     return tuple(found)
+
+
+def _fits(value: object, kind: type) -> bool:
+    if value is None:
+        return True
+    # JSON can write half a surrogate pair, which no table can hold, and numbers of any length.
+    whole = not isinstance(value, str) or value == value.encode("utf-8", "replace").decode("utf-8")
+    return type(value) is kind and whole and not (isinstance(value, int) and not 0 <= value < 2**31)
 
 
 def _plain(value: object) -> object:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs, quote, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qs, quote, unquote, urlsplit
 
 from flowlens.errors import ConfigError, near_matches
 from flowlens.evidence import sample
@@ -90,6 +90,22 @@ _CONTAINER_NAME = re.compile(r"\$?[a-z0-9](?:[a-z0-9-]{1,61}[a-z0-9])")
 _SCHEME = re.compile(r"(?i)(https?|az|wasbs?)://")
 
 
+def parts_of(address: str, name: str) -> SplitResult:
+    """The parts of an address that ``name`` gives; raises ConfigError, which tells nothing of it, where it is none.
+
+    >>> parts_of("https://[", "HTTPS_PROXY")
+    Traceback (most recent call last):
+    flowlens.errors.ConfigError: HTTPS_PROXY: is not a valid address
+    """
+    try:
+        parts = urlsplit(address)
+        # Looked at only where it is asked for.
+        _ = parts.port
+    except ValueError:
+        raise ConfigError(name, "is not a valid address") from None
+    return parts
+
+
 @dataclass(frozen=True, slots=True)
 class Access:
     """How storage accounts are read: which identity, which cloud, which endpoint, how patiently. Holds no secret.
@@ -117,7 +133,7 @@ class Access:
         if not 0 < self.timeout <= 3600:
             raise ConfigError(f"--timeout {self.timeout}", "expected seconds above 0, at most 3600")
         if self.account_url is not None:
-            parts = urlsplit(self.account_url)
+            parts = parts_of(self.account_url, "--account-url")
             if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.username:
                 raise ConfigError(
                     f"--account-url {redact(self.account_url)}", "expected https://HOST without a query or password"
@@ -342,6 +358,9 @@ def session_for(endpoint: str, ca_file: str | None, *, connections: int = 4) -> 
     # the credential.
     session.trust_env = False
     session.proxies = dict(requests.utils.get_environ_proxies(endpoint))
+    for scheme, proxy in session.proxies.items():
+        if scheme != "no":
+            parts_of(proxy if "://" in proxy else f"http://{proxy}", f"{scheme.upper()}_PROXY")
     session.verify = ca_file or os.environ.get("REQUESTS_CA_BUNDLE") or True
     return session
 
@@ -396,7 +415,7 @@ def _connection_string(location: Location) -> tuple[str, Any, str, tuple[str, ..
     words = {name.strip().lower(): value for name, _, value in (part.partition("=") for part in text.split(";"))}
     account = words.get("accountname", "")
     if not account and (endpoint := words.get("blobendpoint")):
-        account = (urlsplit(endpoint).hostname or "").partition(".")[0]
+        account = (parts_of(endpoint, CONNECTION_STRING_VARIABLE).hostname or "").partition(".")[0]
     if account and account != location.account:
         raise declared("FL-S34", where, f"is for the account {account}")
     source = f"({CONNECTION_STRING_VARIABLE})"
@@ -425,7 +444,7 @@ def sign_in(access: Access, cloud: Cloud, audience: str, where: str, ca_file: st
     import azure.identity as identity
 
     host = os.environ.get("AZURE_AUTHORITY_HOST") or cloud.authority
-    own = (urlsplit(host).netloc or host) not in {each.authority for each in CLOUDS.values()}
+    own = (parts_of(host, "AZURE_AUTHORITY_HOST").netloc or host) not in {each.authority for each in CLOUDS.values()}
     options: dict[str, Any] = {"authority": host, "connection_timeout": 10.0, "read_timeout": 10.0}
     if ca_file:
         options["connection_verify"] = ca_file

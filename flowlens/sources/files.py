@@ -342,9 +342,9 @@ def _blob(routes: Sequence[_Met]) -> Blob:
         return str(met.path) != met.real, -len(name), name, str(met.path)
 
     name, met = min(((_name(met), met) for met in routes), key=preference)
-    facts = parse_blob_path(met.path.as_posix())
+    facts = parse_blob_path(_as_unicode(met.path.as_posix()))
     if facts.flow_log is None:
-        facts = parse_blob_path(Path(met.real).as_posix())
+        facts = parse_blob_path(_as_unicode(Path(met.real).as_posix()))
     return Blob(name, met.path, met.size, facts.flow_log, facts.hour, facts.mac_address)
 
 
@@ -361,6 +361,10 @@ def _name(met: _Met) -> str:
             key = keys[-1]
             shown.append("/".join(parts[key - 1 if parts[key - 1].lower().startswith(_CONTAINER) else key :]))
     name = max(shown, key=len) if shown else met.path.relative_to(met.root).as_posix()
+    return _as_unicode(name)
+
+
+def _as_unicode(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from polars.testing import assert_frame_equal
@@ -215,6 +216,40 @@ def test_parquet_that_gives_fewer_rows_than_it_says_is_an_error(tmp_path: Path) 
             else:
                 assert rows == 1
     assert told
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        ("time", None, "a row has no time"),
+        ("src_ip", None, "a row has no src_ip"),
+        ("flow_status", None, "a row has no flow_status"),
+        ("time", 2**62, "a row has a time that there is not"),
+        ("record_time", -(2**62), "a row has a record_time that there is not"),
+        ("dst_port", 2**31 - 1, "a row has a dst_port that there is not"),
+        ("protocol", -1, "a row has a protocol that there is not"),
+    ],
+)
+def test_values_that_no_flow_tuple_has_are_refused(tmp_path: Path, name: str, value: int | None, problem: str) -> None:
+    path = tmp_path / "flows.parquet"
+    with path.open("wb") as file:
+        fl.scan(str(SAMPLES), now=LATER).write_flows(file)
+    rows = pq.read_table(path)
+    kind = rows.schema.field(name).type
+    whole = pa.array([value] * rows.num_rows, pa.int64() if value is not None else kind).cast(kind)
+    pq.write_table(rows.set_column(rows.schema.get_field_index(name), name, whole), path)
+    with pytest.raises(SourceError, match=problem):
+        _ = fl.scan(str(path), now=LATER).evidence
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "flows.parquet"
+    with path.open("wb") as file:
+        fl.scan(str(SAMPLES), now=LATER).write_flows(file)
+    rows = pq.read_table(path)
+    pq.write_table(rows.append_column("time", rows["time"]), path)
+    with pytest.raises(SourceError, match="it has the column time twice"):
+        _ = fl.scan(str(path), now=LATER).evidence
 
 
 def test_other_parquet_is_refused(tmp_path: Path) -> None:

@@ -232,6 +232,17 @@ def test_a_baseline_without_a_whole_window_has_none(report: fl.Report, tmp_path:
     assert found is not None and found.window is None
 
 
+@pytest.mark.parametrize(
+    "row", [{"vnet": "\ud800"}, {"dst_port": 10**12}, {"dst_port": -1}, {"dst_port": True}, {"dst_ip": 7}]
+)
+def test_a_baseline_with_what_no_table_holds_is_refused(tmp_path: Path, row: dict[str, object]) -> None:
+    path = tmp_path / "last.json"
+    tables = {"unexpected_destinations": [row]}
+    path.write_text(json.dumps({"schema_version": 1, "findings": [], "tables": tables}))
+    with pytest.raises(fl.ConfigError, match="is not a whole report"):
+        read_baseline(path)
+
+
 def test_a_flow_log_or_folder_is_no_earlier_report(tmp_path: Path) -> None:
     path = tmp_path / "PT1H.json"
     path.write_text('{"records": []}', encoding="utf-8")

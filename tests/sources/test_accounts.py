@@ -166,6 +166,8 @@ def test_the_cloud_asked_for_and_that_of_the_address_must_agree() -> None:
         {"account_url": "ftp://127.0.0.1"},
         {"account_url": f"https://contoso.example/?{SAS}"},
         {"account_url": "https://u:canary@contoso.example/"},
+        {"account_url": "https://[canary"},
+        {"account_url": "https://contoso.example:99999/"},
     ],
 )
 def test_wrong_options_are_wrong_usage(options: dict[str, Any]) -> None:
@@ -241,6 +243,27 @@ def test_connection_strings(text: str, auth: str, said: str, monkeypatch: pytest
     with pytest.raises(FlowlensError) as caught:
         connect(place, access)
     assert id_of(caught.value) == auth and said in str(caught.value) and KEY not in str(caught.value)
+
+
+def test_a_connection_string_with_no_address_is_wrong_usage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", f"BlobEndpoint=https://[canary;AccountKey={KEY}")
+    with pytest.raises(ConfigError, match="AZURE_STORAGE_CONNECTION_STRING: is not a valid address") as caught:
+        connect(parse_location(URL, Access()), Access(auth="connection-string"))
+    assert "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize("proxy", ["http://[::1", "http://127.0.0.1:99999", "http://127.0.0.1:abc", "foo:bar"])
+def test_a_proxy_with_no_address_is_wrong_usage(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AZURE_STORAGE_KEY", KEY)
+    for name in ("HTTPS_PROXY", "https_proxy"):
+        monkeypatch.setenv(name, proxy)
+    with pytest.raises(ConfigError, match="HTTPS_PROXY: is not a valid address"):
+        connect(parse_location(URL, Access()), Access(auth="key"))
+
+
+def test_a_sign_in_that_answers_something_else_is_told() -> None:
+    with pytest.raises(SourceError, match="AttributeError"):
+        accounts.within(5, lambda: [].get("access_token"), URL)  # type: ignore[attr-defined]
 
 
 def test_a_token_is_never_sent_over_plain_http() -> None:

@@ -274,6 +274,16 @@ def test_no_paths_at_all_is_an_error() -> None:
         find_blobs([])
 
 
+@pytest.mark.skipif(os.name == "nt", reason="names are Unicode there")
+def test_a_flow_log_whose_name_is_not_unicode_keeps_its_bytes_escaped(tmp_path: Path) -> None:
+    folder = os.fsencode(tmp_path) + b"/flowLogResourceID=/S_NW/NW_\xff/" + HOUR.encode() + b"/macAddress=00224800AABB"
+    os.makedirs(folder)
+    Path(os.fsdecode(folder), "PT1H.json").write_bytes(b"{}")
+    (blob,) = find_blobs([str(tmp_path)]).blobs
+    assert blob.flow_log == r"S_NW/NW_\UDCFF" and r"NW_\udcff" in blob.name
+    assert blob.hour is not None and blob.path.read_bytes() == b"{}"
+
+
 def test_odd_names_stay_text_without_control_characters_in_sentences(tmp_path: Path) -> None:
     write(tmp_path, "esc\x1b[31m.txt", "bidi\u202e.txt", "日本.json")
     (tmp_path / os.fsdecode(b"latin\xe9.json")).write_bytes(b"{}")

@@ -19,7 +19,7 @@ _DAY = re.compile(r"^(\d{4})-(\d{2})-(\d{2})$")
 def parse_time(text: str, *, now: dt.datetime, name: str = "") -> dt.datetime:
     """The UTC time of ISO 8601 with a zone, or of ``24h``, ``7d`` before ``now``.
 
-    Raises ConfigError for anything else, naive times among it.
+    Raises ConfigError for anything else, naive times and years outside `flowlens.evidence.YEARS` among it.
 
     >>> parse_time("24h", now=dt.datetime(2026, 1, 2, tzinfo=dt.UTC)).isoformat()
     '2026-01-01T00:00:00+00:00'
@@ -27,8 +27,9 @@ def parse_time(text: str, *, now: dt.datetime, name: str = "") -> dt.datetime:
     ago = _AGO.match(text)
     try:
         if ago:
-            return now.astimezone(dt.UTC) - dt.timedelta(**{_UNIT[ago[2]]: int(ago[1])})
-        time = dt.datetime.fromisoformat(text)
+            time = now.astimezone(dt.UTC) - dt.timedelta(**{_UNIT[ago[2]]: int(ago[1])})
+        else:
+            time = dt.datetime.fromisoformat(text)
         if time.year not in YEARS:
             raise ValueError("no year of a flow log")
         if time.tzinfo is not None:

@@ -33,7 +33,7 @@ PROOF = """
 | extend made_of = coalesce(made_of, 0), there = toscalar(in_window | count)"""
 """What makes of conversations.kql three numbers: its rows, the table's rows they are made of, and the table's rows in the window,
 of which a slice by hash holds a part."""
-PROOF_NUMBERS = 3
+_PROOF_NUMBERS = 3
 
 _HOUR = dt.timedelta(hours=1)
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
@@ -81,8 +81,8 @@ class Tally:
         Raises LedgerError, which names the part, where these are not what the workspace counted, and SourceError where it did
         not count.
         """
-        if len(reading.counted) != PROOF_NUMBERS:
-            raise declared("FL-W14", self.where, f"expected {PROOF_NUMBERS} numbers, found {len(reading.counted)}")
+        if len(reading.counted) != _PROOF_NUMBERS:
+            raise declared("FL-W14", self.where, f"expected {_PROOF_NUMBERS} numbers, found {len(reading.counted)}")
         part, (_, made_of, there) = reading.part, reading.counted
         self.rows += received
         if received != made_of:

@@ -75,6 +75,7 @@ def test_a_naive_time_is_refused_with_a_hint_that_works(text):
         "0001-01-01T00:00+14:00",
         "9999-12-31T23:00-05:00",
         "9999-12-31T23:00Z",
+        "99999w",
         "0001-01-01T00:00Z",
         "\x1b[31m" * 50,
     ],

@@ -10,7 +10,18 @@ from zoneinfo import ZoneInfo
 import typer
 
 from flowlens.errors import ConfigError
-from flowlens.options import DONE, GATE_FIRED, INCOMPLETE, AccountUrl, Auth, CaFile, Cloud, Timeout, window_option
+from flowlens.options import (
+    DONE,
+    GATE_FIRED,
+    INCOMPLETE,
+    ROWS_SHOWN,
+    AccountUrl,
+    Auth,
+    CaFile,
+    Cloud,
+    Timeout,
+    window_option,
+)
 from flowlens.outputs.saying import say
 
 if TYPE_CHECKING:
@@ -36,7 +47,7 @@ def compare_sources(
     tz: Annotated[str | None, window_option("ZONE", "Zone of the times shown. Default UTC.")] = None,
     format: Annotated[str | None, typer.Option(metavar="FORMAT", help="table, json, csv or parquet.")] = None,  # noqa: A002
     output: Annotated[str | None, typer.Option("--output", "-o", metavar="FILE", help="Write here.")] = None,
-    limit: Annotated[int, typer.Option(metavar="N", help="Rows on the terminal.", min=1)] = 20,
+    limit: Annotated[int, typer.Option(metavar="N", help="Rows on the terminal.", **ROWS_SHOWN)] = 20,
     threads: Annotated[int | None, typer.Option(metavar="N", help="Threads that decode.", min=1)] = None,
     auth: Auth = "default",
     cloud: Cloud = None,

@@ -79,6 +79,15 @@ class LedgerError(FlowlensError):
     """
 
 
+def is_unicode(text: str) -> bool:
+    """Whether no half of a surrogate pair is in ``text``, as JSON and the name of a file may hold one and no table can.
+
+    >>> is_unicode("fühler"), is_unicode("\\udcff")
+    (True, False)
+    """
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def near_matches(name: str, known: Iterable[str]) -> str:
     """A hint naming the known words nearest to ``name``, or the first of them where none is near.
 

@@ -15,6 +15,7 @@ from flowlens.errors import ConfigError, SourceError
 from flowlens.options import (
     DONE,
     INCOMPLETE,
+    ROWS_SHOWN,
     AccountUrl,
     Auth,
     CaFile,
@@ -163,7 +164,7 @@ def status(
     lake: _Lake,
     format: Annotated[str | None, typer.Option(metavar="FORMAT", help="table, json, csv or parquet.")] = None,  # noqa: A002
     output: Annotated[str | None, typer.Option("--output", "-o", metavar="FILE", help="Write here.")] = None,
-    limit: Annotated[int, typer.Option(metavar="N", help="Days on the terminal.", min=1)] = 40,
+    limit: Annotated[int, typer.Option(metavar="N", help="Days on the terminal.", **ROWS_SHOWN)] = 40,
     lake_auth: _LakeAuth = "default",
 ) -> None:
     """What is in it, day by day: blobs, rows, rejects, and whether every byte is accounted for.

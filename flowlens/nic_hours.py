@@ -12,6 +12,7 @@ import datetime as dt
 import polars as pl
 
 from flowlens import schema
+from flowlens.errors import SourceError
 from flowlens.evidence import Inventory, Window
 
 SCHEMA = schema.polars_schema(schema.RESULTS["coverage"])
@@ -30,6 +31,8 @@ READ = pl.Schema(
 COVERED = ("read", "partly read", "empty")
 PRESENT = dt.timedelta(days=31)
 """How long ago a window may start and, with an open end, still be a question about the present, which ends now."""
+MOST = 10_000_000
+"""NIC-hours that a run tells of: 1,100 NICs for a year. They take some 9 GB, and a window that begins in 1970 would take all there is."""
 
 _WORST_FIRST = ("failed", "partly read", "read", "empty")
 
@@ -41,7 +44,7 @@ def coverage(
 
     ``mentions`` (mac_address, hour, told_by) are NIC-hours of which another NIC logged a flow. Without a window each flow log
     is judged from its first to its last hour, and beyond where another NIC's log of that very hour mentions a logged NIC
-    that has no log of it.
+    that has no log of it. Raises SourceError for a window of more than `MOST` NIC-hours.
     """
     order = pl.col("state").replace_strict({s: n for n, s in enumerate(_WORST_FIRST)}, return_dtype=pl.Int32)
     seen = (
@@ -119,13 +122,23 @@ def _grid(read: pl.DataFrame, window: Window, this_hour: dt.datetime) -> pl.Data
     if window.end is not None:
         last = pl.lit(window.end, SCHEMA["hour"]) - pl.duration(microseconds=1)
         spans = spans.with_columns(last=last.dt.truncate("1h"))
+    spans = spans.filter(pl.col("first") <= pl.col("last"))
+    nics = read.select(NIC).unique()
+    counted = nics.join(spans, on="flow_log_id", nulls_equal=True)
+    asked = counted.select(((pl.col("last") - pl.col("first")).dt.total_hours() + 1).sum()).item()
+    if asked > MOST:
+        edges = counted.select(pl.col("first").min(), pl.col("last").max()).row(0)
+        begins, ends = (f"{edge:%Y-%m-%dT%H}:00Z" for edge in edges)
+        raise SourceError(
+            "coverage",
+            f"from {begins} to {ends} are {asked:,} NIC-hours, and at most {MOST:,} are told one by one",
+            hint="ask for a shorter window, such as --window last-month, or for fewer NICs with --subnet",
+        )
     hours = (
-        spans.filter(pl.col("first") <= pl.col("last"))
-        .with_columns(hour=pl.datetime_ranges("first", "last", interval="1h"))
+        spans.with_columns(hour=pl.datetime_ranges("first", "last", interval="1h"))
         .select("flow_log_id", "hour")
         .explode("hour")
     )
-    nics = read.select(NIC).unique()
     return nics.join(hours, on="flow_log_id", nulls_equal=True).select(*NIC, "hour")
 
 

@@ -16,6 +16,8 @@ from flowlens.errors import ConfigError, near_matches
 DONE, GATE_FIRED, WRONG_USAGE, ERROR, INCOMPLETE = range(5)
 """Exit codes: done; a gate fired; wrong usage; error; something selected was unread or rejected, or nothing selected."""
 
+ROWS_SHOWN = {"min": 1, "callback": lambda rows: min(rows, 10**9)}
+"""How many rows may be asked for: no table has more, and polars counts no further than 2**64."""
 _ENGINES = ("local", "spark")
 
 Sources = Annotated[
@@ -162,7 +164,7 @@ class Common:
         str | None, _result("FILE", "Write here; FOLDER/ for several tables as CSV or Parquet.", "--output", "-o")
     ] = None
     static: Annotated[bool, _result(None, "HTML without any script, for mail.", "--static")] = False
-    limit: Annotated[int, _result("N", "Rows of each table on the terminal.", min=1)] = 20
+    limit: Annotated[int, _result("N", "Rows of each table on the terminal.", **ROWS_SHOWN)] = 20
     fail_on: Annotated[
         list[str] | None, _result("GATE", "Exit with 1 when this holds, e.g. 'unencrypted > 0'; repeatable.")
     ] = None

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flowlens.errors import ConfigError, near_matches
+from flowlens.errors import ConfigError, is_unicode, near_matches
 
 Value = str | dt.datetime | dt.timedelta | int | float | Sequence[str | int | float]
 """What a parameter can be: text, a time with zone, a length of time, a number, or a list."""
@@ -264,7 +264,7 @@ def _items(inside: str) -> tuple[str | int | float, ...]:
 def _string(value: object, kind: str) -> str:
     if not isinstance(value, str):
         raise _wrong(kind, value)
-    if any("\ud800" <= character <= "\udfff" for character in value):
+    if not is_unicode(value):
         raise ConfigError("", f"expected text, found half a surrogate pair in {value!r:.80}")
     return _quoted(value)
 

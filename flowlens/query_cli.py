@@ -10,7 +10,7 @@ import typer
 
 from flowlens.catalogue_cli import told_lines
 from flowlens.errors import ConfigError, near_matches
-from flowlens.options import DONE, ERROR, AccountUrl, Auth, CaFile, Cloud, Timeout, option
+from flowlens.options import DONE, ERROR, ROWS_SHOWN, AccountUrl, Auth, CaFile, Cloud, Timeout, option
 from flowlens.outputs.saying import say
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def query(
     tz: Annotated[str | None, _run_option("ZONE", "Zone of what yesterday means. Default UTC.")] = None,
     format: Annotated[str | None, _run_option("FORMAT", "table, json, csv or parquet.")] = None,  # noqa: A002
     output: Annotated[str | None, _run_option("FILE", "Write here.", "--output", "-o")] = None,
-    limit: Annotated[int, _run_option("N", "Rows on the terminal.", min=1)] = 20,
+    limit: Annotated[int, _run_option("N", "Rows on the terminal.", **ROWS_SHOWN)] = 20,
     fail_on: Annotated[
         list[str] | None, _run_option("GATE", "Exit with 1 when this holds, e.g. 'rows > 0'; repeatable.")
     ] = None,

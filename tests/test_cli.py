@@ -203,6 +203,8 @@ def test_a_typo_gets_the_nearest_word(
         ["analyze", "x", "--threads", "0"],
         ["analyze", "x", "--threads", "two"],
         ["analyze", "x", "--limit", "0"],
+        ["lake", "status", "\udcff"],
+        ["rules", "x", "--depends", "\udcff"],
         ["analyze", "x", "--tz", "Nowhere/Land"],
         ["analyze", "x", "--start", "2026-06-15T09:00"],
         ["analyze", "x", "--start", "soon"],
@@ -467,6 +469,11 @@ def test_standard_output_on_a_full_disk(command: list[str]) -> None:
         )
     assert ran.returncode == 3
     assert ran.stderr.decode().count("\n") == 1 and "No space left on device" in ran.stderr.decode()
+
+
+def test_more_rows_than_can_be_counted_are_all_rows() -> None:
+    asked = ["rules", str(BLOBS), "--threads", "9" * 23, "--limit"]
+    assert run(*asked, "9" * 23).out == run(*asked, "1000").out != run(*asked, "1").out
 
 
 @pytest.mark.parametrize(

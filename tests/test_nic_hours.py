@@ -6,7 +6,8 @@ import polars as pl
 import pytest
 
 import flowlens as fl
-from flowlens import schema
+from flowlens import nic_hours, schema
+from flowlens.errors import SourceError
 from flowlens.nic_hours import COVERED, SCHEMA
 from tests.make_logs import (
     DAY,
@@ -310,3 +311,16 @@ def test_with_an_older_start_an_open_end_is_the_last_hour_of_any_flow_log(tmp_pa
     for mac in (A, B):
         assert found.coverage.filter(pl.col("mac_address") == mac)["hour"].max() == at(60 * last)
     assert found.coverage.filter(pl.col("mac_address") == B)["state"].to_list() == ["read", *["missing"] * last]
+
+
+def test_hours_beyond_counting_are_told_before_they_are_made(tmp_path):
+    for mac in (A, B, C):
+        lives(tmp_path, mac, 9)
+    # Two centuries of three NICs would take 5 GB.
+    start, end = dt.datetime(1970, 1, 1, tzinfo=dt.UTC), dt.datetime(2170, 1, 1, tzinfo=dt.UTC)
+    hours = 3 * ((end - start) // HOUR)
+    assert hours < nic_hours.MOST < 2 * hours
+    for mac in MACS[4:7]:
+        write_blob(tmp_path, mac, [flow("10.0.0.9", OUTSIDE, 443, minute=5)], hour=9)
+    with pytest.raises(SourceError, match=rf"from 1970-01-01T00:00Z to 2169-12-31T23:00Z are {2 * hours:,} NIC-hours"):
+        _ = scanned(tmp_path, start=start, end=end).coverage

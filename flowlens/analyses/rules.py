@@ -18,7 +18,7 @@ from flowlens.analyses.tables import (
     rule_name,
     stateless,
 )
-from flowlens.errors import ConfigError, near_matches
+from flowlens.errors import ConfigError, is_unicode, near_matches
 from flowlens.evidence import Evidence, Parts, Scan
 
 # Names of the rules that SQL Managed Instance puts into its subnet's NSG (Microsoft Learn, service-aided subnet
@@ -52,7 +52,7 @@ def rule_dependencies(scan: Scan, rule: str) -> pl.LazyFrame:
     Managed Instance. Flows are those of every NIC that the rule decided for; several flow logs of one NIC count once. No row
     ever says that a rule may be removed: NICs without a flow log are not seen.
 
-    Raises ConfigError for an empty name.
+    Raises ConfigError for an empty name and for one that is not Unicode.
 
     >>> import flowlens as fl
     >>> fl.rule_dependencies(fl.scan("sample_logs"), "DenyKms").collect()["status"].unique().to_list()
@@ -60,6 +60,8 @@ def rule_dependencies(scan: Scan, rule: str) -> pl.LazyFrame:
     """
     if not rule.strip():
         raise ConfigError("--depends", "expected the name of a rule, found none")
+    if not is_unicode(rule):
+        raise ConfigError(f"--depends {rule!r:.60}", "is not Unicode, as the name of a rule is")
     return result("rule_dependencies", lambda: _dependencies(scan.evidence, rule.strip()))
 
 

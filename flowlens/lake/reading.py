@@ -138,7 +138,7 @@ def lake_parts(lake: Lake, window: Window, *, at_once: int = AT_ONCE) -> list[Ke
     found: dict[dt.date, list[tuple[KeptBlob, str]]] = {}
     for rows in blob_ledgers(lake, after=after, before=before, at_once=at_once):
         for row in rows.iter_rows(named=True):
-            found.setdefault(row["date"], []).append((_blob(row), row["blob_id"]))
+            found.setdefault(row["date"], []).append((_blob(row, lake), row["blob_id"]))
     return [_part(lake, date, blobs) for date, blobs in sorted(found.items())]
 
 
@@ -153,9 +153,13 @@ def _part(lake: Lake, date: dt.date, found: list[tuple[KeptBlob, str]]) -> KeptP
     return KeptPart(tuple(blobs), tables)
 
 
-def _blob(row: Mapping[str, Any]) -> KeptBlob:
-    """What the ledger says of one blob."""
+def _blob(row: Mapping[str, Any], lake: Lake) -> KeptBlob:
+    """What the ledger says of one blob; raises LedgerError where it does not say it."""
     name = row["name"]
+    for told in (*row["unknown_codes"], *row["rejects"]):
+        if told is None or None in told.values():
+            # As with `_check`: names of columns are under no checksum, and one of another name reads as one without values.
+            raise LedgerError(str(lake.place), f"a fact of {name} lacks part of a reject or of an unknown code")
     codes: dict[str, int] = {}
     for each in row["unknown_codes"]:
         codes[each["note"]] = codes.get(each["note"], 0) + each["count"]

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from flowlens.errors import ConfigError
+from flowlens.errors import ConfigError, is_unicode
 from flowlens.sources.accounts import CLOUDS, IDENTITIES, Access, checked_ca_file, sign_in
 from flowlens.sources.refusals import redact
 
@@ -55,8 +55,10 @@ def parse_lake(text: str, *, account: str | None = None, token: str | None = Non
     """Where the lake ``text`` is: a folder, ``abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/PATH`` or ``az://CONTAINER/PATH``.
 
     The credential of an account is the lake's own: a key or SAS token from the environment, else ``token``. ``account`` is the
-    account of ``az://``. Raises ConfigError for any other address.
+    account of ``az://``. Raises ConfigError for any other address, and for a folder whose name is not Unicode.
     """
+    if not is_unicode(text):
+        raise ConfigError(f"{text!r:.160}", "is no place for a lake: its name is not Unicode")
     if not is_lake_address(text):
         if "://" in text:
             raise ConfigError(

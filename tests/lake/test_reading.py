@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import deltalake
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -149,6 +150,26 @@ def test_rows_that_another_program_removed_are_an_error_and_no_smaller_answer(tm
     folder = synced(SAMPLES, tmp_path / "lake")
     opened(folder).flows.delete("dst_port = 443")
     with pytest.raises(LedgerError, match=r"expected .* rows of .*, found"):
+        _ = fl.scan(str(folder), now=LATER).evidence
+
+
+@pytest.mark.parametrize(
+    ("column", "damage"),
+    [
+        ("rejects", None),
+        ("rejects", {"offset": 3, "reason": None, "sample": "x"}),
+        ("unknown_codes", None),
+        ("unknown_codes", {"note": None, "count": 1}),
+    ],
+)
+def test_a_fact_that_lacks_part_of_what_it_tells_is_an_error(tmp_path: Path, column: str, damage: object) -> None:
+    folder = synced(SAMPLES, tmp_path / "lake")
+    rows = deltalake.DeltaTable(folder / "_ledger").to_pyarrow_table()
+    facts = rows.to_pylist()
+    facts[0][column] = [damage]
+    damaged = pa.Table.from_pylist(facts, schema=rows.schema)
+    deltalake.write_deltalake(folder / "_ledger", damaged, mode="overwrite")
+    with pytest.raises(LedgerError, match="lacks part of a reject or of an unknown code"):
         _ = fl.scan(str(folder), now=LATER).evidence
 
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 
 _FORBIDDEN = 403
+_NOT_STORAGE = "the answer is none of a storage account"
 _INSTEAD = "a proxy may answer in its place: check the address, HTTPS_PROXY and NO_PROXY"
 
 
@@ -145,8 +146,14 @@ def names(place: Place, folder: str) -> list[str]:
             raise SourceError(str(place), f"cannot be listed: {error.strerror or error}") from error
     prefix = _name(place, f"{folder}/")
 
+    def checked(answer: Any) -> None:
+        # The library reads any other XML as a list of nothing.
+        if b"<EnumerationResults" not in answer.http_response.body()[:1024]:
+            raise SourceError(f"{place}/{folder}", _NOT_STORAGE, hint=_INSTEAD)
+
     def listed() -> list[str]:
-        return [name.removeprefix(prefix) for name in _client(place).list_blob_names(name_starts_with=prefix)]
+        found = _client(place).list_blob_names(name_starts_with=prefix, raw_response_hook=checked)
+        return [name.removeprefix(prefix) for name in found]
 
     found: list[str] = _tried(place, prefix, listed)
     return sorted(name for name in found if "/" not in name)
@@ -206,7 +213,7 @@ def _tried(place: Place, blob: str, call: Callable[[], Any]) -> Any:
         return call()
     except (AttributeError, TypeError, LookupError, ArithmeticError):
         # The library takes an answer apart without looking whether it is one.
-        raise SourceError(where, "the answer is none of a storage account", hint=_INSTEAD) from None
+        raise SourceError(where, _NOT_STORAGE, hint=_INSTEAD) from None
     except (AzureError, OSError, ValueError) as error:
         if status_of(error) == _FORBIDDEN:
             role = f"give the role Storage Blob Data Contributor on the container {place.location.container}"

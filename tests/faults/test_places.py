@@ -13,6 +13,7 @@ from flowlens.sources.accounts import Access, parse_location
 from tests.faults.azurite import KEY, SECOND_ACCOUNT, Azurite
 from tests.faults.conftest import Stored
 from tests.faults.identity import Identity
+from tests.faults.loopback import Handler, serving
 
 
 @pytest.fixture
@@ -79,6 +80,20 @@ def test_who_may_not_write_is_told_which_role_it_takes(container: Azurite, monke
     assert "whoever writes the report has no right to" in str(found.value)
     assert "Storage Blob Data Contributor on the container reports" in str(found.value)
     assert "sig=" not in str(found.value)
+
+
+@pytest.mark.parametrize("body", ["<html><body>Please sign in</body></html>", "<a", "", "[]"])
+def test_an_answer_that_is_no_list_is_not_an_empty_list(body: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Instead(Handler):
+        def respond(self) -> None:
+            self.answer(200, body.encode(), "application/xml")
+
+    monkeypatch.setenv("OUT_SECRET", KEY)
+    with serving(Instead) as port:
+        account = f"http://127.0.0.1:{port}/contoso"
+        place = place_of(f"{account}/reports/kept", Access("key", account_url=account), "OUT_SECRET", [])
+        with pytest.raises(fl.SourceError):
+            names(place, "a")
 
 
 def test_a_file_that_fails_half_way_leaves_what_was_there(container: Azurite, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -316,7 +316,7 @@ def test_with_an_older_start_an_open_end_is_the_last_hour_of_any_flow_log(tmp_pa
 def test_hours_beyond_counting_are_told_before_they_are_made(tmp_path):
     for mac in (A, B, C):
         lives(tmp_path, mac, 9)
-    # Two centuries of three NICs would take 5 GB.
+    # Two centuries of three NICs would take 2.5 GB.
     start, end = dt.datetime(1970, 1, 1, tzinfo=dt.UTC), dt.datetime(2170, 1, 1, tzinfo=dt.UTC)
     hours = 3 * ((end - start) // HOUR)
     assert hours < nic_hours.MOST < 2 * hours

@@ -220,7 +220,8 @@ def _compacted(groups: _Groups) -> _Groups:
             raise Deviation
         if inner:
             kept.append(at)
-            bodies.append(b"[" + _SEPARATOR.sub(b'","', inner) + b"]")
+            # Behind the first quote, which with the next one would pass for a separator around a tuple that is a comma alone.
+            bodies.append(b'["' + _SEPARATOR.sub(b'","', inner[1:]) + b"]")
     return _Groups(
         bodies,
         [groups.rules[at] for at in kept],

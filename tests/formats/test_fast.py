@@ -168,6 +168,14 @@ def test_blanks_between_flow_tuples_do_not_matter(separator: str) -> None:
     assert (len(rows), ledger.strict_records) == (3, 0)
 
 
+@pytest.mark.parametrize("tuples", [[" ,"], [","], [" , ", " , ", TUPLE], [TUPLE, " ,"], [" ", " ,", ""]])
+@pytest.mark.parametrize("separators", [(",", ":"), (" , ", ":")])
+def test_a_flow_tuple_that_is_a_comma_alone_is_no_separator(tuples: list[str], separators: tuple[str, str]) -> None:
+    rows, ledger = agreed(blob(record(tuples), record([*tuples, TUPLE]), separators=separators))
+    assert [each.sample or "" for each in ledger.rejects] == [text for text in tuples * 2 if text != TUPLE]
+    assert len(rows) == 2 * tuples.count(TUPLE) + 1
+
+
 def test_a_record_that_does_not_fit_leaves_the_others_in_order() -> None:
     contents = [
         record([TUPLE.replace("23956", str(number))], odd={"nested": []} if number % 3 else 1) for number in range(30)

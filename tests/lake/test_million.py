@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
+import multiprocessing
 import os
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -40,9 +42,8 @@ def names(folders: list[str], prefix: str) -> Iterator[str]:
                     yield name
 
 
-@contextmanager
-def account(days: int, asked: list[str]) -> Iterator[str]:
-    """A server that lists as many days of a flow log without having any of it; ``asked`` gets the prefixes."""
+def lists(days: int, asked: list[str]) -> type[Handler]:
+    """What lists as many days of a flow log without having any of it; ``asked`` gets the prefixes."""
     folders = hours(days)
 
     class Lists(Handler):
@@ -75,8 +76,35 @@ def account(days: int, asked: list[str]) -> Iterator[str]:
             text = f"<EnumerationResults><Blobs>{body}</Blobs><NextMarker>{following}</NextMarker></EnumerationResults>"
             self.answer(200, f'<?xml version="1.0" encoding="utf-8"?>{text}'.encode(), "application/xml")
 
-    with serving(Lists) as port:
-        yield f"http://127.0.0.1:{port}/contoso/logs"
+    return Lists
+
+
+def serve(days: int, pipe: Connection) -> None:
+    """The account in a process of its own, until it is asked for the prefixes."""
+    asked: list[str] = []
+    with serving(lists(days, asked)) as port:
+        pipe.send(port)
+        pipe.recv()
+        pipe.send(asked)
+
+
+@contextmanager
+def account(days: int, asked: list[str]) -> Iterator[str]:
+    """The address of such an account, whose pages are no memory of this process."""
+    of_its_own = multiprocessing.get_context("spawn")
+    pipe, other = of_its_own.Pipe()
+    process = of_its_own.Process(target=serve, args=(days, other), daemon=True)
+    process.start()
+    try:
+        yield f"http://127.0.0.1:{pipe.recv()}/contoso/logs"
+        pipe.send(None)
+        asked += pipe.recv()
+    finally:
+        process.kill()
+        process.join()
+        process.close()
+        pipe.close()
+        other.close()
 
 
 def listed(days: int, asked: list[str]) -> tuple[Listing, int]:

@@ -158,7 +158,7 @@ def _grid(read: pl.DataFrame, nics: pl.DataFrame, window: Window, this_hour: dt.
         raise SourceError(
             "coverage",
             f"from {begins} to {ends} are {asked:,} NIC-hours, and at most {MOST:,} are told one by one",
-            hint="ask for a shorter window, such as --window last-month, or for fewer NICs with --subnet",
+            hint="ask for a shorter window, such as --window last-month",
         )
     hours = (
         spans.with_columns(hour=pl.datetime_ranges("first", "last", interval="1h"))

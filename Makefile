@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SEED ?= 1
 
-.PHONY: demo test truth histories docs fuzz fuzz-bytes agreement literals faults workspace lake lake-growth lake-kill lake-account lake-million lake-full_disk lake-sync lake-bench spark spark-bench lowest scenario screenshots programs browser bench bench-storage matching memory sanitize cardinality portable wheel sbom audit clean
+.PHONY: demo test slow truth histories docs fuzz fuzz-bytes agreement literals faults workspace lake lake-growth lake-kill lake-account lake-million lake-full_disk lake-sync lake-bench spark spark-bench lowest scenario screenshots programs browser bench bench-storage matching memory sanitize cardinality portable wheel sbom audit clean
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/.installed
@@ -17,7 +17,11 @@ test: $(VENV)/.installed-dev programs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict flowlens bench
-	$(BIN)/pytest -n 2 --dist loadgroup --no-skips
+	$(BIN)/pytest -n 2 --dist loadgroup --no-skips -m "not slow"
+
+# The tests that take seconds each, which `make test` leaves out to stay below ten minutes: clusters, kill -9, builds, limits of memory.
+slow: $(VENV)/.installed-dev programs
+	$(BIN)/pytest -n 2 --dist loadgroup --no-skips -m slow
 
 # Everything that is written by a script: captures, reference, alert rules, workbook. The tests say when it is stale.
 docs: $(VENV)/.installed-dev

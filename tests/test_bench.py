@@ -28,6 +28,7 @@ def test_every_way_gives_the_same(made: tuple[Path, Expected], name: str, monkey
     assert PEERS[name](str(folder)) == (expected.tuples, expected.sums["bytes_sent"])
 
 
+@pytest.mark.slow
 def test_the_tables_hold_every_way_stage_and_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = ["--kinds", "small", "--megabytes", "0.1", "--rounds", "1", "--threads", "1", "2"]
     only = ["--only", "flowlens-decode", "flowlens-scan", "polars-decode"]
@@ -43,6 +44,7 @@ def test_the_tables_hold_every_way_stage_and_start(tmp_path: Path, capsys: pytes
         assert f"| {told} |" in text
 
 
+@pytest.mark.slow
 def test_other_sums_than_the_generators_end_the_bench(tmp_path: Path) -> None:
     folder = prepared("small", 0.02, tmp_path)
     told = folder / "expected.json"

@@ -157,6 +157,7 @@ def test_the_peak_is_that_of_the_process() -> None:
     assert peak() is not None
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("sys.platform != 'linux'", reason="peaks are told by Linux")
 def test_a_run_over_an_account_keeps_below_its_limit_however_many_threads_were_asked_for(tmp_path: Path) -> None:
     generate(tmp_path, Order(megabytes=24, blobs=6, keys=10_000))

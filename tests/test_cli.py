@@ -446,6 +446,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_a_folder_that_may_only_be_read(small: Path, tmp_path: Path) -> None:
     folder = tmp_path / "locked"
     folder.mkdir(mode=0o500)
@@ -476,6 +477,7 @@ def test_more_rows_than_can_be_counted_are_all_rows() -> None:
     assert run(*asked, "9" * 23).out == run(*asked, "1000").out != run(*asked, "1").out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command", [["flows", str(BLOBS), "--limit", "2000"], ["flows", str(BLOBS), "--format", "csv"]], ids=" ".join
 )
@@ -490,6 +492,7 @@ def test_a_reader_that_leaves_early(command: list[str]) -> None:
     assert "error" not in told and "Traceback" not in told and "Exception" not in told
 
 
+@pytest.mark.slow
 def test_what_nobody_reads_changes_no_exit_code(tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "flowlens", "analyze", str(tmp_path), "-o", str(tmp_path / "report.json")],
@@ -689,6 +692,7 @@ def test_convert_keeps_to_the_scope(tmp_path: Path) -> None:
 # ---- the questions
 
 
+@pytest.mark.slow
 def test_before_and_after_a_change() -> None:
     change = "2026-06-15T11:00Z"
     document = told("encryption", BLOBS, "--changed-at", change)
@@ -1053,6 +1057,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 @pytest.mark.parametrize("command", ["analyze", "convert"])
 def test_a_signal_ends_a_run_soon_and_leaves_nothing(

@@ -160,6 +160,7 @@ def test_windows_are_widened_to_full_hours(start: str, end: str, hours: tuple[in
     assert tuple(time.hour for time in widened(*times)) == hours
 
 
+@pytest.mark.slow
 def test_the_command_line_has_a_verdict_and_an_exit_code(tmp_path: Path) -> None:
     ran = run("compare", SAMPLE, EXPORT, *DAY)
     assert (ran.code, "[agree]" in ran.out) == (DONE, True)

@@ -156,6 +156,7 @@ def as_dict(frame):
     return found
 
 
+@pytest.mark.slow
 @examples(40)
 @given(rows=ROWS, edges=EDGES, data=st.data())
 @example(rows=[], edges=[], data=None)
@@ -164,6 +165,7 @@ def test_a_rollup_is_what_a_plain_loop_gives(rows, edges, data):
     assert as_dict(rollup(table, edges=edges)) == oracle(rows, edges)
 
 
+@pytest.mark.slow
 @examples(20)
 @given(parts=st.lists(ROWS, min_size=1, max_size=4), edges=EDGES, data=st.data())
 def test_merging_rollups_is_rolling_up_together(parts, edges, data):

@@ -108,6 +108,7 @@ def test_alerts_look_at_the_window_that_was_asked_for(window: str) -> None:
         assert one["properties"]["windowSize"] == window
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("question", sorted(QUESTIONS))
 def test_queries_of_the_alerts_pass_the_language_service(question: str) -> None:
     query = query_of(rule(question, expected=['203.0.113.0/24|443|"TCP"'], internalIpv6=[]))
@@ -141,6 +142,7 @@ def test_alerts_tell_of_the_words_that_are_problems() -> None:
     assert tuple(re.findall('"(.*?)"', condition)) == schema.EGRESS_PROBLEMS
 
 
+@pytest.mark.slow
 def test_destinations_alert_once_there_is_a_list() -> None:
     quiet, watching = (
         rule("unexpected_destinations", window="P1D", expected=given) for given in ([], ["20.0.0.0/8||"])
@@ -151,11 +153,13 @@ def test_destinations_alert_once_there_is_a_list() -> None:
     assert not any(address.startswith("20.") for address in found)
 
 
+@pytest.mark.slow
 def test_denied_flows_alert_above_the_number_that_was_given() -> None:
     found = rows(query_of(rule("rule_usage", window="P1D", deniedFlows=20)))
     assert [(row["acl_rule"], row["flows_denied"]) for row in found] == [("denyinternet443", 60)]
 
 
+@pytest.mark.slow
 def test_coverage_alerts_on_gaps_and_not_on_the_time_before_a_flow_log_began() -> None:
     def at(row: Mapping[str, Any]) -> int:
         return int(str(row["FlowIntervalStartTime"])[11:13])
@@ -205,6 +209,7 @@ def test_workbook_uses_what_it_declares() -> None:
     assert set(re.findall(r"\{([A-Z]\w+)(?::\w+)?\}", text)) == {one["name"] for one in chosen}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("question", sorted(QUESTIONS))
 def test_queries_of_the_workbook_pass_the_language_service(question: str) -> None:
     assert check_query(filled(workbook_queries()[question])).diagnostics == ()

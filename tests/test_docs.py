@@ -91,6 +91,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 # A document's commands build on each other, so one test runs them in order.
 @pytest.mark.parametrize("path", [README, SAMPLES], ids=["readme", "samples"])
 def test_commands_of_a_document_run(
@@ -112,6 +113,7 @@ def test_documents_show_commands() -> None:
     assert any(command.exit_code == 1 for command in commands(README))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["capture_readme", "build_reference"])
 def test_what_a_script_writes_is_current(name: str) -> None:
     script = TOP / "scripts" / f"{name}.py"

@@ -282,6 +282,7 @@ def test_bytes_in_doubt_of_a_flow_that_ends_in_a_later_blob(tmp_path, monkeypatc
     assert fl.scan(tmp_path, threads=1, end=TEN).ledger.restarted_bytes_in_doubt == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_blob_that_breaks_off_in_mid_run_gives_its_whole_records_and_no_other_suffers(tmp_path, monkeypatch, engine):
     monkeypatch.setenv(VARIABLE, engine)

@@ -73,6 +73,7 @@ def fits(row: dict[str, Any], wanted: FlowFilter) -> bool:
     )
 
 
+@pytest.mark.slow
 @given(st.lists(flows, max_size=12), filters)
 def test_a_filter_selects_what_plain_python_selects(rows: list[dict[str, Any]], wanted: FlowFilter) -> None:
     table = pl.DataFrame([{**dict.fromkeys(COLUMNS), **row} for row in rows], schema=COLUMNS)

@@ -194,6 +194,7 @@ def test_json_gives_a_name_back_exactly(named: Path) -> None:
     assert {name for name in NAMES.values() if name != NAMES["surrogate"]} <= told
 
 
+@pytest.mark.slow
 def test_japanese_on_a_cp1252_console_in_a_process_of_its_own(tmp_path: Path) -> None:
     with_names(tmp_path / "ログ", NAMES["japanese"])
     (tmp_path / "names.csv").write_text("vnet,address,workload\nvnet-a,10.0.0.4,受付サーバー\n", encoding="utf-8")

@@ -48,6 +48,7 @@ def test_there_are_payloads_of_every_kind() -> None:
         assert part in every
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "encoding"), [(120, "utf-8"), (40, "cp1252")])
 def test_the_terminal_shows_no_control_and_no_hidden_character(width: int, encoding: str) -> None:
     stream = io.BytesIO()

@@ -66,6 +66,7 @@ def test_threads_and_decoder(container: Path, expected: str, options: tuple[str,
     assert answer(container, *options) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 4])
 def test_threads_of_polars(container: Path, expected: str, threads: int) -> None:
     """In a process of its own, since Polars starts its threads once."""
@@ -81,6 +82,7 @@ def test_threads_of_polars(container: Path, expected: str, threads: int) -> None
     assert json.dumps(document, indent=1) == expected
 
 
+@pytest.mark.slow
 def test_small_pieces_parts_and_files(monkeypatch: pytest.MonkeyPatch, container: Path, expected: str) -> None:
     """With limits of a few rows each step goes through files, pieces and parts, as a million conversations do."""
     monkeypatch.setattr(pieces, "PIECE_ROWS", 150)

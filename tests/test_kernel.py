@@ -75,12 +75,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("kernel")
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(data=strategies.blobs() | strategies.damaged())
 def test_any_blob_is_rolled_up_the_same(folder: Path, data: bytes) -> None:
     assert by_kernel(data, folder)[0].equals(by_reference(data))
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(data=strategies.blobs(), draw=st.data())
 def test_any_window_and_edge_cuts_the_same(folder: Path, data: bytes, draw: st.DataObject) -> None:
@@ -107,6 +109,7 @@ LOOKALIKES = ["10.0.0.4", "10.0.0.40", "110.0.0.4", "10.0.0.44", "1.1.1.1", "::1
 LOOKALIKES += [f"2001:db8:0:{middle}::1:2:3" for middle in ("1", "2", "12")]
 
 
+@pytest.mark.slow
 @settings(max_examples=100)
 @given(st.lists(st.lists(st.tuples(*[st.sampled_from(LOOKALIKES)] * 2, st.sampled_from(["X", "NX", ""])), max_size=12)))
 def test_addresses_that_begin_and_end_alike_are_told_apart(groups: list[list[tuple[str, str, str]]]) -> None:
@@ -117,12 +120,14 @@ def test_addresses_that_begin_and_end_alike_are_told_apart(groups: list[list[tup
     agreed(blob(record(*tuples), record(*tuples)))
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(st.lists(st.lists(strategies.vnet_tuples, max_size=30), min_size=1, max_size=4), st.data())
 def test_restarts_are_found_in_any_order(groups: list[list[str]], data: st.DataObject) -> None:
     agreed(blob(record(*groups), record(*data.draw(st.permutations(groups)))))
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(st.integers(0, 2**128 - 1) | st.integers(0, 2**32 - 1).map(lambda low: 0xFFFF << 32 | low), st.data())
 def test_any_address_gets_its_canonical_text(number: int, data: st.DataObject) -> None:
@@ -137,6 +142,7 @@ def test_any_address_gets_its_canonical_text(number: int, data: st.DataObject) -
     assert (rows[0]["dst_ip"], ledger.strict_records) == (str(address.ipv4_mapped or address), 0)
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(
     st.integers(-(10**16), 10**16).map(lambda us: EPOCH + dt.timedelta(microseconds=us)), st.integers(1, 12), st.data()
@@ -240,6 +246,7 @@ def test_the_engine_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         kernel.engine()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", ["words", "records", "reader", "rollup"])
 def test_without_any_one_of_its_modules_flowlens_works_and_says_so(
     monkeypatch: pytest.MonkeyPatch, missing: str

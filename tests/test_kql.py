@@ -194,6 +194,7 @@ def _number(value: object) -> object:
     return int(value) if isinstance(value, Decimal) else value
 
 
+@pytest.mark.slow
 def test_expected_destinations_are_left_out() -> None:
     query = find_query("unexpected_destinations")
     everything = executed(query.text, export())
@@ -218,6 +219,7 @@ def test_expected_destinations_are_left_out() -> None:
     assert {row["reason"] for row in left} == {"not in the expected list"}
 
 
+@pytest.mark.slow
 def test_letters_give_the_same_conversations() -> None:
     query = find_query("conversations")
     letters = {"Inbound": "I", "Outbound": "O", "Allowed": "A", "Denied": "D", "TCP": "T", "UDP": "U", "ICMP": "1"}
@@ -288,6 +290,7 @@ def test_codes_are_those_of_the_schema() -> None:
     assert pairs == {(word, code) for word, code, _, _ in expected}
 
 
+@pytest.mark.slow
 def test_pairs_are_those_of_the_analysis() -> None:
     found = executed(encryption_query(), export())
     assert len(found) == 14
@@ -317,6 +320,7 @@ def test_letters_and_codes_are_read_as_words() -> None:
     assert comparable(executed(encryption_query(), written)) == comparable(analysed(EXPORT))
 
 
+@pytest.mark.slow
 def test_rows_that_are_no_flows_of_a_pair_change_nothing() -> None:
     (flow, *_) = (row for row in export() if row["FlowEncryption"] == "Encrypted")
     clear = flow | {"FlowEncryption": "Unencrypted"}
@@ -334,6 +338,7 @@ def test_rows_that_are_no_flows_of_a_pair_change_nothing() -> None:
     assert comparable(found) == comparable(analysed(EXPORT))
 
 
+@pytest.mark.slow
 def test_a_row_at_a_hop_speaks_for_the_pair_but_does_not_count() -> None:
     pair = {"src_workload": "rg-app/vm-app1", "dst_workload": "rg-data/vm-sql1"}
     (flow, *_) = (
@@ -372,6 +377,7 @@ def test_what_stays_on_a_host_says_nothing_beside_anything_else(
     assert (found["bytes_unencrypted"] == 0) == (other == "Encrypted")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 def test_invented_networks_give_the_same_pairs(seed: int, tmp_path: Path) -> None:
     network = truth.generate(seed, window=False)
@@ -389,6 +395,7 @@ def test_invented_networks_give_the_same_pairs(seed: int, tmp_path: Path) -> Non
     assert found == judged(analysed(path))
 
 
+@pytest.mark.slow
 def test_a_scale_set_is_one_workload_of_a_rule() -> None:
     (flow, *_) = (row for row in export() if row["SrcVm"] == "rg-app/vm-app1" and row["FlowDirection"] == "Outbound")
     of_rule = {"AclRule": "userrule_of-the-test", "SrcNic": ""}
@@ -405,6 +412,7 @@ def test_a_scale_set_is_one_workload_of_a_rule() -> None:
 PREFIX_LENGTHS = (0, 7, 8, 11, 12, 15, 16, 17, 24, 32)
 
 
+@pytest.mark.slow
 def test_an_endpoint_is_met_by_prefixes_of_every_length_and_by_no_other() -> None:
     addresses = ["20.118.99.224", "20.112.0.7", "203.0.113.9", "2603:1030:0:5::1", "2A01:111::7"]
     prefixes = [f"{ipaddress.ip_network(f'{one}/{n}', strict=False)}" for one in addresses[:2] for n in PREFIX_LENGTHS]

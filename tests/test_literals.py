@@ -169,6 +169,7 @@ def query_of(literals: list[str], form: str) -> str:
     return "print " + ", ".join(literals)
 
 
+@pytest.mark.slow
 def test_a_text_is_that_literal_and_nothing_else(parse: Parse) -> None:
     seen = 0
     for batch in batches(texts(COUNT)):

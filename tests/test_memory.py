@@ -13,6 +13,7 @@ from bench.memory import BARS, analyzed
 MB = 1e6
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("sys.platform != 'linux'", reason="peaks are told by Linux")
 def test_three_times_the_bytes_take_the_same_memory_and_every_sum_is_exact(tmp_path: Path) -> None:
     peaks = []
@@ -26,6 +27,7 @@ def test_three_times_the_bytes_take_the_same_memory_and_every_sum_is_exact(tmp_p
     assert peaks[1] < BARS[100_000] * MB
 
 
+@pytest.mark.slow
 def test_a_wrong_sum_is_told(tmp_path: Path) -> None:
     generate(tmp_path, Order(megabytes=1, keys=100))
     expected = tmp_path / "expected.json"
@@ -34,6 +36,7 @@ def test_a_wrong_sum_is_told(tmp_path: Path) -> None:
     assert told.startswith("flow tuples: ")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("sys.platform != 'linux'", reason="peaks are told by Linux")
 def test_a_scan_with_many_conversations_keeps_to_its_limit(tmp_path: Path) -> None:
     found = scanned(0.3, "450MB", tmp_path)

@@ -37,6 +37,7 @@ def test_first_code_cell_is_the_one_line_to_edit(path: Path) -> None:
     assert first.source == f'SOURCE = "{READS.get(path.stem, "../sample_logs")}"'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs_from_a_fresh_kernel(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)

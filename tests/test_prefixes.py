@@ -48,6 +48,7 @@ def members(table, addresses):
     return [() if number is None else table.members[number] for number in found]
 
 
+@pytest.mark.slow
 @given(
     pairs=st.lists(st.tuples(prefix_texts(), st.sampled_from("abcdef")), max_size=25),
     addresses=st.lists(ADDRESSES, max_size=10),
@@ -70,6 +71,7 @@ def test_lookups_agree_with_ipaddress(pairs, addresses):
     assert longest.to_list() == [labels[0] if labels else None for labels in expected]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("bits", "kind"), [(32, ipaddress.IPv4Address), (128, ipaddress.IPv6Address)])
 def test_thousands_of_nested_prefixes_agree_with_ipaddress(bits, kind):
     chance = random.Random(bits)
@@ -93,6 +95,7 @@ def test_thousands_of_nested_prefixes_agree_with_ipaddress(bits, kind):
 NESTED = 100_000 if os.environ.get("MATCHING_LONG") else 10_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [ipaddress.IPv4Address, ipaddress.IPv6Address])
 @pytest.mark.parametrize("seed", [1, 2] if os.environ.get("MATCHING_LONG") else [1])
 def test_very_many_nested_prefixes_agree_with_ipaddress(kind, seed):

@@ -219,6 +219,7 @@ def test_every_query_passes_the_language_service(name: str) -> None:
     assert tuple(column for column, _ in checked.columns) == asked.columns
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["conversations", "unexpected_destinations"])
 def test_a_query_passes_with_its_parameters_bound(name: str) -> None:
     examples = {"datetime": START, "timespan": dt.timedelta(hours=1), "long": 3, "dynamic": ["203.0.113.0/24|443|TCP"]}
@@ -244,6 +245,7 @@ def test_a_broken_query_fails_where_it_is_broken(old: str, new: str, code: str) 
     assert line[first.column - 1 :].startswith(first.found)
 
 
+@pytest.mark.slow
 def test_a_misspelt_column_of_a_shipped_query_is_seen() -> None:
     text = find_query("coverage").text
     broken = text.replace("FlowLogResourceId", "FlowLogResourceID")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 
 import polars as pl
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -139,6 +140,7 @@ def totals(frames, requirement):
     return next((Totals(*(row[name] for name in Totals._fields)) for row in rows), NOTHING)
 
 
+@pytest.mark.slow
 @examples(80)
 @given(ROWS)
 def test_representatives_lead_to_the_same_judgement(rows):

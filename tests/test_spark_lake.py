@@ -89,6 +89,7 @@ def day(tmp_path: Path) -> Path:
     return tmp_path / "day" / CONTAINER
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", [once, twice])
 def test_tasks_make_the_same_lake_and_either_goes_on_with_it(day: Path, tmp_path: Path, run: Run) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
@@ -141,6 +142,7 @@ def test_a_cluster_goes_on_where_one_machine_was(tmp_path: Path) -> None:
     assert sync(blobs, lake, once).read == 0
 
 
+@pytest.mark.slow
 def test_another_sync_that_is_first_doubles_nothing(day: Path, tmp_path: Path) -> None:
     lake, fresh = tmp_path / "lake", tmp_path / "fresh"
 
@@ -158,6 +160,7 @@ def test_another_sync_that_is_first_doubles_nothing(day: Path, tmp_path: Path) -
     assert others[0].read and polled.read + others[0].read >= polled.listed
 
 
+@pytest.mark.slow
 def test_a_driver_that_ends_before_it_commits_leaves_nothing_that_counts(day: Path, tmp_path: Path) -> None:
     lake, fresh = tmp_path / "lake", tmp_path / "fresh"
 

@@ -95,11 +95,13 @@ def assert_same_answers(one: Scan, other: Scan) -> None:
     }
 
 
+@pytest.mark.slow
 def test_parts_of_the_sample_logs_give_what_the_whole_gives() -> None:
     whole = scan(SAMPLE)
     assert_same_answers(spread(whole), whole)
 
 
+@pytest.mark.slow
 def test_parts_of_a_day_give_what_the_whole_gives(tmp_path: Path) -> None:
     write_day(tmp_path, 5, nics=6, hours=4)
     whole = scan(tmp_path / CONTAINER)
@@ -117,6 +119,7 @@ def test_before_and_after_a_change_are_parts_too() -> None:
     assert there.equals(here)
 
 
+@pytest.mark.slow
 def test_rules_and_private_subnets() -> None:
     whole = scan(SAMPLE)
     parts = spread(whole)

@@ -51,6 +51,7 @@ def test_the_kernel_is_some_times_as_fast_as_the_portable_way(
     assert ratio(by("compiled"), by("portable")) > bound
 
 
+@pytest.mark.slow
 def test_twice_the_bytes_take_no_more_than_twice_the_time_and_some(tmp_path: Path) -> None:
     folders = []
     for megabytes in (4, 8):

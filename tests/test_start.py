@@ -60,6 +60,7 @@ def test_completion_loads_nothing_that_runs_take(tmp_path: Path, words: str) -> 
     assert found & (OF_RUNS | OF_SOME_RUNS) == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("command", "file"), [("analyze", "report.json"), ("convert", "flows.parquet")])
 def test_one_blob_loads_what_one_blob_needs(tmp_path: Path, command: str, file: str) -> None:
     blob = next(iter(sorted(SAMPLE.rglob("PT1H.json"))))

@@ -343,6 +343,7 @@ def test_a_missing_hour_at_the_source_counts_at_the_destination(seed):
     assert {key: c.bytes_sent for key, c in found.items() if c.bytes_sent} == {k: n for k, n in sent.items() if n}
 
 
+@pytest.mark.slow
 def test_egress_of_a_nic_without_a_log_is_known_from_the_hop_alone():
     judged = 0
     for seed in range(30):
@@ -504,6 +505,7 @@ def test_switches_turn_features_off():
         assert all(entry.tuple.time >= hour for (_, _, hour), found in truth.blobs.entries.items() for entry in found)
 
 
+@pytest.mark.slow
 def test_ambiguous_pairs_are_invented_on_demand_and_labelled():
     labelled = [row for seed in range(40) for row in generate(seed, ambiguous=True).expected.counted if row.ambiguous]
     assert labelled

@@ -98,6 +98,7 @@ def scanned(tmp_path_factory: pytest.TempPathFactory) -> tuple[fl.Scan, Expected
     return fl.scan(folder / BLOBS), expected
 
 
+@pytest.mark.slow
 def test_a_scan_of_the_internet_has_rows_of_others(scanned: tuple[fl.Scan, Expected]) -> None:
     scan, expected = scanned
     web = "UserRule_AllowWebOutBound"
@@ -127,6 +128,7 @@ def test_a_scan_of_the_internet_has_rows_of_others(scanned: tuple[fl.Scan, Expec
     assert "None" not in draft(report)
 
 
+@pytest.mark.slow
 def test_others_that_nobody_expected_are_a_finding_each_and_count_in_full(
     scanned: tuple[fl.Scan, Expected], tmp_path: Path
 ) -> None:

@@ -155,6 +155,7 @@ def test_private_peers_private_endpoints_and_the_platform_stay(tmp_path: Path) -
     }
 
 
+@pytest.mark.slow
 def test_what_fails_already_is_told_apart(tmp_path: Path) -> None:
     silent = network(tmp_path / "silent", out(KMS, 1688, counters=UNANSWERED), out(STORAGE_HERE))
     found = {row["path"]: row for row in rows(silent, outbound={"web": "default"})}
@@ -314,6 +315,7 @@ def test_where_the_outbound_method_comes_from(logs: Path, tmp_path: Path) -> Non
     assert statuses(by_option)[STRANGER] == "Lost"
 
 
+@pytest.mark.slow
 def test_the_answer_in_every_format(logs: Path, tmp_path: Path) -> None:
     way = ("--inventory", logs / "inventory.csv", "--outbound", "web=default")
     document = asked(logs, *way).document
@@ -348,6 +350,7 @@ def test_without_flows_nothing_is_determined(tmp_path: Path) -> None:
     assert ran.document["verdicts"]["private_subnet_readiness"]["status"] == "not_determined"
 
 
+@pytest.mark.slow
 def test_a_gate_fires_on_what_is_lost(logs: Path) -> None:
     gates = ("lost", "at_risk")
     for method, fired in (("", (0, 1)), ("default", (1, 0)), ("nat", (0, 0))):

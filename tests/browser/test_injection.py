@@ -116,6 +116,7 @@ def test_there_are_enough_payloads() -> None:
     assert all(PARTS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("texts", PARTS, ids=["first", "rest"])
 def test_a_page_shows_them_and_does_nothing(browser: Browser, tmp_path: Path, texts: Sequence[str]) -> None:
     report = hostile(texts)

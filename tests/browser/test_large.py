@@ -34,6 +34,7 @@ def page(browser: Browser, page_file: Path) -> Iterator[Page]:
         assert shown.quiet
 
 
+@pytest.mark.slow
 def test_the_file_is_small(page_file: Path, report: fl.Report) -> None:
     assert report.tables["coverage"].height == 500 * 30 * 24
     assert page_file.stat().st_size < 5_000_000

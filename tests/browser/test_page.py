@@ -76,6 +76,7 @@ def visible_rows(page: Page, table: str, *, values: bool = True) -> list[list[st
     )
 
 
+@pytest.mark.slow
 def test_it_is_small_and_asks_for_nothing(page_file: Path, page: Page, shown: Shown) -> None:
     assert page_file.stat().st_size < 2_000_000
     page.mouse.wheel(0, 20_000)

@@ -103,6 +103,7 @@ prefixes = st.tuples(st.integers(0, 2**32 - 1), st.integers(4, 32)).map(
 )
 
 
+@pytest.mark.slow
 @given(
     st.dictionaries(prefixes, st.text("ab", min_size=1, max_size=3), max_size=8),
     st.lists(st.ip_addresses(v=4), max_size=9),

@@ -93,6 +93,7 @@ CHANGES: dict[Callable[[GrowingBlob], None], list[Iterable[int]]] = {
 TRIED = list(CHANGES) if LONG else [grown, rewritten, replaced, amended]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state", MOMENTS)
 @pytest.mark.parametrize("change", TRIED, ids=lambda change: change.__name__)
 def test_a_change_between_any_two_requests_tears_loses_and_doubles_nothing(

@@ -33,6 +33,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("place", "number"), CASES)
 def test_a_signal_ends_a_run_soon_and_leaves_nothing(stored: Stored, tmp_path: Path, place: str, number: int) -> None:
     for mac in MACS:

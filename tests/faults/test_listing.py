@@ -35,6 +35,7 @@ def day(logs: int, nics: int) -> dict[str, bytes]:
     return blobs
 
 
+@pytest.mark.slow
 def test_foreign_blobs_beside_cost_no_calls(stored: Stored) -> None:
     window = ("--start", "2026-06-15T06:00Z", "--end", "2026-06-15T09:00Z")
     put_all(stored, day(logs=2, nics=2))

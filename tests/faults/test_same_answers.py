@@ -34,6 +34,7 @@ def write(folder: Path, stored: Stored, seed: int, **size: int) -> Path:
     return container
 
 
+@pytest.mark.slow
 def test_a_day_gives_the_same_json_as_the_same_files_on_disk(stored: Stored, tmp_path: Path) -> None:
     folder = write(tmp_path, stored, 7, nics=20, hours=24)
     code, expected = analyzed(folder, *WINDOW)
@@ -42,6 +43,7 @@ def test_a_day_gives_the_same_json_as_the_same_files_on_disk(stored: Stored, tmp
     assert analyzed(stored.url, *WINDOW, *options(stored.url)) == (code, expected)
 
 
+@pytest.mark.slow
 def test_sample_logs_give_the_same_json_as_on_disk(stored: Stored, tmp_path: Path) -> None:
     container = SAMPLE / CONTAINER
     upload(container, stored.client)
@@ -53,6 +55,7 @@ def test_sample_logs_give_the_same_json_as_on_disk(stored: Stored, tmp_path: Pat
     assert analyzed(stored.url, *everything, *options(stored.url)) == (code, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("impatient")
 def test_ten_percent_of_faults_change_nothing(stored: Stored, tmp_path: Path) -> None:
     size = {"nics": 210, "hours": 24} if LONG else {"nics": 20, "hours": 15}

@@ -171,6 +171,7 @@ def world(stored: Stored, azurite: Azurite, tmp_path: Path, monkeypatch: pytest.
     container.delete_container()
 
 
+@pytest.mark.slow
 def test_all_outputs_then_the_gate_and_the_next_day_the_difference(world: World) -> None:
     before = {blob.name: blob.etag for blob in world.logs.client.list_blobs()}
     checked = run("report", world.folder / "report.toml", "--check")
@@ -212,6 +213,7 @@ def test_all_outputs_then_the_gate_and_the_next_day_the_difference(world: World)
     assert {blob.name: blob.etag for blob in world.logs.client.list_blobs()} == before
 
 
+@pytest.mark.slow
 def test_the_same_window_again_replaces_and_sends_nothing_twice(world: World) -> None:
     for day in ("2026-06-15", "2026-06-16"):
         world.report(day, "blobs.toml")
@@ -233,6 +235,7 @@ def test_the_same_window_again_replaces_and_sends_nothing_twice(world: World) ->
     assert len(told) == 2 and all("again: it has changed" in text and "203.0.113.9" in text for text in told)
 
 
+@pytest.mark.slow
 def test_every_output_is_tried_and_no_secret_is_told(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.status["/teams/secret-of-teams"] = 404
     world.reports.service().get_container_client("reports").delete_container()
@@ -250,6 +253,7 @@ def test_every_output_is_tried_and_no_secret_is_told(world: World, monkeypatch: 
     assert "There is nothing to compare with." in ran.err
 
 
+@pytest.mark.slow
 def test_a_source_that_says_no_keeps_no_other_from_being_told(world: World) -> None:
     world.workspace.tables.clear()
     ran = world.report("2026-06-15")

@@ -120,6 +120,7 @@ def test_64_mb_without_any_structure() -> None:
     assert (ledger.rejected_records, ledger.record_bytes) == (1, 2**26)
 
 
+@pytest.mark.slow
 def test_a_cut_at_any_byte_keeps_the_complete_records() -> None:
     data = compact({"records": [record(number) for number in range(3)], "after": 1})
     ends = [data.index(b"]}]}]}}", data.index(b"UserRule", at)) + 7 for at in (0, *_starts(data)[1:])]

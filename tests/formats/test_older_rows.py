@@ -90,6 +90,7 @@ def test_a_migration_is_compared_by_what_both_have(tmp_path: Path) -> None:
     assert not {"encryption_code", "target_resource_id"} & set(ran.document["compared"])
 
 
+@pytest.mark.slow
 def test_the_query_over_the_older_table_passes_the_language_service() -> None:
     start = dt.datetime(2026, 6, 15, tzinfo=dt.UTC)
     checked = check_query(text_of("AzureNetworkAnalytics_CL")(Slice(start, start + dt.timedelta(hours=1))))

@@ -77,6 +77,7 @@ def test_parts_give_what_the_whole_gives(records: int, cuts: list[int], space: s
     assert added == ledger and added.bytes == len(blob) and added.balanced
 
 
+@pytest.mark.slow
 @given(st.integers(0, 2**32), st.lists(st.integers(1, 3000), min_size=1, max_size=2))
 def test_what_is_wrong_with_a_blob_shows_in_its_parts(seed: int, cuts: list[int]) -> None:
     rng = random.Random(seed)

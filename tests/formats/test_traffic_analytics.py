@@ -536,6 +536,7 @@ BROKEN = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @examples(30)
 @given(
     ENTRIES,
@@ -926,6 +927,7 @@ def test_nothing_but_framing_is_complete() -> None:
 # Bytes.
 
 
+@pytest.mark.slow
 @examples(20)
 @given(
     st.sampled_from(list(SHAPES)),

@@ -31,6 +31,7 @@ def changed(data: bytes, chance: random.Random) -> bytes:
     return bytes(work)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_hostile_bytes_end_in_a_result_or_in_an_error_of_our_own(target: str) -> None:
     seed = random.randrange(1 << 30)

@@ -60,6 +60,7 @@ def rows(folder: Path) -> Counter[tuple[str, int]]:
     return Counter(opened(folder).scan_flows().select("dst_ip", "src_port").collect().iter_rows())
 
 
+@pytest.mark.slow
 def test_commits_between_block_list_and_range_tear_nothing(stored: Stored, tmp_path: Path) -> None:
     """Behind each block list the blob is committed once more, so that the range read is asked of a version that is gone."""
     commits = 1000 if LONG else 30
@@ -93,6 +94,7 @@ def test_commits_between_block_list_and_range_tear_nothing(stored: Stored, tmp_p
     assert reads <= 4 * (polls + 1), "a blob is read at most three times in a poll"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(10 if LONG else 1))
 def test_a_tenth_of_all_requests_fails_and_nothing_is_lost_or_doubled(
     stored: Stored, tmp_path: Path, seed: int
@@ -120,6 +122,7 @@ def test_a_tenth_of_all_requests_fails_and_nothing_is_lost_or_doubled(
     assert status(opened(tmp_path / "lake")).days["balanced"].all()
 
 
+@pytest.mark.slow
 def test_an_hour_of_polls_downloads_little_more_than_the_blobs_hold(stored: Stored, tmp_path: Path) -> None:
     clock = Clock()
     blob = GrowingBlob(stored.client, tuples=60).create(0)
@@ -210,6 +213,7 @@ def test_attempts_elsewhere_leave_nothing_and_what_they_tried_again_is_told(
     assert found.scan_flows().collect().height == 3 * TUPLES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_following_within_ten_seconds_and_leaves_a_whole_lake(
     stored: Stored, tmp_path: Path, number: signal.Signals, code: int

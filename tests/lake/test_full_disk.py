@@ -64,6 +64,7 @@ def sync_into(store: MemoryStore, folder: Path) -> None:
         sync.close()
 
 
+@pytest.mark.slow
 def test_at_every_level_of_free_space_the_lake_is_whole_and_goes_on(tmp_path: Path) -> None:
     """What is there can be read and is right, whatever did not fit; with room again the same run makes it whole."""
     store = store_of(4)
@@ -103,6 +104,7 @@ def test_a_disk_that_may_only_be_read_is_told_and_its_lake_still_read(tmp_path: 
         assert rows_of(open_lake(LakePlace("lake", disk / "lake"))) == before
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_command_line_with_its_code_and_no_traceback(tmp_path: Path) -> None:
     blob = new_blob(1, HOUR)
     blob.commit([minute(blob, 20)])

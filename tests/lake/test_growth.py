@@ -19,6 +19,7 @@ HISTORIES = 10_000 if os.environ.get("LAKE_LONG") else int(os.environ.get("HISTO
 FIRST = int(os.environ.get("LAKE_SEED", "1"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", range(FIRST, FIRST + HISTORIES, AT_ONCE))
 def test_a_lake_equals_one_read_of_everything(tmp_path: Path, first: int) -> None:
     for seed in range(first, first + AT_ONCE):

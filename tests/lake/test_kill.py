@@ -17,6 +17,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from flowlens.sources.delta import open_lake
 from flowlens.sources.lake_places import LakePlace
 from tests.flow_logs import run
@@ -79,11 +81,13 @@ def sweep(tmp_path: Path, points: list[tuple[str, ...]]) -> int:
 FSYNCS = range(1, 26) if LONG else (6, 9, 12)
 
 
+@pytest.mark.slow
 def test_killed_at_an_fsync(tmp_path: Path) -> None:
     points = [("-e", "trace=fsync", "-e", f"inject=fsync:signal=KILL:when={number}") for number in FSYNCS]
     assert sweep(tmp_path, points) >= (15 if LONG else len(points))
 
 
+@pytest.mark.slow
 def test_killed_when_a_commit_becomes_visible(tmp_path: Path) -> None:
     logs = LOGS if LONG else LOGS[1:2]
     points = [
@@ -96,17 +100,20 @@ def test_killed_when_a_commit_becomes_visible(tmp_path: Path) -> None:
 UNLINKS = range(1, 6) if LONG else (1,)
 
 
+@pytest.mark.slow
 def test_killed_right_behind_a_commit(tmp_path: Path) -> None:
     points = [("-e", "trace=unlink", "-e", f"inject=unlink:signal=KILL:when={number}") for number in UNLINKS]
     assert sweep(tmp_path, points) >= 1
 
 
+@pytest.mark.slow
 def test_killed_at_a_write(tmp_path: Path) -> None:
     numbers = range(1, 120) if LONG else (40,)
     points = [("-e", "trace=write", "-e", f"inject=write:signal=KILL:when={number}") for number in numbers]
     sweep(tmp_path, points)
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment(tmp_path: Path) -> None:
     """Again and again on one lake whose blobs grow, so that what was left behind piles up."""
     seed = random.randrange(1 << 30)

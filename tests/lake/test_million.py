@@ -120,6 +120,7 @@ def listed(days: int, asked: list[str]) -> tuple[Listing, int]:
             tracemalloc.stop()
 
 
+@pytest.mark.slow
 def test_a_day_costs_its_own_prefixes_and_no_memory_of_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AZURE_STORAGE_KEY", "a2V5")
     monkeypatch.setenv("NO_PROXY", "*")

@@ -91,6 +91,7 @@ def test_a_lake_gives_the_answers_of_its_blobs(sample_lake: Path, window: Window
     assert_same(SAMPLES, sample_lake, window)
 
 
+@pytest.mark.slow
 def test_what_was_odd_rejected_or_empty_is_told_as_from_the_blobs(tmp_path: Path) -> None:
     """Every trap as a blob: tuples with times far from their hour, broken records, unknown codes, no records at all."""
     traps = sorted(path for path in TRAPS.glob("*.json") if "huge" not in path.name)
@@ -173,6 +174,7 @@ def test_a_fact_that_lacks_part_of_what_it_tells_is_an_error(tmp_path: Path, col
         _ = fl.scan(str(folder), now=LATER).evidence
 
 
+@pytest.mark.slow
 def test_a_byte_of_a_page_that_changed_on_disk_is_an_error_or_nothing(tmp_path: Path) -> None:
     folder = synced(SAMPLES, tmp_path / "lake")
     kept = tmp_path / "flows.parquet"

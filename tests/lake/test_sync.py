@@ -63,6 +63,7 @@ def expected(*blobs: MemoryBlob) -> Counter[tuple[str, int, int]]:
     return Counter(row for blob in blobs for row in blob.expected())
 
 
+@pytest.mark.slow
 def test_an_hour_that_is_polled_each_minute_costs_hardly_more_than_its_bytes(lake: Path, clock: Clock) -> None:
     """Bytes downloaded over an hour of polls are at most 1.05 times those of the blob, and blocks of any other kind of poll nothing."""
     store = MemoryStore()
@@ -149,6 +150,7 @@ def test_a_name_that_sorts_before_all_others_and_comes_late_is_read(lake: Path, 
     assert rows_of(opened(lake)) == expected(first)
 
 
+@pytest.mark.slow
 def test_two_syncs_of_one_lake_are_both_right(lake: Path, clock: Clock) -> None:
     """Whoever comes second is told by the fence, reads the cursors anew, and adds what the first one has not."""
     store = MemoryStore()

@@ -124,6 +124,7 @@ def test_a_table_keeps_to_the_width_and_cuts_no_address(rows: list[tuple[str, ..
         assert all(word in text for row in rows for cell in row for word in cell.split())
 
 
+@pytest.mark.slow
 @given(tables, st.integers(60, 160))
 def test_columns_stand_under_their_headings(rows: list[tuple[str, ...]], width: int) -> None:
     told, out = page(width)

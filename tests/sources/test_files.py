@@ -328,6 +328,7 @@ def test_globs_agree_with_the_standard_library(tree: set[tuple[str, ...]], patte
                 assert not expected
 
 
+@pytest.mark.slow
 @given(TREES, st.randoms(use_true_random=False))
 def test_order_does_not_depend_on_the_file_system_or_the_arguments(
     tree: set[tuple[str, ...]], random: random.Random

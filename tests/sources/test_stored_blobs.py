@@ -73,6 +73,7 @@ def test_what_was_added_comes_back_as_it_was(blobs: list[StoredBlob]) -> None:
         held[len(blobs)]
 
 
+@pytest.mark.slow
 @given(st.lists(BLOBS, min_size=1, max_size=4))
 def test_of_several_lists_each_blob_is_taken_from_the_first(lists: list[list[StoredBlob]]) -> None:
     def place(blob: StoredBlob) -> tuple[str, str]:
@@ -89,6 +90,7 @@ def test_of_several_lists_each_blob_is_taken_from_the_first(lists: list[list[Sto
     assert again == sum(map(len, lists)) - len(first)
 
 
+@pytest.mark.slow
 def test_a_name_more_takes_few_bytes() -> None:
     """From the pages of a listing to what reads them; ``python -m bench.listing`` does the same with a million."""
     count = 10_000

@@ -16,6 +16,8 @@ from tests.flow_logs import CONTAINER
 from tests.spark.conftest import Put, Stored
 from tests.spark.test_cluster import END, START
 
+pytestmark = pytest.mark.slow
+
 
 def assert_tables(far: SparkScan, there: Stored) -> None:
     """The DataFrames are the same evidence, and name the version of each blob that was read."""

@@ -26,6 +26,8 @@ from tests.flow_logs import CONTAINER, SAMPLE
 from tests.spark.conftest import Put, lake_variables
 from tests.test_spark_lake import assert_same as assert_same_lake
 
+pytestmark = pytest.mark.slow
+
 START = dt.datetime(2026, 6, 15, 9, 20, tzinfo=dt.UTC)
 END = dt.datetime(2026, 6, 15, 21, tzinfo=dt.UTC)
 

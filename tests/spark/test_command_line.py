@@ -21,6 +21,8 @@ from tests.spark.conftest import Put, session_on
 from tests.spark.test_cluster import END, START
 from tests.test_spark_lake import assert_same
 
+pytestmark = pytest.mark.slow
+
 NOTEBOOK = Path(__file__).parents[2] / "deploy" / "spark" / "flowlens.ipynb"
 DAY = ("--start", "2026-06-15T00:00Z", "--end", "2026-06-16T00:00Z")
 ONE_CORE = {"spark__cores__max": "1", "spark__task__maxFailures": "1"}

@@ -33,6 +33,8 @@ from tests.spark.test_cluster import assert_same
 from tests.test_spark_lake import assert_same as assert_same_lake
 from tests.test_spark_lake import files, opened
 
+pytestmark = pytest.mark.slow
+
 SEED = 11
 NICS, HOURS = 84, 24
 START = dt.datetime(2026, 6, 15, 0, 30, tzinfo=dt.UTC)

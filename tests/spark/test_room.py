@@ -12,6 +12,8 @@ from tests.flow_logs import CONTAINER, SAMPLE, run
 from tests.spark.cluster import Cluster
 from tests.spark.conftest import Put
 
+pytestmark = pytest.mark.slow
+
 DAY = ("--start", "2026-06-15T00:00Z", "--end", "2026-06-16T00:00Z")
 
 

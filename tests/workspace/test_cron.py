@@ -60,6 +60,7 @@ def test_the_docs_show_a_line_for_either_command() -> None:
     assert all({"--auth", "managed-identity", "--format", "json"} <= set(line) for line in LINES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", [(*line, "--fail-on") for line in LINES], ids=[line[0] for line in LINES])
 def test_a_schedule_gets_one_document_and_an_exit_code(filled: Logs, identity: Identity, what: tuple[str, ...]) -> None:
     before = len(identity.asked)
@@ -75,6 +76,7 @@ def test_a_schedule_gets_one_document_and_an_exit_code(filled: Logs, identity: I
     assert set(identity.asked[before:]) == {"GET /msi/token"}
 
 
+@pytest.mark.slow
 def test_what_is_refused_is_an_error_without_a_document(filled: Logs, identity: Identity) -> None:
     filled.fault = lambda _asked: Told(403, server.NO_ROLE)
     code, document, said = scheduled(filled, identity, *QUERY)
@@ -82,6 +84,7 @@ def test_what_is_refused_is_an_error_without_a_document(filled: Logs, identity: 
     assert len(said.splitlines()) == 2 and "Log Analytics Reader" in said and "Traceback" not in said
 
 
+@pytest.mark.slow
 def test_nothing_in_the_window_is_told_by_the_exit_code(logs: Logs, identity: Identity) -> None:
     code, document, said = scheduled(logs, identity, "analyze", SOURCE)
     assert (code, document is not None) == (INCOMPLETE, True), said

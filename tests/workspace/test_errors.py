@@ -175,6 +175,7 @@ def test_nothing_in_the_window_is_nothing_selected(logs: Logs) -> None:
     assert "no flow rows of NTANetAnalytics in this window" in ran.out
 
 
+@pytest.mark.slow
 def test_a_workspace_given_twice_is_read_once(logs: Logs) -> None:
     logs.tables["NTANetAnalytics"].add(json.loads(EXPORT.read_bytes()))
     once, twice = (
@@ -192,6 +193,7 @@ def test_of_two_workspaces_the_one_that_answers_is_read_and_the_other_counted(lo
     assert any(other in note and "FL-W03" in note for note in ran.document["ledger"]["notes"])
 
 
+@pytest.mark.slow
 def test_hours_that_could_not_be_read_are_named(logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slices, "MOST_SLICES", 2)
     logs.tables["NTANetAnalytics"].add(json.loads(EXPORT.read_bytes()))
@@ -215,6 +217,7 @@ def test_hours_that_could_not_be_read_are_named(logs: Logs, monkeypatch: pytest.
     assert states[f"{ten:%Y-%m-%dT%H:%M:%S}Z"] <= {"read", "silent"}
 
 
+@pytest.mark.slow
 def test_rows_that_arrive_a_day_late_are_read(logs: Logs) -> None:
     rows = json.loads(EXPORT.read_bytes())
     late = dt.timedelta(hours=20)

@@ -42,6 +42,7 @@ def counts(*arguments: str) -> tuple[int, dict[str, int]]:
     return ran.code, {name: ran.document["ledger"][name] for name in COUNTED}
 
 
+@pytest.mark.slow
 def test_a_workspace_counts_what_an_export_of_its_rows_counts(logs: Logs, tmp_path: Any) -> None:
     rows = exported()
     for row in rows[:3]:
@@ -56,6 +57,7 @@ def test_a_workspace_counts_what_an_export_of_its_rows_counts(logs: Logs, tmp_pa
     assert counts(SOURCE, *DAY, *logs.options) == expected
 
 
+@pytest.mark.slow
 def test_rows_without_an_interval_are_counted_as_rejected(logs: Logs) -> None:
     rows = exported()
     rows[0]["FlowIntervalStartTime"] = None
@@ -64,6 +66,7 @@ def test_rows_without_an_interval_are_counted_as_rejected(logs: Logs) -> None:
     assert (code, found["records"], found["rejected_records"]) == (INCOMPLETE, len(rows), 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by_hash", [False, True])
 def test_a_part_that_holds_other_rows_than_are_counted_ends_the_run_and_is_named(logs: Logs, by_hash: bool) -> None:
     # One interval, so that there are few parts, and who asks has to go below it.
@@ -85,6 +88,7 @@ def test_a_part_that_holds_other_rows_than_are_counted_ends_the_run_and_is_named
     assert any("let slices = long(2);" in asked.query for asked in logs.asked) == by_hash
 
 
+@pytest.mark.slow
 def test_rows_that_arrive_while_it_is_read_are_told(logs: Logs) -> None:
     rows = exported()
     hour = min(row["FlowIntervalStartTime"] for row in rows)
@@ -160,6 +164,7 @@ def test_parts_of_a_plan_hold_every_row_once_and_few_each(lines: dict[int, int],
     assert all(before[1] <= after[0] for before, after in pairwise(spans))
 
 
+@pytest.mark.slow
 def test_a_notebook_sees_the_rows_of_the_table(logs: Logs) -> None:
     logs.tables["NTANetAnalytics"].add(exported())
     access = fl.Access(auth="environment", account_url=logs.endpoint, ca_file=logs.ca_file)

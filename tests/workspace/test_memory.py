@@ -131,6 +131,7 @@ def asked(
         return measure([sys.executable, "-c", command, *run], environment=identity.environment()), sizes
 
 
+@pytest.mark.slow
 def test_a_run_over_a_workspace_keeps_below_its_limit(
     tls: tuple[Path, Path], identity: Identity, tmp_path: Path
 ) -> None:
@@ -143,6 +144,7 @@ def test_a_run_over_a_workspace_keeps_below_its_limit(
     assert max(sizes) < LEAST - BASE
 
 
+@pytest.mark.slow
 def test_a_query_in_a_workspace_keeps_below_its_limit(
     tls: tuple[Path, Path], identity: Identity, tmp_path: Path
 ) -> None:

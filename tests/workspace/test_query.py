@@ -27,6 +27,7 @@ def filled(logs: Logs) -> Logs:
     return logs
 
 
+@pytest.mark.slow
 def test_rules_are_those_of_the_analysis(filled: Logs) -> None:
     ran = run("query", "rule_usage", *SOURCE, *DAY, *filled.options, "--format", "json")
     assert ran.code == DONE, ran.err
@@ -41,6 +42,7 @@ def test_rules_are_those_of_the_analysis(filled: Logs) -> None:
     assert ran.document["settings"]["identities"]
 
 
+@pytest.mark.slow
 def test_gates_fire_and_no_gate_is_zero(filled: Logs) -> None:
     asked = ("query", "encryption-status", *SOURCE, *DAY, *filled.options, "--format", "csv")
     ran = run(*asked, "--fail-on", "unencrypted > 0")
@@ -54,6 +56,7 @@ def test_gates_fire_and_no_gate_is_zero(filled: Logs) -> None:
     assert (ran.code, "no metric of encryption_status" in ran.err) == (WRONG_USAGE, True)
 
 
+@pytest.mark.slow
 def test_every_query_can_be_asked_in_parts() -> None:
     for name in query_names():
         query = find_query(name)
@@ -73,6 +76,7 @@ def test_a_limit_of_memory_changes_no_row_and_one_too_low_is_refused_before_anyt
     assert (limited.code, limited.out) == (DONE, whole.out)
 
 
+@pytest.mark.slow
 def test_conversations_come_in_slices_and_none_is_lost(filled: Logs) -> None:
     whole = run("query", "conversations", "--resource-id", RESOURCE, *DAY, *filled.options, "--format", "csv")
     assert whole.code == DONE, whole.err
@@ -87,6 +91,7 @@ def test_conversations_come_in_slices_and_none_is_lost(filled: Logs) -> None:
     assert len({asked.span for asked in filled.asked}) > 2
 
 
+@pytest.mark.slow
 def test_a_result_that_one_answer_cannot_hold_comes_in_parts(filled: Logs) -> None:
     asked = ("query", "rule_usage", *SOURCE, *DAY, *filled.options, "--format", "csv")
     whole = run(*asked)
@@ -152,6 +157,7 @@ def test_of_two_workspaces_one_that_refuses_makes_it_incomplete(filled: Logs) ->
     assert (ran.code, "FL-W03" in ran.err) == (ERROR, True)
 
 
+@pytest.mark.slow
 def test_the_default_window_is_said(filled: Logs) -> None:
     ran = run("query", "rule_usage", *SOURCE, *filled.options, "--format", "json")
     assert (ran.code, ran.document["metrics"]["rows"]) == (DONE, 0)
@@ -173,6 +179,7 @@ def test_wrong_usage_is_said_before_anything_is_asked(arguments: tuple[str, ...]
     assert (ran.code, words in ran.err) == (WRONG_USAGE, True)
 
 
+@pytest.mark.slow
 def test_a_notebook_gets_a_frame(filled: Logs) -> None:
     access = Access(auth="environment", account_url=filled.endpoint, ca_file=filled.ca_file)
     start = dt.datetime(2026, 6, 15, tzinfo=dt.UTC)

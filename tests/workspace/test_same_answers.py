@@ -37,6 +37,7 @@ def test_sample_logs_give_the_same_answers_as_their_export(logs: Logs) -> None:
     assert analyzed(f"workspace:{WORKSPACE}", *DAY, *logs.options) == (code, expected)
 
 
+@pytest.mark.slow
 def test_the_older_table_gives_the_same_flows(logs: Logs) -> None:
     table = older_table()
     logs.tables[table.name] = table
@@ -47,6 +48,7 @@ def test_the_older_table_gives_the_same_flows(logs: Logs) -> None:
     assert ran.document["equal"] > 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 def test_blobs_and_workspace_agree_on_invented_networks(logs: Logs, seed: int, tmp_path: Path) -> None:
     network = truth.generate(seed, window=False)

@@ -1,4 +1,4 @@
-# `make demo` shows the answers on sample_logs, `make test` checks everything. Both need Python 3.11 or newer and pip.
+# `make demo` shows the answers on sample_logs, `make test` checks the code, `make slow` what takes longer. All need Python 3.11 or newer and pip.
 
 # python3.11 first: constraints.txt holds the versions that were tested on it.
 PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13 python3.14 python; do \
@@ -41,7 +41,7 @@ fuzz-bytes: $(VENV)/.installed-dev
 	targets=$$($(BIN)/python -c "from tests.fuzz.targets import TARGETS; print(*TARGETS)") || exit 1; for target in $$targets; do \
 		$(BIN)/python -m tests.fuzz $$target $(SECONDS) $(SEED) $(RECORD) || exit 1; done
 
-# What CI adds to `make test`: 200 invented networks, and, in .ci/run, a thousand histories of a lake.
+# What CI adds to `make test` and `make slow`: 200 invented networks, and, in .ci/run, a thousand histories of a lake.
 truth: $(VENV)/.installed-dev
 	SCENARIOS=200 $(BIN)/pytest -n 2 --dist loadgroup --no-skips tests/test_scenarios.py
 

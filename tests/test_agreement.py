@@ -28,6 +28,8 @@ from flowlens.query_values import required_endpoints
 from tests import truth
 from tests.kql_engine import executed
 
+pytestmark = pytest.mark.slow
+
 TOP = Path(__file__).resolve().parents[1]
 SEEDS = range(50 if os.environ.get("AGREEMENT_LONG") else 10)
 NOW = dt.datetime(2027, 1, 2, tzinfo=dt.UTC)
@@ -167,7 +169,6 @@ def executed_columns(name: str) -> list[str]:
     return [c for c in find_query(name).columns if c in schema.RESULTS[name].names and c not in OWN.get(name, ())]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in KEYS if name != "coverage"])
 def test_a_query_gives_what_the_rows_give(world: World, name: str) -> None:
     columns = executed_columns(name)
@@ -214,7 +215,6 @@ def by_hour(side: DecodedRows) -> pl.DataFrame:
     return side.conversations.with_columns(hour=hour).group_by(keys).agg(measures).sort(keys, nulls_last=True)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("slices", [3])
 def test_slices_are_the_whole_and_share_nothing(world: World, slices: int) -> None:
     query = find_query("conversations")
@@ -224,7 +224,6 @@ def test_slices_are_the_whole_and_share_nothing(world: World, slices: int) -> No
     assert_frame_equal(pl.concat(parts), whole, check_row_order=False)
 
 
-@pytest.mark.slow
 def test_coverage_is_that_of_the_rows(world: World) -> None:
     # A grid of the hours of a year is large, so a few networks of one day are asked about.
     days: dict[dt.date, list[dict[str, object]]] = {}

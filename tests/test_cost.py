@@ -7,6 +7,8 @@ import pytest
 from bench.cost import compared, fitted
 from bench.generate import Order
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> list:
@@ -15,7 +17,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list:
     return [compared(order, tmp_path_factory.mktemp(order.kind)) for order in orders]
 
 
-@pytest.mark.slow
 def test_operations_and_bytes_are_as_they_were_told(runs: list) -> None:
     assert [one.run[1:] for one in runs] == [one.estimate[1:] for one in runs]
     assert [one.run.reads for one in runs] == [6, 3]

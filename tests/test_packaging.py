@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 TOP = Path(__file__).parents[1]
 PACKED = {"flowlens": TOP / "flowlens", "flowlens/kql": TOP / "kql"}
 
@@ -93,7 +95,6 @@ def test_every_package_folder_is_listed() -> None:
     assert sorted(project["tool"]["setuptools"]["packages"]) == sorted(folders | {"flowlens.kql"})
 
 
-@pytest.mark.slow
 def test_wheel_holds_every_file_of_the_package(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as packed:
         inside = {name for name in packed.namelist() if ".dist-info/" not in name}
@@ -106,7 +107,6 @@ def test_the_pure_wheel_runs_anywhere(wheel: Path) -> None:
     assert wheel.name.endswith("-py3-none-any.whl")
 
 
-@pytest.mark.slow
 def test_the_wheel_of_this_platform_holds_the_kernel(uncompiled: tuple[Path, Path], tmp_path: Path) -> None:
     # Without optimization, since only building is at stake.
     wheel = built(tmp_path, uncompiled[1], CFLAGS="-O0")
@@ -138,14 +138,12 @@ def test_there_is_data_of_each_kind(kind: str) -> None:
     assert "flowlens/py.typed" in shipped_files()
 
 
-@pytest.mark.slow
 def test_installed_wheel_shows_a_profile(installed: Path, tmp_path: Path) -> None:
     where = run(installed, tmp_path, "-c", "import flowlens; print(flowlens.__file__)")
     assert Path(where.strip()).is_relative_to(installed)
     assert "1688" in run(installed, tmp_path, "-m", "flowlens", "profiles", "show", "windows-kms")
 
 
-@pytest.mark.slow
 def test_installed_wheel_names_an_address(installed: Path, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -160,7 +158,6 @@ def test_installed_wheel_names_an_address(installed: Path, tmp_path: Path) -> No
     assert list(empty.iterdir()) == []
 
 
-@pytest.mark.slow
 def test_installed_wheel_analyzes_a_folder(installed: Path, tmp_path: Path) -> None:
     shutil.copytree(TOP / "sample_logs", tmp_path / "logs")
     shown = run(installed, tmp_path, "-m", "flowlens", "analyze", "logs", "--format", "json")

@@ -1,4 +1,5 @@
-# `make demo` shows the answers on sample_logs, `make test` checks the code, `make slow` what takes longer. All need Python 3.11 or newer and pip.
+# `make demo` shows the answers on sample_logs, `make test` checks the code, `make slow` what takes longer to check. All need
+# Python 3.11 or newer and pip.
 
 # python3.11 first: constraints.txt holds the versions that were tested on it.
 PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13 python3.14 python; do \
@@ -19,7 +20,7 @@ test: $(VENV)/.installed-dev programs
 	$(BIN)/mypy --strict flowlens bench
 	$(BIN)/pytest -n 2 --dist loadgroup --no-skips -m "not slow"
 
-# The tests that take seconds each, which `make test` leaves out to stay below ten minutes: clusters, kill -9, builds, limits of memory.
+# The tests that `make test` leaves out: clusters, kill -9, builds, limits of memory and others that take seconds each.
 slow: $(VENV)/.installed-dev programs
 	$(BIN)/pytest -n 2 --dist loadgroup --no-skips -m slow
 
